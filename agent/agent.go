@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
+)
+
+// accessLimit is after how long a pool or a hypervisor that does not answer is hung.
+const accessLimit = 5 * time.Second
+
+// Agent is one host's agent. Make it with New, then call Run once.
+type Agent struct {
+	opts     Options
+	process  string // names this process; later processes sort after earlier ones
+	epochs   *epochs
+	workers  *workerList
+	settings *settings
+	pools    []*pool
+	health   *health
+	gate     *gate
+	requests chan struct{} // one token per request under way
+}
+
+// New validates the options (ErrOptions) and reads the state dir, which it creates if it
+// is missing. It starts nothing and opens no connection.
+func New(o Options) (*Agent, error) {
+	if err := o.check(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
+	}
+	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("set up agent: state dir: %w", err)
+	}
+	remembered, err := loadEpochs(o.StateDir)
+	if err != nil {
+		return nil, fmt.Errorf("set up agent: %w", err)
+	}
+	list, err := loadWorkers(o.StateDir, o.Workers)
+	if err != nil {
+		return nil, fmt.Errorf("set up agent: %w", err)
+	}
+	process, err := uuid.NewV7()
+	if err != nil {
+		return nil, fmt.Errorf("set up agent: name the process: %w", err)
+	}
+	o.Logger = o.Logger.With("host", o.Host)
+	a := &Agent{
+		opts: o, process: process.String(), epochs: remembered, workers: list,
+		settings: newSettings(), health: newHealth(o.Hypervisor), gate: newGate(),
+		requests: make(chan struct{}, maxRequests),
+	}
+	for _, p := range o.Pools {
+		a.pools = append(a.pools, newPool(p))
+	}
+	return a, nil
+}
+
+// Run works until ctx ends, says goodbye to its worker, and returns nil. Accesses that
+// hang are left behind (doc.go).
+func (a *Agent) Run(ctx context.Context) error {
+	work, ctx := errgroup.WithContext(ctx)
+	for _, p := range a.pools {
+		work.Go(func() error { return a.stampLoop(ctx, p) })
+	}
+	work.Go(func() error { return a.healthLoop(ctx) })
+	work.Go(func() error { return a.gateLoop(ctx) })
+	work.Go(func() error { return a.linkLoop(ctx) })
+	return work.Wait()
+}
+
+// report is what this host says of itself now. It only reads what the loops found, so
+// that nothing that hangs delays a ping.
+func (a *Agent) report() *agentpb.Report {
+	r := &agentpb.Report{}
+	a.health.fill(r)
+	for _, p := range a.pools {
+		r.Pools = append(r.Pools, p.report(a.settings.get().stamp))
+	}
+	return r
+}
+
+// sleep waits for d or until ctx ends, and says whether ctx is still alive.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}

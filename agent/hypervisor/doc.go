@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package hypervisor is the agent's port to what runs the instances of its host
+// (architecture.md §4.3). It says which boot of the host this is, whether the
+// hypervisor answers, and which instances write to which disks.
+//
+// It refuses to decide anything: an adapter reports, the worker judges. Adapters live
+// in sub-packages named after what they adapt (hostonly, later libvirt) and pass
+// hypervisortest.Run.
+//
+// Calls may hang: the agent makes each one in a goroutine of its own, with a deadline,
+// and never a second of the same kind while one has not come back. Adapters are safe
+// for concurrent use and return soon after their context ends when they can.
+package hypervisor

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
+)
+
+const (
+	minBackoff = 250 * time.Millisecond
+	maxBackoff = 5 * time.Second
+	// replacedBackoff is how long a process stands back whose host another one speaks for.
+	replacedBackoff = 30 * time.Second
+	// maxHops is how many redirects in a row are followed at once.
+	maxHops = 3
+)
+
+// ending is how one attempt to be linked ended.
+type ending struct {
+	welcomed bool             // there was a session
+	refusal  *agentpb.Refusal // the worker's last word, if it said one
+	err      error            // else why the stream ended
+}
+
+// cause says it in words.
+func (e ending) cause() string {
+	r := e.refusal
+	switch {
+	case r == nil:
+		return e.err.Error()
+	case r.GetOwner().GetAddress() != "":
+		return fmt.Sprintf("%s: owner is %s at %s", r.GetReason(), r.GetOwner().GetId(), r.GetOwner().GetAddress())
+	case r.GetDetail() != "":
+		return fmt.Sprintf("%s: %s", r.GetReason(), r.GetDetail())
+	}
+	return r.GetReason().String()
+}
+
+// route decides which worker to dial next and when.
+type route struct {
+	last     string // address dialled last
+	owner    string // address that a refusal named, dialled next
+	hops     int    // redirects in a row
+	failures int    // attempts in a row that got no answer
+}
+
+// next returns the address to dial: the owner when one was named, else the one that
+// follows the last in the list.
+func (r *route) next(list []string) string {
+	if r.owner == "" {
+		r.owner = list[(slices.Index(list, r.last)+1)%len(list)]
+	}
+	r.last, r.owner = r.owner, ""
+	return r.last
+}
+
+// after takes note of how an attempt ended and returns how long to wait before the next.
+// Waits are jittered by jitter, in [0,1), so that agents do not come in herds.
+func (r *route) after(e ending, retry time.Duration, jitter float64) time.Duration {
+	if e.welcomed || e.refusal != nil {
+		r.failures = 0
+	}
+	if e.refusal.GetReason() != agentpb.Refusal_NOT_OWNER {
+		r.hops = 0
+	}
+	if e.refusal == nil {
+		r.failures++
+		ceiling := min(minBackoff<<min(r.failures, 8), maxBackoff)
+		return minBackoff + time.Duration(jitter*float64(ceiling-minBackoff))
+	}
+	if ms := e.refusal.GetRetryAfterMs(); ms > 0 {
+		retry = min(time.Duration(min(ms, 600_000))*time.Millisecond, maxBackoff)
+	}
+	switch e.refusal.GetReason() {
+	case agentpb.Refusal_NOT_OWNER:
+		if _, err := splitAddress(e.refusal.GetOwner().GetAddress()); err == nil {
+			r.owner = e.refusal.GetOwner().GetAddress()
+			if r.hops++; r.hops <= maxHops {
+				return 0
+			}
+		}
+		r.hops = 0
+	case agentpb.Refusal_REPLACED:
+		retry = replacedBackoff
+	case agentpb.Refusal_BAD_HELLO, agentpb.Refusal_UNSPECIFIED:
+		retry = maxBackoff
+	}
+	return time.Duration(float64(retry) * (0.8 + 0.4*jitter))
+}
+
+// linkLoop keeps the host linked to the worker that owns it (agents.md "Link").
+func (a *Agent) linkLoop(ctx context.Context) error {
+	a.waitFirst(ctx)
+	boot, ok := a.waitBootID(ctx)
+	if !ok {
+		return nil
+	}
+	var r route
+	said := map[string]string{} // why each worker was no good, since the last session
+	for session := uint64(1); ctx.Err() == nil; session++ {
+		address := r.next(a.workers.addresses())
+		end := a.session(ctx, address, boot, session)
+		if ctx.Err() != nil {
+			return nil
+		}
+		wait := r.after(end, a.settings.get().retry, rand.Float64())
+		if end.welcomed {
+			clear(said)
+		}
+		if cause := end.cause(); said[address] != cause {
+			a.opts.Logger.Warn("not linked", "worker", address, "cause", cause, "retry_in", wait)
+			said[address] = cause
+		}
+		sleep(ctx, wait)
+	}
+	return nil
+}
+
+// waitBootID asks for the boot id until there is one: without it this host cannot say
+// whom a sign of life is of.
+func (a *Agent) waitBootID(ctx context.Context) (string, bool) {
+	for {
+		boot, err := a.health.bootID(ctx)
+		if err == nil {
+			return boot, true
+		}
+		if ctx.Err() != nil {
+			return "", false
+		}
+		a.opts.Logger.Warn("boot id not known", "cause", err, "retry_in", maxBackoff)
+		if !sleep(ctx, maxBackoff) {
+			return "", false
+		}
+	}
+}

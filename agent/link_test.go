@@ -1,0 +1,498 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"pgregory.net/rapid"
+
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/agent/hypervisor"
+	"github.com/holdfast-ha/holdfast/agent/probe"
+)
+
+// fakeWorker is a worker's door: it says what hello says, answers pings, and hands all
+// frames to the test.
+type fakeWorker struct {
+	agentpb.UnimplementedLinkServer
+	address string
+	hello   func(*agentpb.Hello) *agentpb.Down
+	pong    func(*agentpb.Ping) *agentpb.Pong // nil: an ordinary one
+	up      chan *agentpb.Up                  // frames, dropped when nobody reads them
+	down    chan *agentpb.Down                // sent to the session of the moment
+}
+
+func startWorker(t *testing.T, hello func(*agentpb.Hello) *agentpb.Down) *fakeWorker {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &fakeWorker{address: listener.Addr().String(), hello: hello, up: make(chan *agentpb.Up, 1000), down: make(chan *agentpb.Down)}
+	server := grpc.NewServer()
+	agentpb.RegisterLinkServer(server, w)
+	var served sync.WaitGroup
+	served.Go(func() { _ = server.Serve(listener) })
+	t.Cleanup(func() { server.Stop(); served.Wait() })
+	return w
+}
+
+func (w *fakeWorker) Connect(stream agentpb.Link_ConnectServer) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	w.note(first)
+	answer := w.hello(first.GetHello())
+	if err := stream.Send(answer); err != nil || answer.GetWelcome() == nil {
+		return err
+	}
+	pongs := make(chan *agentpb.Down, 100)
+	ended := make(chan error, 1)
+	go func() {
+		for {
+			up, err := stream.Recv()
+			if err != nil {
+				ended <- err
+				return
+			}
+			w.note(up)
+			if p := up.GetPing(); p != nil {
+				pong := &agentpb.Pong{Seq: p.Seq, Epoch: answer.GetWelcome().Epoch}
+				if w.pong != nil {
+					pong = w.pong(p)
+				}
+				if pong != nil {
+					pongs <- &agentpb.Down{Frame: &agentpb.Down_Pong{Pong: pong}}
+				}
+			}
+		}
+	}()
+	for {
+		var next *agentpb.Down
+		select {
+		case next = <-pongs:
+		case next = <-w.down:
+		case <-ended:
+			return nil
+		}
+		if err := stream.Send(next); err != nil {
+			return err
+		}
+		if next.GetRefusal() != nil {
+			return nil
+		}
+	}
+}
+
+func (w *fakeWorker) note(up *agentpb.Up) {
+	select {
+	case w.up <- up:
+	default:
+	}
+}
+
+// expect returns the first frame from now on that pick wants.
+func expect[T any](t *testing.T, w *fakeWorker, what string, pick func(*agentpb.Up) (T, bool)) T {
+	t.Helper()
+	limit := time.NewTimer(20 * time.Second)
+	defer limit.Stop()
+	for {
+		select {
+		case up := <-w.up:
+			if v, ok := pick(up); ok {
+				return v
+			}
+		case <-limit.C:
+			t.Fatalf("waited too long for: %s", what)
+		}
+	}
+}
+
+func hello(up *agentpb.Up) (*agentpb.Hello, bool)   { return up.GetHello(), up.GetHello() != nil }
+func ping(up *agentpb.Up) (*agentpb.Ping, bool)     { return up.GetPing(), up.GetPing() != nil }
+func answer(up *agentpb.Up) (*agentpb.Answer, bool) { return up.GetAnswer(), up.GetAnswer() != nil }
+
+// fastSettings make tests short; they are what a worker would push.
+var fastSettings = &agentpb.Settings{PingIntervalMs: 50, StampIntervalMs: 20, HelloRetryMs: 20}
+
+func welcome(change func(*agentpb.Welcome)) func(*agentpb.Hello) *agentpb.Down {
+	w := &agentpb.Welcome{Worker: "w1", Epoch: ep("c1", 1, 10), Settings: fastSettings}
+	if change != nil {
+		change(w)
+	}
+	return func(*agentpb.Hello) *agentpb.Down { return &agentpb.Down{Frame: &agentpb.Down_Welcome{Welcome: w}} }
+}
+
+func refusal(r *agentpb.Refusal) *agentpb.Down {
+	return &agentpb.Down{Frame: &agentpb.Down_Refusal{Refusal: r}}
+}
+
+// linkedTo runs a whole agent that knows the given workers.
+func linkedTo(t *testing.T, change func(*Options), workers ...string) (*Agent, func()) {
+	t.Helper()
+	a := newAgent(t, func(o *Options) {
+		o.Workers = workers
+		if change != nil {
+			change(o)
+		}
+	})
+	stop := sync.OnceFunc(running(t, a.Run))
+	t.Cleanup(stop)
+	return a, stop
+}
+
+// agents.md "Link": Hello → Welcome → pings; an orderly stop says goodbye.
+func TestHelloPingsAndGoodbye(t *testing.T) {
+	w := startWorker(t, welcome(nil))
+	h := &fakeHost{instances: []hypervisor.Instance{{ID: "i1"}}}
+	_, stop := linkedTo(t, func(o *Options) { o.Hypervisor = h; o.Pools = []probe.Pool{newMemPool("p1")} }, w.address)
+	first := expect(t, w, "hello", hello)
+	if first.Host != "h1" || first.BootId != "boot-1" || first.ProcessId == "" || first.Session != 1 || first.Version != "test" || first.HighestEpoch != nil ||
+		len(first.Hypervisors) != 1 || !first.Report.HypervisorOk || len(first.Report.Instances) != 1 || len(first.Report.Pools) != 1 || first.Report.Pools[0].State != agentpb.PoolReport_OK {
+		t.Errorf("hello = %v", first)
+	}
+	for seq := uint64(1); seq <= 3; seq++ {
+		if p := expect(t, w, "ping", ping); p.Seq != seq || p.Report.Pools[0].State != agentpb.PoolReport_OK || p.GateConfirmed != "" {
+			t.Errorf("ping %d = %v", seq, p)
+		}
+	}
+	stop()
+	bye := expect(t, w, "goodbye", func(up *agentpb.Up) (*agentpb.Goodbye, bool) { return up.GetGoodbye(), up.GetGoodbye() != nil })
+	if bye.Kind != agentpb.Goodbye_AGENT_STOP {
+		t.Errorf("goodbye = %v", bye)
+	}
+}
+
+// A worker that does not own the host answers Hello with a redirect to the owner; while
+// there is none the agent asks again. The list that the owner sends is kept.
+func TestRedirectsLeadToTheOwner(t *testing.T) {
+	var mu sync.Mutex
+	refusals := 0
+	owner := startWorker(t, nil)
+	owner.hello = welcome(func(w *agentpb.Welcome) {
+		w.Workers = []*agentpb.Worker{{Id: "w2", Address: owner.address}, {Id: "w3", Address: "127.0.0.1:3"}}
+	})
+	other := startWorker(t, func(*agentpb.Hello) *agentpb.Down {
+		mu.Lock()
+		defer mu.Unlock()
+		switch refusals++; refusals {
+		case 1:
+			return refusal(&agentpb.Refusal{Reason: agentpb.Refusal_NO_OWNER, RetryAfterMs: 10})
+		case 2:
+			return refusal(&agentpb.Refusal{Reason: agentpb.Refusal_UNKNOWN_HOST, RetryAfterMs: 10})
+		}
+		return refusal(&agentpb.Refusal{Reason: agentpb.Refusal_NOT_OWNER, Owner: &agentpb.Worker{Id: "w2", Address: owner.address}})
+	})
+	a, stop := linkedTo(t, nil, other.address)
+	if h := expect(t, owner, "hello at the owner", hello); h.Session != 4 {
+		t.Errorf("session %d, want 4: two retries, a redirect, the owner", h.Session)
+	}
+	expect(t, owner, "ping at the owner", ping)
+	stop()
+	content, err := os.ReadFile(filepath.Join(a.opts.StateDir, propertiesFile))
+	if want := "hosts=" + owner.address + ",127.0.0.1:3@owner\n"; err != nil || string(content) != want {
+		t.Errorf("properties = %q, %v, want %q", content, err, want)
+	}
+}
+
+// A refused connection leads to the next worker.
+func TestDeadWorkerLeadsToTheNext(t *testing.T) {
+	gone, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Close()
+	w := startWorker(t, welcome(nil))
+	linkedTo(t, nil, gone.Addr().String(), w.address)
+	expect(t, w, "hello", hello)
+}
+
+// Agents remember the highest epoch seen and refuse older ones: the worker that was
+// replaced is left for the one that took over, and its requests are not worked on.
+func TestStaleWorkerIsRefused(t *testing.T) {
+	stale := startWorker(t, welcome(func(w *agentpb.Welcome) { w.Epoch = ep("c1", 1, 9); w.Worker = "stale" }))
+	owner := startWorker(t, welcome(nil))
+	a, _ := linkedTo(t, func(o *Options) {
+		m, err := loadEpochs(o.StateDir)
+		if err == nil {
+			err = m.admit(ep("c1", 1, 10))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}, stale.address, owner.address)
+	if h := expect(t, stale, "hello at the stale worker", hello); h.HighestEpoch.GetRevision() != 10 {
+		t.Errorf("hello says %v, want the highest epoch 1/10", h.HighestEpoch)
+	}
+	expect(t, owner, "hello at the owner", hello)
+	for revision, refused := range map[int64]bool{9: true, 10: false} {
+		owner.down <- &agentpb.Down{Frame: &agentpb.Down_Request{Request: &agentpb.Request{
+			Id: fmt.Sprint(revision), Epoch: ep("c1", 1, revision), TimeoutMs: 5000, Body: &agentpb.Request_Health{Health: &agentpb.HealthRequest{}},
+		}}}
+		got := expect(t, owner, "answer", answer)
+		if got.Id != fmt.Sprint(revision) || (got.Error != "") != refused || (got.GetHealth() == nil) != refused {
+			t.Errorf("request of epoch %d = %v, want refused %v", revision, got, refused)
+		}
+	}
+	if a.epochs.highest().GetRevision() != 10 {
+		t.Errorf("highest = %v, want 1/10", a.epochs.highest())
+	}
+}
+
+// An owner that is replaced while it holds the link is noticed by its pongs.
+func TestPongOfAnOlderEpochEndsTheLink(t *testing.T) {
+	w := startWorker(t, welcome(nil))
+	w.pong = func(p *agentpb.Ping) *agentpb.Pong { return &agentpb.Pong{Seq: p.Seq, Epoch: ep("c1", 1, 9)} }
+	linkedTo(t, nil, w.address)
+	expect(t, w, "hello", hello)
+	if h := expect(t, w, "another hello", hello); h.Session != 2 || h.HighestEpoch.GetRevision() != 10 {
+		t.Errorf("hello = %v, want session 2 that knows epoch 1/10", h)
+	}
+}
+
+// silentProxy is a TCP proxy that can stop carrying bytes without a FIN or RST.
+type silentProxy struct {
+	address string
+	mu      sync.Mutex
+	silent  bool
+	carried sync.WaitGroup
+	conns   []net.Conn
+}
+
+func startProxy(t *testing.T, to string) *silentProxy {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &silentProxy{address: listener.Addr().String()}
+	p.carried.Go(func() {
+		for {
+			in, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", to)
+			if err != nil {
+				in.Close()
+				continue
+			}
+			p.mu.Lock()
+			p.conns = append(p.conns, in, out)
+			p.mu.Unlock()
+			p.carried.Go(func() { p.carry(in, out) })
+			p.carried.Go(func() { p.carry(out, in) })
+		}
+	})
+	t.Cleanup(func() {
+		listener.Close()
+		p.mu.Lock()
+		for _, c := range p.conns {
+			c.Close()
+		}
+		p.mu.Unlock()
+		p.carried.Wait()
+	})
+	return p
+}
+
+func (p *silentProxy) carry(to, from net.Conn) {
+	buf := make([]byte, 4096)
+	for {
+		n, err := from.Read(buf)
+		p.mu.Lock()
+		silent := p.silent
+		p.mu.Unlock()
+		if silent {
+			if err != nil {
+				return
+			}
+			continue
+		}
+		if n > 0 {
+			if _, err := to.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				to.Close()
+			}
+			return
+		}
+	}
+}
+
+// Half-open links are noticed within 2 ping intervals + 1 s.
+func TestHalfOpenLinkIsGivenUp(t *testing.T) {
+	w := startWorker(t, welcome(nil))
+	p := startProxy(t, w.address)
+	linkedTo(t, nil, p.address, w.address)
+	expect(t, w, "hello", hello)
+	expect(t, w, "ping", ping)
+	began := time.Now()
+	p.mu.Lock()
+	p.silent = true
+	p.mu.Unlock()
+	// The next worker on the list is the same one, by the straight way.
+	if h := expect(t, w, "hello by the next way", hello); h.Session != 2 {
+		t.Errorf("session %d, want 2", h.Session)
+	}
+	limit := values{ping: 50 * time.Millisecond}.halfOpen()
+	if took := time.Since(began); took < limit-100*time.Millisecond || took > limit+5*time.Second {
+		t.Errorf("noticed after %v, want %v and the reconnect", took, limit)
+	}
+}
+
+// Settings and gates are pushed by Pong, and a confirmed gate is told at once.
+func TestSettingsAndGateAreLive(t *testing.T) {
+	w := startWorker(t, welcome(func(w *agentpb.Welcome) {
+		w.Settings = &agentpb.Settings{PingIntervalMs: 500}
+		w.Gate = &agentpb.Gate{Generation: "g1", MustNotRun: []string{"i1"}}
+	}))
+	var pushed sync.Once
+	w.pong = func(p *agentpb.Ping) *agentpb.Pong {
+		pong := &agentpb.Pong{Seq: p.Seq, Epoch: ep("c1", 1, 10)}
+		pushed.Do(func() {
+			pong.Settings = &agentpb.Settings{PingIntervalMs: 20, StampIntervalMs: 30}
+			pong.Gate = &agentpb.Gate{Generation: "g2", MustNotRun: []string{"i2"}}
+		})
+		return pong
+	}
+	a, _ := linkedTo(t, nil, w.address)
+	for _, generation := range []string{"g1", "g2"} {
+		expect(t, w, "confirmation of "+generation, func(up *agentpb.Up) (bool, bool) { return true, up.GetPing().GetGateConfirmed() == generation })
+	}
+	if v := a.settings.get(); v.ping != 20*time.Millisecond || v.stamp != 30*time.Millisecond {
+		t.Errorf("settings = %v", v)
+	}
+}
+
+// A hung pool must not delay pings, and requests beyond the bound are refused, not queued.
+func TestPingsGoOnWhateverHangs(t *testing.T) {
+	p := newMemPool("p1")
+	release := p.hang()
+	defer release()
+	w := startWorker(t, welcome(nil))
+	linkedTo(t, func(o *Options) { o.Pools = []probe.Pool{p} }, w.address)
+	expect(t, w, "ping", ping)
+	for n := range maxRequests + 1 {
+		w.down <- &agentpb.Down{Frame: &agentpb.Down_Request{Request: &agentpb.Request{
+			Id: fmt.Sprint(n), Epoch: ep("c1", 1, 10), TimeoutMs: 60_000,
+			Body: &agentpb.Request_Activity{Activity: &agentpb.ActivityRequest{Host: "h2", WindowMs: 1000, Pools: []*agentpb.PoolQuery{{Pool: "p1"}}}},
+		}}}
+	}
+	if got := expect(t, w, "answer", answer); !strings.Contains(got.Error, "are under way already") {
+		t.Errorf("request %d = %v, want a refusal", maxRequests+1, got)
+	}
+	last := expect(t, w, "ping", ping).Seq
+	for range 5 {
+		if p := expect(t, w, "ping while the pool hangs", ping); p.Seq != last+1 {
+			t.Errorf("ping %d follows %d", p.Seq, last)
+		} else {
+			last = p.Seq
+		}
+	}
+}
+
+// How an attempt ends decides where the next goes, and when.
+func TestRoute(t *testing.T) {
+	list := []string{"a:1", "b:1", "c:1"}
+	retry := 500 * time.Millisecond
+	refused := func(reason agentpb.Refusal_Reason, owner string, ms int64) ending {
+		return ending{refusal: &agentpb.Refusal{Reason: reason, Owner: &agentpb.Worker{Address: owner}, RetryAfterMs: ms}}
+	}
+	lost, broken := ending{welcomed: true, err: io.EOF}, ending{err: io.EOF}
+	for _, c := range []struct {
+		name string
+		ends []ending
+		next []string // where each attempt goes, one more than ends
+		wait time.Duration
+	}{
+		{"in order, and round", []ending{broken, broken, broken}, []string{"a:1", "b:1", "c:1", "a:1"}, 2 * time.Second},
+		{"back-off is bounded", []ending{broken, broken, broken, broken, broken, broken, broken, broken, broken, broken}, nil, maxBackoff},
+		{"a lost session begins anew", []ending{broken, broken, broken, lost}, nil, 2 * minBackoff},
+		{"nobody owns it", []ending{refused(agentpb.Refusal_NO_OWNER, "", 0)}, []string{"a:1", "b:1"}, retry * 12 / 10},
+		{"the worker says when", []ending{refused(agentpb.Refusal_UNKNOWN_HOST, "", 2000)}, nil, 2400 * time.Millisecond},
+		{"the worker says too late", []ending{refused(agentpb.Refusal_UNKNOWN_HOST, "", 1<<62)}, nil, maxBackoff * 12 / 10},
+		{"redirect", []ending{refused(agentpb.Refusal_NOT_OWNER, "x:9", 0)}, []string{"a:1", "x:9"}, 0},
+		{"the owner is gone", []ending{refused(agentpb.Refusal_NOT_OWNER, "b:1", 0), broken}, []string{"a:1", "b:1", "c:1"}, 2 * minBackoff},
+		{"bad redirect", []ending{refused(agentpb.Refusal_NOT_OWNER, "x", 0)}, []string{"a:1", "b:1"}, retry * 12 / 10},
+		{"redirects in a circle", []ending{refused(agentpb.Refusal_NOT_OWNER, "b:1", 0), refused(agentpb.Refusal_NOT_OWNER, "a:1", 0),
+			refused(agentpb.Refusal_NOT_OWNER, "b:1", 0), refused(agentpb.Refusal_NOT_OWNER, "a:1", 0)}, nil, retry * 12 / 10},
+		{"another process speaks for the host", []ending{refused(agentpb.Refusal_REPLACED, "", 10)}, nil, replacedBackoff * 12 / 10},
+		{"bad hello", []ending{refused(agentpb.Refusal_BAD_HELLO, "", 0)}, nil, maxBackoff * 12 / 10},
+	} {
+		var r route
+		var went []string
+		var wait time.Duration
+		for _, e := range c.ends {
+			went = append(went, r.next(list))
+			wait = r.after(e, retry, 1)
+		}
+		went = append(went, r.next(list))
+		if c.next != nil && fmt.Sprint(went) != fmt.Sprint(c.next) {
+			t.Errorf("%s: went to %v, want %v", c.name, went, c.next)
+		}
+		if wait != c.wait {
+			t.Errorf("%s: waits %v at most, want %v", c.name, wait, c.wait)
+		}
+	}
+}
+
+// Whatever workers say, the agent goes on, at a bounded pace.
+func TestRouteNeverStopsAndNeverHammers(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var r route
+		now := 0 // attempts in a row without a wait
+		for range 50 {
+			if r.next([]string{"a:1", "b:1"}) == "" {
+				t.Fatal("no address")
+			}
+			e := ending{welcomed: rapid.Bool().Draw(t, "welcomed"), err: io.EOF}
+			if rapid.Bool().Draw(t, "refused") {
+				e.refusal = &agentpb.Refusal{
+					Reason:       agentpb.Refusal_Reason(rapid.IntRange(0, 9).Draw(t, "reason")),
+					Owner:        &agentpb.Worker{Address: rapid.SampledFrom([]string{"", "x", "c:3"}).Draw(t, "owner")},
+					RetryAfterMs: rapid.Int64().Draw(t, "after"),
+				}
+			}
+			wait := r.after(e, 500*time.Millisecond, rapid.Float64Range(0, 0.999).Draw(t, "jitter"))
+			if wait < 0 || wait > replacedBackoff*12/10 {
+				t.Fatalf("waits %v", wait)
+			}
+			if now++; wait > 0 {
+				now = 0
+			}
+			if now > maxHops {
+				t.Fatalf("%d attempts without a wait", now)
+			}
+		}
+	})
+}
+
+// Plaintext is for loopback only, whoever names the address.
+func TestPlaintextRedirectLeavesLoopbackNever(t *testing.T) {
+	a := newAgent(t, func(o *Options) {
+		o.Dial = func(context.Context, string) (net.Conn, error) {
+			t.Error("dialled")
+			return nil, io.EOF
+		}
+	})
+	if end := a.session(t.Context(), "10.0.0.1:7443", "boot-1", 1); end.err == nil || !strings.Contains(end.err.Error(), "loopback") {
+		t.Errorf("session = %v, want a refusal", end.err)
+	}
+}

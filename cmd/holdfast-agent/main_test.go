@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// asAgent makes the test binary the agent.
+const asAgent = "RUN_AS_HOLDFAST_AGENT"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asAgent) != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+func file(t *testing.T, content string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "agent.yaml")
+	if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func env(pairs map[string]string) func(string) string {
+	return func(key string) string { return pairs[key] }
+}
+
+// file < env < flag (architecture.md §1, Config).
+func TestLaterSourcesWin(t *testing.T) {
+	name := file(t, "host: file\nstateDir: /file\nworkers: [file:1]\nhypervisor: none\npools: [{id: p1, path: /mnt/p1}, {id: p2, path: /mnt/p2, mountpoint: false}]\n")
+	c, err := load([]string{"--host=flag", "--workers", "flag:1,flag:2"}, env(map[string]string{
+		"HOLDFAST_AGENT_CONFIG": name, "HOLDFAST_AGENT_HOST": "env", "HOLDFAST_AGENT_STATE_DIR": "/env", "HOLDFAST_AGENT_WORKERS": "env:1",
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	no := false
+	want := []any{"flag", "/env", []string{"flag:1", "flag:2"}, "none", "info", []poolConfig{{ID: "p1", Path: "/mnt/p1"}, {ID: "p2", Path: "/mnt/p2", Mountpoint: &no}}}
+	if diff := cmp.Diff(want, []any{c.Host, c.StateDir, c.Workers, c.Hypervisor, c.LogLevel, c.Pools}); diff != "" {
+		t.Errorf("configuration (-want +got):\n%s", diff)
+	}
+}
+
+// Bad input gets one clear line naming field, value and what is allowed, and exit code 2;
+// what is no configuration's fault gets 1.
+func TestBadInput(t *testing.T) {
+	good := "host: h1\nworkers: ['127.0.0.1:1']\nhypervisor: none\nstateDir: " + t.TempDir() + "\n"
+	damaged := t.TempDir()
+	if err := os.WriteFile(filepath.Join(damaged, "agent.properties"), []byte("hosts\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args []string
+		file string
+		want string
+		code int
+	}{
+		{args: []string{"--hosts", "x"}, want: "-hosts", code: 2},
+		{args: []string{"start"}, want: `argument "start"`, code: 2},
+		{args: []string{"--config", "/no/such.yaml"}, want: "file /no/such.yaml: no such file or directory", code: 2},
+		{file: good + "pool: []\n", want: `unknown field "pool"`, code: 2},
+		{file: good + "host: h2\n", want: `key "host" already`, code: 2},
+		{file: good + "pools: [{id: p1, path: /mnt, mountpiont: true}]\n", want: `unknown field "mountpiont"`, code: 2},
+		{file: good + "workers2: [\n", want: "line 5: did not find expected node content", code: 2},
+		{file: good + "pools: [{id: p1, path: mnt}]\n", want: `pool p1: path "mnt" is not absolute`, code: 2},
+		{file: good + "logLevel: loud\n", want: `logLevel "loud" is not one of`, code: 2},
+		{file: good + "tls: {cert: /x}\n", want: "tls: want all of cert, key and ca, or none", code: 2},
+		{file: good, args: []string{"--hypervisor", "libvirt"}, want: `hypervisor "libvirt": this agent was built with: none`, code: 2},
+		{file: good, args: []string{"--host", "a/b"}, want: `host "a/b"`, code: 2},
+		{file: good, args: []string{"--workers", "10.0.0.1:1"}, want: "without TLS only loopback", code: 2},
+		{file: good, args: []string{"--state-dir", damaged}, want: "agent.properties:1:", code: 1},
+	} {
+		args := c.args
+		if c.file != "" {
+			args = append([]string{"--config", file(t, c.file)}, args...)
+		}
+		var stdout, stderr bytes.Buffer
+		code := run(t.Context(), args, env(nil), &stdout, &stderr)
+		line := stderr.String()
+		if code != c.code || !strings.HasPrefix(line, "Error: ") || !strings.Contains(line, c.want) || strings.Count(line, "\n") != 1 {
+			t.Errorf("%v: exit %d, %q, want %d and one line with %q", args, code, line, c.code, c.want)
+		}
+	}
+}
+
+// It says plainly which hypervisors it was built with.
+func TestVersionAndHelp(t *testing.T) {
+	for arg, want := range map[string]string{
+		"--version": "built with hypervisors: none (libvirt comes with the libvirt build)\n",
+		"--help":    "--state-dir",
+	} {
+		var stdout, stderr bytes.Buffer
+		if code := run(t.Context(), []string{arg}, env(nil), &stdout, &stderr); code != 0 || !strings.Contains(stdout.String(), want) || stderr.Len() != 0 {
+			t.Errorf("%s: exit %d, %q, %q, want %q", arg, code, stdout.String(), stderr.String(), want)
+		}
+	}
+}
+
+// SIGTERM is an orderly stop.
+func TestSIGTERMStops(t *testing.T) {
+	worker, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer worker.Close()
+	pool := t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	agent := exec.CommandContext(ctx, os.Args[0], "--config", file(t, "host: h1\nhypervisor: none\npools: [{id: p1, path: "+pool+", mountpoint: false}]\n"),
+		"--workers", worker.Addr().String(), "--state-dir", t.TempDir())
+	agent.Env = append(os.Environ(), asAgent+"=1")
+	var out bytes.Buffer
+	agent.Stdout, agent.Stderr = &out, &out
+	if err := agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := worker.(*net.TCPListener).SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := worker.Accept() // it runs and dials
+	if err == nil {
+		defer conn.Close()
+	}
+	if signalled := agent.Process.Signal(syscall.SIGTERM); err != nil || signalled != nil {
+		t.Errorf("agent did not dial: %v, %v", err, signalled)
+	}
+	if err := agent.Wait(); err != nil {
+		t.Errorf("after SIGTERM: %v\n%s", err, out.String())
+	}
+}
