@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+
+BIN := bin
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -y -qq --no-install-recommends
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+build: ## build the three binaries into bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+
+demo: build ## a host breaks, is proven dead, cycled, and is back: the whole story in a minute
+	$(BIN)/holdfast demo
+
+dev: build ## a fleet on this machine to play with; Ctrl-C ends it
+	$(BIN)/holdfast dev
+
+test: tools ## all tests: units, real etcd, RMCP+ on UDP, real processes
+	go test ./...
+
+race: tools ## the tests under the race detector
+	go test -race ./...
+
+e2e: ## the table of breaks at both presets, over real processes
+	go test -tags e2e_full -timeout 40m ./tests/e2e/...
+
+lint: ## gofmt and vet
+	@test -z "$$(gofmt -l .)" || (gofmt -l . && exit 1)
+	go vet ./...
+
+docs: ## rewrite the generated references in docs/
+	go test ./tests -run TestGenerated -rewrite
+
+proto: ## regenerate agent/agentpb (needs protoc)
+	go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+	go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+	PATH="$$PATH:$$(go env GOPATH)/bin" protoc --go_out=. --go_opt=paths=source_relative --go-grpc_out=. --go-grpc_opt=paths=source_relative agent/agentpb/agent.proto
+
+tools: ## independent clients that the tests compare with (Debian packages)
+	@command -v ipmitool >/dev/null && command -v fence_ipmilan >/dev/null || (apt-get update -qq && $(APT) install ipmitool fence-agents)
+
+clean: ## remove what build made
+	rm -rf $(BIN)
+
+.PHONY: help build demo dev test race e2e lint docs proto tools clean

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
+
+	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+)
+
+// document is one YAML document of a file.
+type document struct {
+	from string // file and number, for errors
+	kind string // host, partition
+	name string
+	raw  []byte
+}
+
+// newApplyCmd is `holdfast apply`.
+func newApplyCmd(e *env) *cobra.Command {
+	var files []string
+	var dry bool
+	c := &cobra.Command{
+		Use: "apply -f FILE", Short: "Declare hosts and partitions from YAML or JSON files", Args: cobra.NoArgs,
+		Long: "Declares every document of the files: `kind: host` or `kind: partition`, then the fields of its spec. Everything is read and checked before the first write; what is the same already stays untouched.\n" +
+			"Maintenance, HA and enabled switches and pinned identities that a document does not mention are kept.",
+		Example: `  # a host
+  holdfast apply -f - <<EOF
+  kind: host
+  id: h-17
+  partition: z1/p1/c1
+  pools: [pool-a]
+  power: [{name: bmc, driver: ipmi, address: 10.0.3.17, user: holdfast, secret: file:/etc/holdfast/secrets/h-17}]
+  EOF
+
+  # what would change
+  holdfast apply -f fleet.yaml --dry-run
+
+  # several files
+  holdfast apply -f partitions.yaml -f hosts.yaml`,
+	}
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		if len(files) == 0 {
+			return usage(errors.New("file: empty, at least one -f FILE is needed, - is standard input"))
+		}
+		var docs []document
+		for _, f := range files {
+			more, err := e.readDocuments(f)
+			if err != nil {
+				return err
+			}
+			docs = append(docs, more...)
+		}
+		api, err := e.client()
+		if err != nil {
+			return err
+		}
+		var errs []error
+		for _, d := range docs {
+			what, err := apply(cmd.Context(), api, d, dry)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s/%s (%s): %w", d.kind, d.name, d.from, err))
+				continue
+			}
+			if dry && what != "unchanged" {
+				what += " (dry run)"
+			}
+			if _, err := fmt.Fprintf(e.Stdout, "%s/%s %s\n", d.kind, d.name, what); err != nil {
+				return err
+			}
+		}
+		return errors.Join(errs...)
+	}
+	c.Flags().StringArrayVarP(&files, "filename", "f", nil, "file to read, - for standard input; may be given several times")
+	c.Flags().BoolVar(&dry, "dry-run", false, "check and show only, change nothing")
+	return c
+}
+
+// readDocuments reads and checks a file; nothing is sent yet.
+func (e *env) readDocuments(file string) ([]document, error) {
+	var b []byte
+	var err error
+	if file == "-" {
+		b, err = io.ReadAll(e.Stdin)
+	} else {
+		b, err = os.ReadFile(file)
+	}
+	if err != nil {
+		return nil, usage(fmt.Errorf("read %s: %w", file, err))
+	}
+	var docs []document
+	for i, raw := range splitYAML(string(b)) {
+		d, err := parseDocument(raw)
+		if err != nil {
+			return nil, usage(fmt.Errorf("%s, document %d: %w", file, i+1, err))
+		}
+		d.from = fmt.Sprintf("%s, document %d", file, i+1)
+		docs = append(docs, d)
+	}
+	if len(docs) == 0 {
+		return nil, usage(fmt.Errorf("%s: empty, at least one document is needed", file))
+	}
+	return docs, nil
+}
+
+// splitYAML cuts a stream at its `---` lines and leaves out documents without content.
+func splitYAML(s string) []string {
+	var docs []string
+	var cur strings.Builder
+	flush := func() {
+		var v any
+		if err := yaml.Unmarshal([]byte(cur.String()), &v); err != nil || v != nil {
+			docs = append(docs, cur.String())
+		}
+		cur.Reset()
+	}
+	for line := range strings.Lines(s) {
+		if l := strings.TrimRight(line, " \r\n"); l == "---" || strings.HasPrefix(l, "--- ") {
+			flush()
+			continue
+		}
+		cur.WriteString(line)
+	}
+	flush()
+	return docs
+}
+
+type hostDocument struct {
+	Kind string `json:"kind"`
+	v1.HostSpec
+}
+
+type partitionDocument struct {
+	Kind string `json:"kind"`
+	v1.PartitionSpec
+}
+
+func parseDocument(raw string) (document, error) {
+	var head struct {
+		Kind string `json:"kind"`
+	}
+	if err := yaml.Unmarshal([]byte(raw), &head); err != nil {
+		return document{}, err
+	}
+	d := document{kind: strings.ToLower(head.Kind), raw: []byte(raw)}
+	switch d.kind {
+	case "host":
+		var h hostDocument
+		if err := yaml.UnmarshalStrict(d.raw, &h); err != nil {
+			return d, err
+		}
+		d.name = h.ID
+		if d.name == "" {
+			return d, errors.New("id: empty, a host needs one")
+		}
+	case "partition":
+		var p partitionDocument
+		if err := yaml.UnmarshalStrict(d.raw, &p); err != nil {
+			return d, err
+		}
+		d.name = p.Path
+		if d.name == "" {
+			return d, errors.New("path: empty, a partition needs one")
+		}
+	default:
+		return d, fmt.Errorf("kind: %q, allowed are host and partition", head.Kind)
+	}
+	return d, nil
+}
+
+// apply writes one document over what is there and says what that came to.
+func apply(ctx context.Context, api *v1.Client, d document, dry bool) (string, error) {
+	if d.kind == "host" {
+		return applyHost(ctx, api, d, dry)
+	}
+	return applyPartition(ctx, api, d, dry)
+}
+
+func applyHost(ctx context.Context, api *v1.Client, d document, dry bool) (string, error) {
+	now, err := api.Host(ctx, d.name)
+	revision, what, err := found(now.Revision, err)
+	if err != nil {
+		return "", err
+	}
+	// The switches belong to `holdfast host` and `holdfast ha`, the identities to the power
+	// test: what the document does not mention stays.
+	old := now.Spec
+	h := hostDocument{HostSpec: v1.HostSpec{V: 1, Maintenance: old.Maintenance, HADisabled: old.HADisabled, Disabled: old.Disabled, Why: old.Why}}
+	if err := yaml.UnmarshalStrict(d.raw, &h); err != nil {
+		return "", usage(err)
+	}
+	for i, dev := range h.Power {
+		for _, was := range old.Power {
+			if dev.Identity == (v1.Identity{}) && was.Name == dev.Name && was.Driver == dev.Driver && was.Address == dev.Address {
+				h.Power[i].Identity = was.Identity
+			}
+		}
+	}
+	if revision > 0 && same(h.HostSpec, old) {
+		return "unchanged", nil
+	}
+	_, err = api.PutHost(ctx, h.HostSpec, revision, dry)
+	return what, err
+}
+
+func applyPartition(ctx context.Context, api *v1.Client, d document, dry bool) (string, error) {
+	now, err := api.Partition(ctx, d.name)
+	revision, what, err := found(now.Revision, err)
+	if err != nil {
+		return "", err
+	}
+	old := now.Spec
+	p := partitionDocument{PartitionSpec: v1.PartitionSpec{V: 1, Disabled: old.Disabled, HADisabled: old.HADisabled, Why: old.Why}}
+	if err := yaml.UnmarshalStrict(d.raw, &p); err != nil {
+		return "", usage(err)
+	}
+	if revision > 0 && same(p.PartitionSpec, old) {
+		return "unchanged", nil
+	}
+	if dry {
+		return what, nil
+	}
+	_, err = api.PutPartition(ctx, p.PartitionSpec, revision)
+	return what, err
+}
+
+// found turns the answer to a look into the revision that the write must meet. A
+// partition that only exists because hosts name it has revision 0: not declared yet.
+func found(revision int64, err error) (int64, string, error) {
+	var p *v1.Problem
+	switch {
+	case err == nil && revision > 0:
+		return revision, "configured", nil
+	case err == nil, errors.As(err, &p) && p.Code == v1.CodeNotFound:
+		return 0, "created", nil
+	}
+	return 0, "", err
+}
+
+// same compares two specs as they would be stored.
+func same[T any](a, b T) bool {
+	ya, erra := yaml.Marshal(a)
+	yb, errb := yaml.Marshal(b)
+	return erra == nil && errb == nil && reflect.DeepEqual(ya, yb)
+}

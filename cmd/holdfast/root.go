@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+)
+
+// env is all that the tool uses of the outside. Tests make their own.
+type env struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	Getenv         func(string) string
+	IsTTY          func(stream any) bool // of Stdin or Stdout
+	Now            func() time.Time
+
+	context  string        // --context
+	endpoint string        // --endpoint
+	timeout  time.Duration // --request-timeout
+	api      *v1.Client    // made by client() once
+	started  bool          // a command's own code was reached: errors are no usage errors any more
+}
+
+// run is the whole tool: it returns the exit code of exit.go.
+func run(ctx context.Context, e *env, args []string) int {
+	root := newRoot(e)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err != nil && !e.started {
+		err = usage(err)
+	}
+	return e.report(ctx, err)
+}
+
+// newRoot builds the tree of commands over an env. It has no side effects.
+func newRoot(e *env) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "holdfast",
+		Short: "Keep fleets of hypervisors highly available",
+		Long: "Holdfast watches hypervisors through their agents and their neighbours, and powers a dead one off for certain before anything restarts elsewhere.\n" +
+			"This tool asks and tells the workers: their addresses come from --endpoint, HOLDFAST_ENDPOINT or the current context, in this order.",
+		Example: `  # a fleet to play with, on this machine
+  holdfast dev
+
+  # all hosts, then one of them in words
+  holdfast get hosts
+  holdfast explain host h-17
+
+  # what is going on
+  holdfast events -w`,
+		SilenceErrors: true, SilenceUsage: true,
+		Args: noSuchCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SuggestionsMinimumDistance = 2
+	root.SetIn(e.Stdin)
+	root.SetOut(e.Stdout)
+	root.SetErr(e.Stderr)
+	root.CompletionOptions.DisableDefaultCmd = true
+	f := root.PersistentFlags()
+	f.StringVar(&e.context, "context", "", "context to use instead of the current one")
+	f.StringVar(&e.endpoint, "endpoint", "", "addresses of workers, comma-separated, tried in order")
+	f.DurationVar(&e.timeout, "request-timeout", 15*time.Second, "longest wait for one answer of the API")
+
+	for _, g := range []*cobra.Group{{ID: "look", Title: "Look:"}, {ID: "act", Title: "Act:"}, {ID: "set", Title: "Configure:"}, {ID: "try", Title: "Try:"}} {
+		root.AddGroup(g)
+	}
+	add := func(group string, cmds ...*cobra.Command) {
+		for _, c := range cmds {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	add("look", newGetCmd(e), newDescribeCmd(e), newExplainCmd(e), newEventsCmd(e), newWaitCmd(e), newAllocateCmd(e))
+	add("act", newPowerCmd(e), newHostCmd(e), newHACmd(e))
+	add("set", newApplyCmd(e), newSettingsCmd(e), newContextCmd(e))
+	add("try", newDevCmd(e), newDemoCmd(e))
+	root.AddCommand(newVersionCmd(e), newCompletionCmd(e), newChildCmd(e))
+	markStarted(root, e)
+	return root
+}
+
+// markStarted lets run tell a mistake on the command line from a failure at work, and
+// puts the usage line next to the mistake.
+func markStarted(c *cobra.Command, e *env) {
+	if check := c.Args; check != nil && !c.HasSubCommands() {
+		c.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return &hintError{fmt.Errorf("%s: %w", cmd.CommandPath(), err), "usage: " + cmd.UseLine()}
+			}
+			return nil
+		}
+	}
+	if c.RunE != nil {
+		inner := c.RunE
+		c.RunE = func(cmd *cobra.Command, args []string) error {
+			e.started = true
+			return inner(cmd, args)
+		}
+	}
+	for _, sub := range c.Commands() {
+		markStarted(sub, e)
+	}
+}
+
+// group is a command that only has sub-commands. An unknown one is a usage error.
+func group(use, short, long, example string, subs ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short, Long: long, Example: example}
+	c.Args = noSuchCommand
+	c.SuggestionsMinimumDistance = 2
+	c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	c.AddCommand(subs...)
+	return c
+}
+
+// noSuchCommand refuses what is left when no sub-command took it.
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
+	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+		return &hintError{err, "did you mean " + strings.Join(s, " or ") + "?"}
+	}
+	return &hintError{err, "all of them: " + cmd.CommandPath() + " --help"}
+}
+
+// client is the API client of this run: flag, then environment, then context.
+func (e *env) client() (*v1.Client, error) {
+	if e.api != nil {
+		return e.api, nil
+	}
+	endpoints, err := e.endpoints()
+	if err != nil {
+		return nil, err
+	}
+	e.api, err = v1.NewClient(v1.Options{
+		Endpoints: endpoints, Timeout: e.timeout, Actor: e.actor(),
+		Lost: func(err error) { fmt.Fprintf(e.Stderr, "connection lost: %v; trying again\n", err) },
+	})
+	if err != nil {
+		return nil, usage(err)
+	}
+	return e.api, nil
+}
+
+// actor is the name that goes with writes. It is a claim until the API asks for proof.
+func (e *env) actor() string {
+	if n := e.Getenv("HOLDFAST_ACTOR"); n != "" {
+		return n
+	}
+	if n := e.Getenv("USER"); n != "" {
+		return n
+	}
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return "uid-" + fmt.Sprint(os.Getuid())
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ha
+
+import "time"
+
+// NextDeadline is when the owner must feed the next EvTick if nothing else happens
+// before; zero: no time is waited for. A tick that comes early changes nothing.
+func (r Record) NextDeadline() time.Time {
+	var next time.Time
+	at := func(t time.Time) {
+		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
+	}
+	at(r.QuietUntil)
+	at(r.SoftBy)
+	if r.Off != nil && !r.Off.Waiting {
+		at(r.Off.ConfirmAt)
+	}
+	if running(r.OrderTxn) {
+		at(r.OrderTxn.NextDeadline())
+	}
+	if !r.open() {
+		return next
+	}
+	i := r.Incident
+	if i.CheckID != "" {
+		at(i.CheckBy)
+	} else if i.Waiting == "" && (r.State == Suspect || r.State == Degraded) {
+		at(i.CheckAt)
+	}
+	if r.State == Recovering {
+		at(i.AgentBy)
+	}
+	if running(i.Action) {
+		at(i.Action.NextDeadline())
+	}
+	return next
+}
+
+// Unhealthy reports whether the host counts into the unhealthy share (ha.md §1).
+// FENCED and maintenance do not.
+func (r Record) Unhealthy() bool {
+	switch r.State {
+	case Suspect, Checking, Degraded, Recovering, Fencing, Failed:
+		return true
+	}
+	return false
+}
+
+// open reports whether an incident runs.
+func (r Record) open() bool { return r.Incident != nil && r.Incident.Ended.IsZero() }
+
+// Holds says why nothing happens to the host now; empty: nothing holds.
+func (r Record) Holds() []Hold {
+	var out []Hold
+	if r.open() {
+		out = append(out, r.Incident.Holds...)
+	}
+	if r.Off != nil {
+		out = append(out, r.Off.Holds...)
+	}
+	return out
+}

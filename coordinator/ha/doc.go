@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package ha holds the two machines of high availability: the HA state of a host and
+// the HA state of its partition (ha.md §§2, 3). It knows nothing of KVM, etcd, BMCs or
+// gRPC: providers give verdicts, the power package gives readings, the owner gives the
+// time.
+//
+// One call decides: Step(record, event, policy) returns the next record and the effects
+// to start once that record is committed. Every transition is a row of the table in
+// table.go; the diagram in docs, `holdfast explain` and the test of totality are made
+// from the same rows.
+//
+// Invariants: Step is pure and total; an event without a row is a recorded no-op;
+// unknown is never read as idle, off or failed; power readings alone end no incident;
+// an adoption never makes a suspect; no packet is asked for before every guard allowed
+// it in this incident; FENCED means proof of at least Policy.ProofMin on record.
+package ha

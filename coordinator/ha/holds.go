@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ha
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/coordinator/guard"
+)
+
+// Holds are announced when they are placed and when they are cleared, once each.
+
+// setHolds replaces the incident's holds; what was held before keeps its time.
+func (s *step) setHolds(next []Hold) {
+	old := s.r.Incident.Holds
+	if len(old) == 0 && len(next) == 0 {
+		return
+	}
+	s.inc().Holds = s.carry(old, next)
+}
+
+// setOffHolds does the same for the holds of a confirmation.
+func (s *step) setOffHolds(next []Hold) {
+	s.off().Holds = s.carry(s.r.Off.Holds, next)
+}
+
+func (s *step) carry(old, next []Hold) []Hold {
+	var placed, cleared []string
+	out := slices.Clone(next)
+	for k, h := range out {
+		if was, ok := holdBy(old, h.By); ok {
+			out[k].Since = was.Since
+		} else {
+			placed = append(placed, h.By+": "+h.Reason)
+		}
+	}
+	for _, h := range old {
+		if _, still := holdBy(next, h.By); !still {
+			cleared = append(cleared, h.By)
+		}
+	}
+	if len(cleared) > 0 {
+		s.announce("ha.hold-cleared", "cleared: %s", strings.Join(cleared, ", "))
+		s.note("guard", "cleared: %s", strings.Join(cleared, ", "))
+	}
+	if len(placed) > 0 {
+		s.announce(holdPlaced, "held by %s", strings.Join(placed, "; "))
+		s.note("guard", "held by %s", strings.Join(placed, "; "))
+	}
+	return out
+}
+
+// hold adds one hold to the incident, or renews its words.
+func (s *step) hold(h Hold) {
+	next := slices.DeleteFunc(slices.Clone(s.r.Incident.Holds), func(o Hold) bool { return o.By == h.By })
+	s.setHolds(append(next, h))
+}
+
+func (s *step) unhold(by string) {
+	if _, ok := holdBy(s.r.Incident.Holds, by); ok {
+		s.setHolds(slices.DeleteFunc(slices.Clone(s.r.Incident.Holds), func(o Hold) bool { return o.By == by }))
+	}
+}
+
+// clearHolds drops all holds but the one on unreadable power, which ends with a
+// reading only.
+func (s *step) clearHolds() {
+	var keep []Hold
+	if s.unreadable() {
+		if h, ok := holdBy(s.r.Incident.Holds, "power"); ok {
+			keep = append(keep, h)
+		}
+	}
+	s.setHolds(keep)
+}
+
+func holdBy(hs []Hold, by string) (Hold, bool) {
+	k := slices.IndexFunc(hs, func(h Hold) bool { return h.By == by })
+	if k < 0 {
+		return Hold{}, false
+	}
+	return hs[k], true
+}
+
+func unreadableHold(at time.Time) Hold {
+	return Hold{By: "power", Reason: "power unreadable: no power level of the host can be read", Clears: "a reading of some level, or `holdfast host confirm-off`", Since: at}
+}
+
+func ineligibleHold(why string, at time.Time) Hold {
+	return Hold{By: "eligible", Reason: orNone(why), Clears: "the provider says it is eligible again, the host answers, or `holdfast host confirm-off`", Since: at}
+}
+
+// guardHolds are the answers that do not allow.
+func guardHolds(r *guard.Report, at time.Time) []Hold {
+	var out []Hold
+	for _, a := range r.Holding() {
+		out = append(out, Hold{By: a.Guard, Reason: a.Reason, Clears: a.Clears, Since: at})
+	}
+	if len(out) == 0 && !r.Allowed() {
+		out = append(out, Hold{By: "guards", Reason: "no guard answered", Clears: "an evaluation of the guards", Since: at})
+	}
+	return out
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ha
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// PartitionRecord is the HA state of a partition: the value of partitions/<path>/state.
+type PartitionRecord struct {
+	V      int            `json:"v"`
+	Path   string         `json:"path"`
+	State  PartitionState `json:"state"`
+	Since  time.Time      `json:"since"`
+	Reason string         `json:"reason"`
+
+	// The counts behind the state, for people.
+	Members  int `json:"members"`
+	Eligible int `json:"eligible"`
+}
+
+// PartitionFacts are what the state of a partition follows from (ha.md §2).
+type PartitionFacts struct {
+	Disabled []string // why HA is not wanted here: levels that are disabled, or where HA is
+	Members  int      // hosts of the partition
+	Eligible int      // of those, eligible (ha.md §5) and not kept out by an administrator
+	Fit      int      // of the eligible: last health check passed
+	Open     int      // not fit, with an open incident
+}
+
+// NewPartition is the record of a partition nobody has looked at.
+func NewPartition(path string, at time.Time) PartitionRecord {
+	return PartitionRecord{V: Version, Path: path, State: PartitionNone, Since: utc(at), Reason: "new partition"}
+}
+
+// Members needed for HA: one to die, one to see it.
+const minEligible = 2
+
+// StepPartition returns the partition's next record and the events of a change. It is
+// pure; facts that change nothing return the same record and no effects.
+//
+// A suspicion or a dead BMC never makes a partition INACTIVE: to become ACTIVE it needs
+// one fit host and two that are fit or have an incident, to stay ACTIVE two eligible.
+func StepPartition(r PartitionRecord, f PartitionFacts, at time.Time) (PartitionRecord, []Effect) {
+	state, why := r.State, r.Reason
+	switch {
+	case len(f.Disabled) > 0:
+		state, why = PartitionNone, strings.Join(f.Disabled, "; ")
+	case f.Eligible < minEligible:
+		state = PartitionInactive
+		why = fmt.Sprintf("%d of %d hosts eligible, %d are needed: one to fail and one to see it", f.Eligible, f.Members, minEligible)
+	case r.State == PartitionActive:
+		why = fmt.Sprintf("%d of %d hosts eligible", f.Eligible, f.Members)
+	case f.Fit >= 1 && f.Fit+f.Open >= minEligible:
+		state = PartitionActive
+		why = fmt.Sprintf("%d of %d hosts eligible", f.Eligible, f.Members)
+	default:
+		state = PartitionInactive
+		why = fmt.Sprintf("%d of %d hosts eligible, %d of them healthy, %d with an open incident: one healthy host and a second one are needed", f.Eligible, f.Members, f.Fit, f.Open)
+	}
+	next := r
+	next.State, next.Reason, next.Members, next.Eligible = state, why, f.Members, f.Eligible
+	if state == r.State {
+		return next, nil
+	}
+	next.Since = utc(at)
+	severity := Info
+	if r.State == PartitionActive {
+		severity = Warning
+	}
+	return next, []Effect{{Kind: Announce, Type: "partition." + strings.ToLower(string(state)), Severity: severity,
+		Reason: fmt.Sprintf("HA of %s: %s → %s: %s", r.Path, r.State, state, why)}}
+}

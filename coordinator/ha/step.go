@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ha
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/coordinator/power"
+)
+
+// Version of the record as it is stored.
+const Version = 1
+
+// maxPast bounds Record.Past: enough to know a late agent of an earlier boot.
+const maxPast = 8
+
+// New is the record of a host that was just added: nothing is known of it.
+func New(host string, at time.Time) Record {
+	return Record{V: Version, Host: host, State: None, Since: utc(at), Reason: "new host"}
+}
+
+// Step takes one event and returns the next record and the effects to start once it is
+// committed. It is pure and total: the argument is never changed, not even through its
+// pointers and slices; an event that changes nothing returns the same record and no
+// effects, and then there is nothing to commit (Ignored tells the reason).
+func Step(r Record, ev Event, p Policy) (Record, []Effect) {
+	s := &step{was: r, r: r, ev: ev, p: p, now: utc(ev.At)}
+	s.run()
+	return s.r, s.out
+}
+
+func (s *step) run() {
+	tick := s.ev
+	s.repair()
+	s.observe()
+	s.decide(s.ev.Kind)
+	s.facts()
+	// One tick serves every deadline that has come.
+	for range maxDeadlines {
+		if tick.Kind != EvTick || !past(s.r.NextDeadline(), s.now) {
+			return
+		}
+		s.ev = tick
+		s.due()
+		if !s.decide(s.ev.Kind) {
+			return
+		}
+		s.facts()
+	}
+}
+
+// maxDeadlines is more than a record has deadlines, maxFacts longer than the longest
+// chain of facts (NONE, INITIALIZING, UNSUPPORTED, SUSPECT, found OFF).
+const maxDeadlines, maxFacts = 8, 6
+
+func (s *step) facts() {
+	for range maxFacts {
+		if !s.decide(evFacts) {
+			return
+		}
+	}
+}
+
+// step is one call of Step at work.
+type step struct {
+	was Record // the argument
+	r   Record // the result so far
+	ev  Event
+	p   Policy
+	now time.Time
+	out []Effect
+
+	rows    []*Row    // that were applied
+	own     bool      // r.Incident is our own copy
+	why     string    // reason of the row that is being applied
+	outcome string    // the row ends the incident with it
+	report  *answered // EvPlace: the guards' answers
+	life    time.Time // newest sign of life known now
+	hello   helloKind
+}
+
+type helloKind uint8
+
+const (
+	helloNone helloKind = iota
+	helloSame           // the boot on record
+	helloNew            // a boot never seen
+	helloPast           // a boot that is over
+)
+
+// decide applies the first row of the present state whose condition holds.
+func (s *step) decide(k Kind) bool {
+	for _, row := range index[s.r.State][k] {
+		if row.cond == nil || row.cond(s) {
+			s.apply(row)
+			return true
+		}
+	}
+	return false
+}
+
+func (s *step) apply(row *Row) {
+	from, first := s.r.State, len(s.out)
+	s.rows = append(s.rows, row)
+	s.why, s.outcome = "", ""
+	if row.Do != nil {
+		row.Do(s)
+	}
+	to := row.To
+	if to == "" {
+		to = from
+	}
+	if s.why == "" && to != from {
+		s.why = row.When
+	}
+	if to != from {
+		s.r.State, s.r.Since = to, s.now
+	}
+	if s.why != "" {
+		s.r.Reason = s.why
+	}
+	if row.Event != "" && row.Event != holdPlaced {
+		s.out = slices.Insert(s.out, first, Effect{Kind: Announce, Type: row.Event, Severity: severity[row.Event], Reason: s.why, Boot: s.r.Boot.ID})
+	}
+	if to != from && s.r.open() {
+		s.note("state", "%s → %s: %s", from, to, s.why)
+	}
+	if s.outcome != "" && s.r.open() {
+		s.close(to)
+	}
+}
+
+// close ends the incident. FENCED and FAILED keep showing it, as does a host that
+// comes back from them until it is AVAILABLE.
+func (s *step) close(to State) {
+	i := s.inc()
+	i.Ended, i.Outcome = s.now, s.outcome
+	i.Holds, i.Waiting, i.CheckAt, i.CheckID, i.CheckBy, i.AgentBy = nil, "", time.Time{}, "", time.Time{}, time.Time{}
+	s.effect(Effect{Kind: CloseIncident, ID: i.ID, Reason: i.Outcome, Incident: i})
+	s.own = false // the effect holds this copy now
+	if to != Fenced && to != Failed {
+		s.r.Incident = nil
+	}
+}
+
+// repair keeps Step total over a record that lost its incident.
+func (s *step) repair() {
+	switch s.r.State {
+	case Suspect, Checking, Degraded, Recovering, Fencing:
+		if !s.r.open() {
+			s.newIncident("its incident was missing from the record")
+		}
+	}
+}
+
+// observe writes what the event tells into the record, before any row decides.
+func (s *step) observe() {
+	s.due()
+	s.seeLife()
+	switch ev := s.ev; ev.Kind {
+	case EvAdopted:
+		s.adopt()
+	case EvPartition:
+		s.r.Partition = ev.Partition
+	case EvAdmin:
+		if ev.Admin != nil {
+			s.r.Admin = *ev.Admin
+		}
+	case EvEligible:
+		if ev.Verdict == Pass || ev.Verdict == Fail {
+			s.r.Eligible, s.r.EligibleWhy = ev.Verdict, ev.Reason
+		}
+	case EvHello:
+		s.seeHello()
+	case EvHealth:
+		s.seeHealth()
+	case EvGate:
+		if g := s.r.Gate; g != nil && !g.Confirmed && g.Generation == ev.ID {
+			c := *g
+			c.Confirmed = true
+			s.r.Gate = &c
+			s.note("seen", "boot %s confirmed its gate %s", s.r.Boot.ID, ev.ID)
+		}
+	case EvPower:
+		s.seePower()
+	case EvPlace:
+		s.evaluate()
+	case EvSeen:
+		if ev.Boot == s.r.Boot.ID {
+			s.r.SeenDisks, s.r.SeenProbe = s.r.SeenDisks || ev.SeenDisks, s.r.SeenProbe || ev.SeenProbe
+		}
+	}
+}
+
+// due turns a tick into the answer that time gives: a check nobody answered is unknown,
+// a transaction that waits is stepped.
+func (s *step) due() {
+	if s.ev.Kind != EvTick {
+		return
+	}
+	if i := s.r.Incident; s.r.open() {
+		switch {
+		case i.CheckID != "" && past(i.CheckBy, s.now):
+			s.ev.Kind = EvActivity
+			s.ev.Check = &Check{ID: i.CheckID, Asked: i.CheckBy.Add(-s.p.CheckTimeout), Done: s.now, Verdict: Unknown, Reason: "no answer before its deadline"}
+			return
+		case running(i.Action) && past(i.Action.NextDeadline(), s.now):
+			s.ev.Kind, s.ev.Txn = EvTxn, &power.TxnEvent{Txn: i.Action.ID, At: s.now, Tick: true}
+			return
+		}
+	}
+	if t := s.r.OrderTxn; running(t) && past(t.NextDeadline(), s.now) {
+		s.ev.Kind, s.ev.Txn = EvTxn, &power.TxnEvent{Txn: t.ID, At: s.now, Tick: true}
+	}
+}
+
+// seeLife takes the newest sign of life of the newest boot. It is written down where
+// it matters to a decision, so that a healthy host costs no commit a ping.
+func (s *step) seeLife() {
+	s.life = s.r.LastLife
+	t := utc(s.ev.Life)
+	if s.ev.Kind == EvGoodbye {
+		t = s.now
+	}
+	if !t.After(s.life) || s.otherBoot() {
+		return
+	}
+	s.life = t
+	turned := s.ev.Kind == EvHealth && s.ev.Verdict == Fail && s.r.Health != Fail
+	watched := s.r.Unhealthy() || s.r.State == Fenced
+	stale := s.r.LastLife.IsZero() || t.Sub(s.r.LastLife) >= s.p.silence()
+	if turned || s.r.Off != nil || s.ev.Kind == EvGoodbye || watched && stale {
+		s.r.LastLife = t
+	}
+}
+
+// otherBoot: the ping came through the session of a boot that is not the newest.
+func (s *step) otherBoot() bool {
+	return s.ev.Boot != "" && s.ev.Boot != s.r.Boot.ID && s.ev.Kind != EvHello
+}
+
+func (s *step) seeHealth() {
+	ev := s.ev
+	if s.otherBoot() {
+		return
+	}
+	switch own := ev.Boot != ""; {
+	case ev.Verdict == Pass:
+		s.r.Health, s.r.HealthWhy, s.r.HealthOwn = Pass, "", false
+	case ev.Verdict == Fail && (s.r.Health != Fail || own != s.r.HealthOwn || own && ev.Reason != s.r.HealthWhy):
+		// Missed pings say how long it was: only the first one is written down.
+		s.r.Health, s.r.HealthWhy, s.r.HealthOwn = Fail, ev.Reason, own
+	}
+	// A ping carries its boot and all instances; a missed one neither.
+	if ev.Boot != "" && !slices.Equal(ev.Instances, s.r.Instances) {
+		s.r.Instances = slices.Clone(ev.Instances)
+	}
+}
+
+func (s *step) unknownHealth() {
+	s.r.Health, s.r.HealthWhy, s.r.HealthOwn = Unknown, "", false
+}
+
+// adopt: persisted deadlines are clamped to [0, original length] (ha.md §7); what the
+// predecessor heard of health is not ours to act on.
+func (s *step) adopt() {
+	if s.r.Health == Fail {
+		s.unknownHealth()
+	}
+	s.r.Passes = 0
+	s.r.QuietUntil = clamp(s.r.QuietUntil, s.now, s.p.QuietPeriod)
+	s.r.SoftBy = clamp(s.r.SoftBy, s.now, s.p.SoftGrace)
+	if o := s.r.Off; o != nil {
+		if at := clamp(o.ConfirmAt, s.now, max(s.p.OffConfirmDelay, s.p.QuietPeriod)); at != o.ConfirmAt {
+			s.off().ConfirmAt = at
+		}
+	}
+	if !s.r.open() {
+		return
+	}
+	i := s.r.Incident
+	check, agent := clamp(i.CheckAt, s.now, max(i.Interval, s.p.CheckMax)), clamp(i.AgentBy, s.now, s.p.RecoveryWait)
+	if check != i.CheckAt || agent != i.AgentBy {
+		s.inc().CheckAt, s.inc().AgentBy = check, agent
+	}
+}
+
+// inc is the incident, copied before the first change.
+func (s *step) inc() *Incident {
+	if !s.own {
+		c := *s.r.Incident
+		s.r.Incident, s.own = &c, true
+	}
+	return s.r.Incident
+}
+
+// off is the found OFF, copied.
+func (s *step) off() *OffFound {
+	c := *s.r.Off
+	s.r.Off = &c
+	return s.r.Off
+}
+
+func (s *step) effect(e Effect) { s.out = append(s.out, e) }
+
+func (s *step) because(format string, args ...any) { s.why = fmt.Sprintf(format, args...) }
+
+func (s *step) announce(kind string, format string, args ...any) {
+	s.effect(Effect{Kind: Announce, Type: kind, Severity: severity[kind], Reason: fmt.Sprintf(format, args...), Boot: s.r.Boot.ID})
+}
+
+// note adds one line to the story of the incident, if one is open.
+func (s *step) note(what, format string, args ...any) {
+	if !s.r.open() {
+		return
+	}
+	i := s.inc()
+	l := i.Ledger
+	if len(l) >= MaxLedger {
+		l = l[len(l)-MaxLedger+1:]
+	}
+	i.Ledger = append(slices.Clone(l), Entry{At: s.now, What: what, Text: fmt.Sprintf(format, args...)})
+}
+
+// id names an incident (i), check (c), transaction (t) or gate (g) of this host. The
+// counter is part of the record, the time keeps a re-added host from repeating names.
+func (s *step) id(kind string) string {
+	s.r.Seq++
+	return fmt.Sprintf("%s.%s.%s%d", s.r.Host, s.now.Format("20060102T150405"), kind, s.r.Seq)
+}
+
+func utc(t time.Time) time.Time {
+	if t.IsZero() {
+		return time.Time{}
+	}
+	return t.Round(0).UTC()
+}
+
+func past(t, now time.Time) bool { return !t.IsZero() && !t.After(now) }
+
+func running(t *power.Txn) bool { return t != nil && !t.Done }

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package power
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Begin makes a transaction and asks for its first exchange. Verb matters for GoalVerb
+// only. A goal, verb or ladder that cannot be worked with gives a finished transaction
+// whose verdict says so; no packet is asked for.
+func Begin(id string, goal Goal, verb Verb, boot string, ladder []Level, at time.Time, l Limits) (Txn, []TxnEffect) {
+	l = l.WithDefaults()
+	r := &run{at: at, l: l, Txn: Txn{
+		ID: id, Goal: goal, Boot: boot, Ladder: slices.Clone(ladder),
+		Begun: at, Deadline: at.Add(l.TotalDeadline),
+	}}
+	if goal == GoalVerb {
+		r.Verb = verb
+	}
+	switch {
+	case !slices.Contains([]Goal{GoalOff, GoalCycle, GoalOn, GoalVerb}, goal):
+		r.end(Verdict{Reason: fmt.Sprintf("goal %q: allowed are off, cycle, on, verb", goal)})
+	case goal == GoalVerb && !slices.Contains([]Verb{SoftOff, Reset, Cycle, Identify}, verb):
+		r.end(Verdict{Reason: fmt.Sprintf("verb %q: allowed are soft, reset, cycle, identify", verb)})
+	default:
+		r.enter(0)
+		r.next()
+	}
+	return r.Txn, r.effects
+}
+
+// run is one Step under way: the transaction being changed, its time and its effects.
+type run struct {
+	Txn
+	at      time.Time
+	l       Limits
+	effects []TxnEffect
+}
+
+// enter begins the first level from rung on that has devices, or ends the transaction.
+func (r *run) enter(rung int) {
+	p := &r.Progress
+	for ; rung < len(r.Ladder); rung++ {
+		lv := r.Ladder[rung]
+		if !r.at.Before(r.Deadline) {
+			r.fail(fmt.Sprintf("level %d was not tried: the time of all levels is over", lv.N))
+			break
+		}
+		if len(lv.Devices) == 0 {
+			r.fail(fmt.Sprintf("level %d has no device", lv.N))
+			continue
+		}
+		p.Rung, p.Phase = rung, PhaseIdentify
+		p.Devices = make([]DeviceProgress, len(lv.Devices))
+		for i, name := range lv.Devices {
+			p.Devices[i] = DeviceProgress{Name: name, Phase: PhaseIdentify, Due: r.at}
+		}
+		p.LevelBegun, p.LevelEnds = r.at, r.at
+		r.extend(r.l.levelTime())
+		return
+	}
+	r.unproven()
+}
+
+// extend lets the present level last at least d from its begin, within the total.
+func (r *run) extend(d time.Duration) {
+	p := &r.Progress
+	p.LevelEnds = earlier(later(p.LevelEnds, p.LevelBegun.Add(d)), r.Deadline)
+}
+
+// proven records the verdict of a level whose devices are all settled. A cycle goes on
+// to its pause, and only with the devices that were switched off.
+func (r *run) proven() {
+	p := &r.Progress
+	v := Verdict{Assurance: A3, Level: r.level().N}
+	var how []string
+	p.Devices = slices.DeleteFunc(p.Devices, func(d DeviceProgress) bool { return !r.settled(d) })
+	for _, d := range p.Devices {
+		v.OffSince = later(v.OffSince, d.Run.First)
+		how = append(how, fmt.Sprintf("%s read OFF %d times over %s", d.Name, d.Run.Count, brief(d.Run.Last.Sub(d.Run.First))))
+	}
+	v.Reason = strings.Join(how, " and ") + " after a hard off"
+	r.note("", "OFF is proven: "+v.Reason)
+	if r.Goal != GoalCycle {
+		r.end(v)
+		return
+	}
+	v.At = r.at
+	r.Verdict, p.Phase = &v, PhasePause
+}
+
+// unproven ends a transaction that ran out of levels. With a proof on record only the
+// ON has failed.
+func (r *run) unproven() {
+	p := &r.Progress
+	why := strings.Join(p.Failed, "; ")
+	if why == "" {
+		why = "no power level is configured"
+	}
+	switch r.Goal {
+	case GoalOff, GoalCycle:
+		r.end(Verdict{Silent: r.silent(), Reason: "OFF could not be proven: " + why})
+	case GoalOn:
+		r.end(Verdict{Silent: r.silent(), On: r.lastState(), Reason: "the host was not switched on: " + why})
+	default:
+		r.end(Verdict{Silent: r.silent(), On: r.lastState(), Reason: fmt.Sprintf("%s was not carried out: %s", r.Verb, why)})
+	}
+}
+
+// silent reports whether the devices did nothing but not talk to us: every error was of
+// a silent kind, and none read ON after, or refused, a hard off.
+func (r *run) silent() bool {
+	for k := range r.Progress.Errors {
+		if !k.Silent() {
+			return false
+		}
+	}
+	return len(r.Progress.Errors) > 0 && !r.Progress.Answered
+}
+
+// end closes the transaction with its verdict.
+func (r *run) end(v Verdict) {
+	p := &r.Progress
+	v.At = r.at
+	r.Verdict, r.Done = &v, true
+	p.Phase, p.Out, p.Wake = PhaseEnd, nil, time.Time{}
+	r.note("", v.Reason)
+	p.Seq++
+	r.effects = append(r.effects, TxnEffect{Txn: r.ID, Seq: p.Seq, Do: DoEnd})
+}
+
+func (r *run) level() Level { return r.Ladder[r.Progress.Rung] }
+
+func (r *run) lastState() State {
+	var d DeviceProgress
+	for _, e := range r.Progress.Devices {
+		if !e.LastAt.Before(d.LastAt) {
+			d = e
+		}
+	}
+	return d.Last
+}
+
+// fail records why a level or device was given up.
+func (r *run) fail(why string) {
+	r.Progress.Failed = append(r.Progress.Failed, why)
+	r.note("", why)
+}
+
+// note adds a line of evidence and drops the oldest beyond MaxEvidence.
+func (r *run) note(device, text string) {
+	p := &r.Progress
+	e := Evidence{At: r.at, Device: device, Text: text}
+	if p.Rung < len(r.Ladder) {
+		e.Level = r.level().N
+	}
+	p.Evidence = append(p.Evidence, e)
+	if n := len(p.Evidence) - MaxEvidence; n > 0 {
+		p.Evidence = slices.Delete(p.Evidence, 0, n)
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// brief writes a duration as people say it.
+func brief(d time.Duration) string { return d.Round(100 * time.Millisecond).String() }

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ring
+
+import (
+	"fmt"
+	"strconv"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+func fleet(weights ...int) []Member {
+	var out []Member
+	for i, w := range weights {
+		out = append(out, Member{ID: "w-" + strconv.Itoa(i), Zone: "z" + strconv.Itoa(i%3), Weight: w})
+	}
+	return out
+}
+
+func equal(n int) []Member {
+	w := make([]int, n)
+	for i := range w {
+		w[i] = 1
+	}
+	return fleet(w...)
+}
+
+func apply(plan []Target) map[int]string {
+	owner := make(map[int]string, len(plan))
+	for _, t := range plan {
+		owner[t.Slot] = t.To
+	}
+	return owner
+}
+
+func loads(owner map[int]string) map[string]int {
+	n := make(map[string]int)
+	for _, id := range owner {
+		n[id]++
+	}
+	return n
+}
+
+// genInput draws any view, also ones no healthy fleet would show: strangers as owners,
+// lopsided loads, zero weights.
+func genInput(t *rapid.T) Input {
+	in := Input{Slots: rapid.IntRange(0, 200).Draw(t, "slots"), Owner: map[int]string{}, SlotZone: map[int]string{}}
+	in.Members = fleet(rapid.SliceOfN(rapid.IntRange(0, 4), 0, 12).Draw(t, "weights")...)
+	for s := range in.Slots {
+		if k := rapid.IntRange(-2, len(in.Members)).Draw(t, "owner"); k >= 0 {
+			in.Owner[s] = "w-" + strconv.Itoa(k) // len(Members) is a stranger
+		}
+		if z := rapid.IntRange(0, 3).Draw(t, "zone"); z < 3 {
+			in.SlotZone[s] = "z" + strconv.Itoa(z)
+		}
+	}
+	return in
+}
+
+func sumWeights(ms []Member) (total int) {
+	for _, m := range ms {
+		total += m.Weight
+	}
+	return total
+}
+
+// leases.md §4: total, bounded, and never more movement than the bounds demand.
+func TestPlanIsTotalBoundedAndMinimal(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := genInput(t)
+		plan := Plan(in)
+		total := sumWeights(in.Members)
+		if len(plan) != in.Slots {
+			t.Fatalf("%d targets for %d slots", len(plan), in.Slots)
+		}
+		if total == 0 {
+			for _, p := range plan {
+				if p.To != p.From {
+					t.Fatalf("nobody can take slots, yet %+v moves", p)
+				}
+			}
+			return
+		}
+		have, moved := map[string]int{}, 0
+		for _, p := range plan {
+			if p.To == "" {
+				t.Fatalf("slot %d has no target", p.Slot)
+			}
+			if p.From != "" {
+				have[p.From]++
+				if p.From != p.To {
+					moved++
+				}
+			}
+		}
+		got := loads(apply(plan))
+		// The fewest moves within the bounds: everything above ⌈share⌉ goes, and of those
+		// above ⌊share⌋ all but as many as there are slots left after everyone's floor.
+		least, extras, above := 0, in.Slots, 0
+		for _, m := range in.Members {
+			lo, hi := in.Slots*m.Weight/total, (in.Slots*m.Weight+total-1)/total
+			if got[m.ID] < lo || got[m.ID] > hi {
+				t.Fatalf("%s holds %d, share is %d to %d", m.ID, got[m.ID], lo, hi)
+			}
+			extras -= lo
+			least += max(0, have[m.ID]-hi)
+			if hi > lo && have[m.ID] > lo {
+				above++
+			}
+		}
+		if least += max(0, above-extras); moved != least {
+			t.Fatalf("moved %d, the least is %d", moved, least)
+		}
+	})
+}
+
+// Neither the order of members nor anything random may change the answer.
+func TestPlanIsOrderIndependentAndStable(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := genInput(t)
+		want := Plan(in)
+		shuffled := in
+		shuffled.Members = rapid.Permutation(in.Members).Draw(t, "order")
+		if diff := cmp.Diff(want, Plan(shuffled)); diff != "" {
+			t.Fatal(diff)
+		}
+		// Once reached, a plan stays: applying it leaves nothing to do.
+		settled := in
+		settled.Owner = apply(want)
+		if m := Moves(settled); len(m) > 0 {
+			t.Fatalf("a settled plan moves again: %v", m)
+		}
+	})
+}
+
+// leases.md §8: hosts moved per membership change, no collateral.
+func TestMembershipChangesMoveOnlyTheFloor(t *testing.T) {
+	for _, n := range []int{1, 2, 3, 5, 9, 40, 100} {
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
+			const slots = 1024
+			in := Input{Slots: slots, Members: equal(n)}
+			in.Owner = apply(Plan(in))
+
+			join := in
+			join.Members = equal(n + 1)
+			moves := Moves(join)
+			if limit := slots/(n+1) + 1; len(moves) > limit || len(moves) < slots/(n+1) {
+				t.Errorf("join moves %d slots, floor %d", len(moves), slots/(n+1))
+			}
+			for _, m := range moves {
+				if m.To != "w-"+strconv.Itoa(n) {
+					t.Errorf("collateral: %+v", m)
+				}
+			}
+
+			leave := in
+			leave.Members = in.Members[1:]
+			if m := Moves(leave); len(m) > 0 {
+				t.Errorf("leave moves %d slots of others", len(m))
+			}
+		})
+	}
+}
+
+// Every orphan is taken by exactly one of the members, whoever computes it.
+func TestOrphansAreDisjointAndComplete(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := genInput(t)
+		want := map[int]bool{}
+		for _, p := range Plan(in) {
+			if p.From == "" && p.To != "" {
+				want[p.Slot] = true
+			}
+		}
+		got := map[int]bool{}
+		for _, m := range in.Members {
+			for _, s := range Orphans(in, m.ID) {
+				if got[s] {
+					t.Fatalf("slot %d has two takers", s)
+				}
+				got[s] = true
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Fatal(diff)
+		}
+		if o := Orphans(in, "stranger"); len(o) > 0 {
+			t.Fatalf("a stranger takes %v", o)
+		}
+	})
+}
+
+func TestRandomHistoryStaysBalanced(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := Input{Slots: 256}
+		for range rapid.IntRange(1, 12).Draw(t, "changes") {
+			in.Members = fleet(rapid.SliceOfN(rapid.IntRange(1, 3), 1, 10).Draw(t, "weights")...)
+			in.Owner = apply(Plan(in))
+			total := sumWeights(in.Members)
+			for _, m := range in.Members {
+				share := float64(in.Slots*m.Weight) / float64(total)
+				if n := float64(loads(in.Owner)[m.ID]); n > share+1 || n < share-1 {
+					t.Fatalf("%s holds %v of %v", m.ID, n, share)
+				}
+			}
+		}
+	})
+}
+
+// A slot lives in its own zone as long as that zone has room.
+func TestOwnZoneFirst(t *testing.T) {
+	in := Input{Slots: 300, Members: equal(3), SlotZone: map[int]string{}}
+	for s := range in.Slots {
+		in.SlotZone[s] = "z" + strconv.Itoa(s%3)
+	}
+	for _, p := range Plan(in) {
+		if want := "w-" + strconv.Itoa(p.Slot%3); p.To != want {
+			t.Fatalf("slot %d of %s went to %s", p.Slot, in.SlotZone[p.Slot], p.To)
+		}
+	}
+}
+
+func TestDrainHandsOverEverything(t *testing.T) {
+	in := Input{Slots: 128, Members: equal(4)}
+	in.Owner = apply(Plan(in))
+	in.Members[2].Weight = 0
+	if n := loads(apply(Plan(in)))["w-2"]; n != 0 {
+		t.Fatalf("a draining worker keeps %d slots", n)
+	}
+	if n := len(Moves(in)); n != 32 {
+		t.Fatalf("draining one of four moved %d slots, want its 32", n)
+	}
+}
+
+// The hash may never change: it would move every slot of a running fleet.
+func TestHashIsStableForEver(t *testing.T) {
+	for key, want := range map[string]int{"z1/p1/c1": 94, "z1/p1/c2": 973, "h0042": 653} {
+		if got := SlotOf(key, 1024); got != want {
+			t.Errorf("SlotOf(%q) = %d, want %d", key, got, want)
+		}
+	}
+	if got := rank(hash("0"), hash("w-0")); got != 0x9704ec27e54170b6 {
+		t.Errorf("rank = %#x", got)
+	}
+}
+
+func BenchmarkPlan(b *testing.B) {
+	for _, n := range []int{3, 40} {
+		b.Run(fmt.Sprintf("join-%d", n), func(b *testing.B) {
+			in := Input{Slots: 1024, Members: equal(n)}
+			in.Owner = apply(Plan(in))
+			in.Members = equal(n + 1)
+			for b.Loop() {
+				Plan(in)
+			}
+		})
+	}
+}
+
+// With unequal weights a departure may shift a rounding, never more than one slot for
+// each member that stays.
+func TestWeightedDepartureShiftsRoundingsOnly(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := Input{Slots: 512, Members: fleet(rapid.SliceOfN(rapid.IntRange(1, 9), 2, 30).Draw(t, "weights")...)}
+		in.Owner = apply(Plan(in))
+		in.Members = in.Members[1:]
+		if n := len(Moves(in)); n > len(in.Members) {
+			t.Fatalf("%d slots of %d remaining members moved", n, len(in.Members))
+		}
+	})
+}

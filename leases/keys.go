@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package leases
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Root is the prefix of every key.
+const Root = "/holdfast/v1/"
+
+// Prefixes for listing and mirroring.
+const (
+	WorkersPrefix    = Root + "workers/"
+	SlotsPrefix      = Root + "slots/"
+	EndsPrefix       = Root + "ends/"
+	PartitionsPrefix = Root + "partitions/"
+	BudgetsPrefix    = Root + "budgets/"
+	HostsPrefix      = Root + "hosts/"
+	IncidentsPrefix  = Root + "incidents/"
+	OpsPrefix        = Root + "ops/"
+	LinksPrefix      = Root + "links/"
+	PoolsPrefix      = Root + "pools/"
+	VolumesPrefix    = Root + "volumes/"
+	InstancesPrefix  = Root + "instances/"
+	CommandsPrefix   = Root + "commands/"
+	JournalPrefix    = Root + "journal/"
+	EventsPrefix     = Root + "events/"
+	AuditPrefix      = Root + "audit/"
+	SettingsPrefix   = Root + "settings/"
+	SecretsPrefix    = Root + "secrets/"
+	TokensPrefix     = Root + "tokens/"
+	RevokedPrefix    = Root + "revoked/"
+)
+
+// The functions below only join: check ids with CheckID and CheckPath where they come
+// in. Commit refuses a key that Schema does not know, so a bad id cannot be written.
+
+// ConfigSlotsKey holds the number of slots, created once.
+func ConfigSlotsKey() string { return Root + "config/slots" }
+
+// ConfigGenerationKey holds the generation of the etcd data.
+func ConfigGenerationKey() string { return Root + "config/generation" }
+
+// WorkerKey is a worker's registration, bound to its lease.
+func WorkerKey(worker string) string { return WorkersPrefix + worker }
+
+// SlotKey is the claim of a slot; its mod_revision is the epoch.
+func SlotKey(slot int) string { return fmt.Sprintf("%s%04d", SlotsPrefix, slot) }
+
+// EndsKey says how a worker's boot ended.
+func EndsKey(worker, boot string) string { return EndsPrefix + worker + "/" + boot }
+
+// PartitionSpecKey is what operators want of a partition; path is zone, zone/pod or zone/pod/cluster.
+func PartitionSpecKey(path string) string { return PartitionsPrefix + path + "/spec" }
+
+// PartitionStateKey is the partition machine's record.
+func PartitionStateKey(path string) string { return PartitionsPrefix + path + "/state" }
+
+// BudgetKey holds the power-downs of a scope: host/<host>, cluster/<zone>/<pod>/<cluster>,
+// pod/<zone>/<pod> or zone/<zone>.
+func BudgetKey(scope string) string { return BudgetsPrefix + scope }
+
+// HostPrefix is one host's spec, ha and power records.
+func HostPrefix(host string) string { return HostsPrefix + host + "/" }
+
+// HostSpecKey is what operators want of a host.
+func HostSpecKey(host string) string { return HostPrefix(host) + "spec" }
+
+// HostHAKey is the host machine's record.
+func HostHAKey(host string) string { return HostPrefix(host) + "ha" }
+
+// HostPowerKey is the power machine's record.
+func HostPowerKey(host string) string { return HostPrefix(host) + "power" }
+
+// IncidentKey is one episode of suspicion.
+func IncidentKey(host, id string) string { return IncidentsPrefix + host + "/" + id }
+
+// OpsKey is a host's open power intent.
+func OpsKey(host string) string { return OpsPrefix + host }
+
+// LinkKey says who carries a host's link where that is not its owner.
+func LinkKey(host string) string { return LinksPrefix + host }
+
+// PoolKey is a storage pool's state.
+func PoolKey(pool string) string { return PoolsPrefix + pool }
+
+// VolumeKey is a volume's state.
+func VolumeKey(volume string) string { return VolumesPrefix + volume }
+
+// InstanceKey is an instance's state and holder.
+func InstanceKey(instance string) string { return InstancesPrefix + instance }
+
+// CommandKey is a command's record, fenced by its source host's slot.
+func CommandKey(host, id string) string { return CommandsPrefix + host + "/" + id }
+
+// JournalKey is one step an agent wrote for a command.
+func JournalKey(host, id string, step int) string {
+	return fmt.Sprintf("%s%s/%s/%02d", JournalPrefix, host, id, step)
+}
+
+// EventKey is one event; id is a UUIDv7.
+func EventKey(id string) string { return EventsPrefix + id }
+
+// AuditKey is one audited mutation; id is a UUIDv7.
+func AuditKey(id string) string { return AuditPrefix + id }
+
+// SettingKey is one setting; scope is global, zone/<z>, pod/<z>/<p>, cluster/<z>/<p>/<c> or host/<h>.
+func SettingKey(scope, name string) string { return SettingsPrefix + scope + "/" + name }
+
+// SecretKey holds a device's sealed credentials.
+func SecretKey(host, device string) string { return SecretsPrefix + host + "/" + device }
+
+// TokenKey holds a hashed token.
+func TokenKey(id string) string { return TokensPrefix + id }
+
+// RevokedKey marks a certificate serial as revoked.
+func RevokedKey(serial string) string { return RevokedPrefix + serial }
+
+// SplitSlotKey is the inverse of SlotKey.
+func SplitSlotKey(key string) (slot int, ok bool) {
+	rest, ok := strings.CutPrefix(key, SlotsPrefix)
+	if !ok || len(rest) != 4 {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(rest, 10, 16)
+	return int(n), err == nil
+}
+
+// SplitHostKey splits hosts/<host>/<part>; part is spec, ha or power.
+func SplitHostKey(key string) (host, part string, ok bool) {
+	rest, ok := strings.CutPrefix(key, HostsPrefix)
+	if !ok {
+		return "", "", false
+	}
+	host, part, ok = strings.Cut(rest, "/")
+	return host, part, ok && host != "" && (part == "spec" || part == "ha" || part == "power")
+}
+
+// SplitPartitionKey splits partitions/<path>/<part>; part is spec or state. The last
+// segment is always the part, so a zone called "spec" is no riddle.
+func SplitPartitionKey(key string) (path, part string, ok bool) {
+	rest, ok := strings.CutPrefix(key, PartitionsPrefix)
+	i := strings.LastIndexByte(rest, '/')
+	if !ok || i <= 0 {
+		return "", "", false
+	}
+	path, part = rest[:i], rest[i+1:]
+	return path, part, part == "spec" || part == "state"
+}
+
+const idPattern = `[A-Za-z0-9][A-Za-z0-9._-]{0,62}`
+
+var idRegexp = regexp.MustCompile(`^` + idPattern + `$`)
+
+// CheckID tests an id before it becomes part of a key. what names the field in the error,
+// such as "host id".
+func CheckID(what, id string) error {
+	if !idRegexp.MatchString(id) {
+		return fmt.Errorf("%s %q: want 1 to 63 letters, digits, '.', '_' or '-', starting with a letter or digit", what, id)
+	}
+	return nil
+}
+
+// CheckPath tests a partition path: zone, zone/pod or zone/pod/cluster.
+func CheckPath(what, path string) error {
+	parts := strings.Split(path, "/")
+	if len(parts) > 3 {
+		return fmt.Errorf("%s %q: want zone, zone/pod or zone/pod/cluster", what, path)
+	}
+	for _, p := range parts {
+		if err := CheckID(what+" segment", p); err != nil {
+			return fmt.Errorf("%s %q: %w", what, path, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package leases
+
+import (
+	"regexp"
+	"strings"
+)
+
+// KeyDoc is one row of the key schema.
+type KeyDoc struct {
+	Pattern string // below Root; <…> are placeholders
+	Lease   bool   // bound to a worker's lease; written by Session only
+	Fence   string // what a writer must compare
+	Content string
+	Example string
+}
+
+// Schema is every key that may exist (leases.md §1). docs/keys.md is generated from it
+// and Commit refuses a key that no row matches. Values are JSON objects with "v": 1.
+var Schema = []KeyDoc{
+	{"config/slots", false, "created once", "number of slots, never changed by a running fleet", `{"v":1,"slots":1024}`},
+	{"config/generation", false, "created once; raised by hand after a restore", "generation of the etcd data, first part of every epoch", `{"v":1,"generation":1}`},
+	{"workers/<worker>", true, "own lease", "addresses, zone, weight, boot, state (ready, draining, restarting), settings of interest", `{"v":1,"worker":"w-1","boot":"b-7f3a","zone":"z1","weight":1,"state":"ready"}`},
+	{"slots/<slot>", true, "own mod_revision", "owner; the epoch is (generation, mod_revision of this key)", `{"v":1,"worker":"w-1","boot":"b-7f3a","since":"2026-11-21T14:28:00Z"}`},
+	{"ends/<worker>/<boot>", false, "created once", "how a worker ended (released, reaped, expired, evicted), at, last renewal; deleted after an hour", `{"v":1,"how":"reaped","at":"2026-11-21T14:28:00Z"}`},
+	{"partitions/<path>/spec", false, "own mod_revision", "enabled, HA enabled, labels", `{"v":1,"enabled":true,"ha":true}`},
+	{"partitions/<path>/state", false, "slot of the path", "partition machine's state, since when and why", `{"v":1,"state":"ACTIVE","reason":"4 of 4 hosts eligible"}`},
+	{"budgets/host/<host>", false, "own mod_revision", "times of power-downs; touched only when arming", `{"v":1,"times":[]}`},
+	{"budgets/cluster/<zone>/<pod>/<cluster>", false, "own mod_revision", "times of power-downs; touched only when arming", `{"v":1,"times":["2026-11-21T15:35:10Z"]}`},
+	{"budgets/pod/<zone>/<pod>", false, "own mod_revision", "times of power-downs; touched only when arming", `{"v":1,"times":[]}`},
+	{"budgets/zone/<zone>", false, "own mod_revision", "times of power-downs; touched only when arming; latched: stopped until a human resets or grants", `{"v":1,"times":[],"latched":true}`},
+	{"hosts/<host>/spec", false, "own mod_revision", "partition, provider, labels (rack, switch, PDU), power devices, agent identity, list index", `{"v":1,"partition":"z1/p1/c1","provider":"kvm"}`},
+	{"hosts/<host>/ha", false, "slot of the host, own mod_revision", "host machine's record", `{"v":1,"state":"available"}`},
+	{"hosts/<host>/power", false, "slot of the host, own mod_revision", "power machine's record", `{"v":1,"state":"on"}`},
+	{"incidents/<host>/<id>", false, "slot of the host", "evidence ledger, guard answers, actions, proof, outcome", `{"v":1,"state":"suspect"}`},
+	{"ops/<host>", false, "slot of the host, own mod_revision", "open power intent: verb, id, epoch, worker, deadline, step", `{"v":1,"verb":"off","epoch":{"generation":1,"revision":1841}}`},
+	{"links/<host>", false, "slot of the host, or own mod_revision", "worker and boot that carry the link, only where that is not the owner", `{"v":1,"worker":"w-2","boot":"b-91c0"}`},
+	{"pools/<pool>", false, "own mod_revision", "state of a storage pool; an open command's id", `{"v":1}`},
+	{"volumes/<volume>", false, "own mod_revision", "state of a volume; an open command's id", `{"v":1}`},
+	{"instances/<instance>", false, "own mod_revision", "state of an instance; holder with its generation; an open command's id", `{"v":1,"holder":{"host":"h0042","generation":3}}`},
+	{"commands/<host>/<id>", false, "slot of the source host", "command record", `{"v":1,"kind":"migrate-volume","state":"pending"}`},
+	{"journal/<host>/<id>/<nn>", false, "slot of the host", "step authored by the agent; removed when both sides acked", `{"v":1,"step":"copied"}`},
+	{"events/<uuid>", false, "in the transaction that it reports", "event, ordered by mod_revision; kept by age and count", `{"v":1,"type":"host.state","host":"h0042"}`},
+	{"audit/<uuid>", false, "in the transaction that it reports", "audited mutation, ordered by mod_revision; kept by age and count", `{"v":1,"who":"ops","verb":"ha disarm"}`},
+	{"settings/<scope>/<name>", false, "own mod_revision", "value, by, at, reason", `{"v":1,"value":"10s","by":"ops"}`},
+	{"secrets/<host>/<device>", false, "own mod_revision", "sealed credentials", `{"v":1,"sealed":"holdfast:enc:aesgcm:v1:…"}`},
+	{"tokens/<id>", false, "own mod_revision", "hashed token", `{"v":1,"hash":"…"}`},
+	{"revoked/<serial>", false, "own mod_revision", "revoked certificate", `{"v":1,"reason":"host retired"}`},
+}
+
+// placeholders that are not plain ids.
+var placeholders = map[string]string{
+	"<path>":  idPattern + `(?:/` + idPattern + `){0,2}`,
+	"<scope>": `global|zone/` + idPattern + `|pod/` + idPattern + `/` + idPattern + `|cluster(?:/` + idPattern + `){3}|host/` + idPattern,
+	"<slot>":  `[0-9]{4}`,
+	"<nn>":    `[0-9]{2,}`,
+}
+
+var schemaRegexps = func() []*regexp.Regexp {
+	hole := regexp.MustCompile(`<[a-z]+>`)
+	var out []*regexp.Regexp
+	for _, d := range Schema {
+		p := hole.ReplaceAllStringFunc(d.Pattern, func(h string) string {
+			if re, ok := placeholders[h]; ok {
+				return "(" + re + ")"
+			}
+			return "(" + idPattern + ")"
+		})
+		out = append(out, regexp.MustCompile(`^`+Root+p+`$`))
+	}
+	return out
+}()
+
+// Match finds the row of a key and the values of its placeholders, in order.
+func Match(key string) (doc KeyDoc, args []string, ok bool) {
+	for i, re := range schemaRegexps {
+		if m := re.FindStringSubmatch(key); m != nil {
+			return Schema[i], m[1:], true
+		}
+	}
+	return KeyDoc{}, nil, false
+}
+
+// SchemaMarkdown renders docs/keys.md.
+func SchemaMarkdown() string {
+	var b strings.Builder
+	b.WriteString("# Keys in etcd\n\n" +
+		"Generated from `leases/schema.go`; do not edit.\n\n" +
+		"All keys live below `" + Root + "`. Values are JSON objects with `\"v\": 1`. *Lease*: the key vanishes with its\n" +
+		"worker's lease. *Fence*: what a writer must compare in the transaction that writes.\n\n" +
+		"- `etcdctl get --prefix " + SlotsPrefix + "` is the ownership map.\n" +
+		"- `etcdctl get --prefix " + HostPrefix("h0042") + "` is one host's story.\n\n" +
+		"Ids are 1 to 63 letters, digits, `.`, `_` or `-`, starting with a letter or digit. `<path>` is `zone`, `zone/pod` or\n" +
+		"`zone/pod/cluster`; `<scope>` is `global`, `zone/…`, `pod/…`, `cluster/…` (each with the path) or `host/<host>`;\n" +
+		"`<slot>` has four digits.\n\n" +
+		"| key | lease | fence | content | example |\n|---|---|---|---|---|\n")
+	for _, d := range Schema {
+		lease := "-"
+		if d.Lease {
+			lease = "yes"
+		}
+		b.WriteString("| `" + d.Pattern + "` | " + lease + " | " + d.Fence + " | " + d.Content + " | `" + d.Example + "` |\n")
+	}
+	return b.String()
+}

@@ -1,0 +1,525 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apitest
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/worker/api"
+	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+)
+
+// Start is the time of the first thing that happened in a fresh Fleet.
+var Start = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+
+// Fleet is an api.Backend. Lock Mu to change it under a running server.
+type Fleet struct {
+	Mu        sync.Mutex
+	Revision  int64
+	HostMap   map[string]v1.Host
+	PartMap   map[string]v1.Partition
+	WorkerL   []v1.Worker
+	IncL      []v1.Incident
+	EventL    []v1.Event
+	Set       map[string]v1.Setting // by scope and name
+	Calls     []string              // who and what of each write
+	Elsewhere map[string]string     // hosts owned by another worker: its base URL, "" for nobody
+	NotReady  error
+	Warnings  []api.Warning
+
+	changed chan struct{} // closed and replaced at each change
+}
+
+var _ api.Backend = (*Fleet)(nil)
+
+func missing(kind, name string) error {
+	return v1.Problemf(v1.CodeNotFound, "%s %s: not found", kind, name).WithHint("which there are: holdfast get %ss", kind)
+}
+
+// note writes down a write; the caller holds Mu.
+func (f *Fleet) note(who, format string, args ...any) {
+	f.Calls = append(f.Calls, who+": "+fmt.Sprintf(format, args...))
+}
+
+// touch wakes watches; the caller holds Mu.
+func (f *Fleet) touch() {
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// Emit appends an event at the next revision, or at the last one with same set.
+func (f *Fleet) Emit(e v1.Event, same bool) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	if !same {
+		f.Revision++
+	}
+	e.Revision = f.Revision
+	if e.ID == "" {
+		e.ID = fmt.Sprintf("e-%d", len(f.EventL)+1)
+	}
+	f.EventL = append(f.EventL, e)
+	f.touch()
+}
+
+// Change replaces a host and wakes watches.
+func (f *Fleet) Change(id string, change func(*v1.Host)) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	h := f.HostMap[id]
+	change(&h)
+	f.HostMap[id] = h
+	f.touch()
+}
+
+// Noted is a copy of Calls.
+func (f *Fleet) Noted() []string {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	return slices.Clone(f.Calls)
+}
+
+func (f *Fleet) Hosts(_ context.Context, q api.HostFilter) ([]v1.Host, error) {
+	match, err := q.Matcher()
+	if err != nil {
+		return nil, err
+	}
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	var out []v1.Host
+	for _, h := range f.HostMap {
+		if match(h) {
+			out = append(out, h)
+		}
+	}
+	return out, nil
+}
+
+func (f *Fleet) Host(_ context.Context, id string) (v1.Host, error) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	h, ok := f.HostMap[id]
+	if !ok {
+		return h, missing("host", id)
+	}
+	return h, nil
+}
+
+// check compares a revision as the store would; now 0 means that it is not there.
+func check(what string, now, want int64) error {
+	if want >= 0 && want != now {
+		return v1.Problemf(v1.CodeConflict, "%s: it is at revision %d, not %d", what, now, want).WithHint("read it again and repeat the change")
+	}
+	return nil
+}
+
+func (f *Fleet) PutHost(_ context.Context, who string, spec v1.HostSpec, rev int64, dry bool) (v1.Host, error) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	if spec.Partition == "" {
+		return v1.Host{}, v1.BadField("partition", "empty, allowed is zone, zone/pod or zone/pod/cluster")
+	}
+	h := f.HostMap[spec.ID]
+	if err := check("host "+spec.ID, h.Revision, rev); err != nil {
+		return h, err
+	}
+	h.Spec = spec
+	if dry {
+		return h, nil
+	}
+	f.Revision++
+	h.Revision = f.Revision
+	if h.Status.State == "" {
+		h.Status = v1.HostStatus{State: "INITIALIZING", Power: "UNKNOWN"}
+	}
+	f.HostMap[spec.ID] = h
+	f.note(who, "put host %s", spec.ID)
+	f.touch()
+	return h, nil
+}
+
+func (f *Fleet) DeleteHost(_ context.Context, who, id string, rev int64) error {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	h, ok := f.HostMap[id]
+	if !ok {
+		return missing("host", id)
+	}
+	if err := check("host "+id, h.Revision, rev); err != nil {
+		return err
+	}
+	delete(f.HostMap, id)
+	f.note(who, "delete host %s", id)
+	f.touch()
+	return nil
+}
+
+func (f *Fleet) ExplainHost(ctx context.Context, id string) (v1.Explanation, error) {
+	h, err := f.Host(ctx, id)
+	if err != nil {
+		return v1.Explanation{}, err
+	}
+	x := v1.Explanation{Subject: "host " + id, State: h.Status.State, Since: h.Status.Since, Why: []string{h.Status.Reason}, Holds: h.Status.Holds}
+	if h.Status.Incident != "" {
+		x.Guards = guards
+		x.Next = []string{"the next activity check is due in 40s"}
+		x.WouldChange = []string{"two pings in a row: AVAILABLE", "arming cluster z1/p1/c1: a check at once"}
+		x.OperatorMay = []string{"holdfast ha arm cluster/z1/p1/c1", "holdfast power status " + id}
+		x.Story = ledger
+	}
+	return x, nil
+}
+
+func (f *Fleet) SetHost(_ context.Context, who, id, what string, s v1.Switch) (v1.Host, error) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	h, ok := f.HostMap[id]
+	if !ok {
+		return h, missing("host", id)
+	}
+	switch what {
+	case "maintenance":
+		h.Spec.Maintenance = s.On
+	case "ha":
+		h.Spec.HADisabled = !s.On
+	case "enabled":
+		h.Spec.Disabled = !s.On
+	}
+	h.Spec.Why = s.Reason
+	h.Status.State = "INITIALIZING"
+	if h.Spec.Maintenance || h.Spec.HADisabled || h.Spec.Disabled {
+		h.Status.State = "INELIGIBLE"
+	}
+	f.Revision++
+	h.Revision = f.Revision
+	f.HostMap[id] = h
+	f.note(who, "set host %s %s %v %q", id, what, s.On, s.Reason)
+	f.touch()
+	return h, nil
+}
+
+func (f *Fleet) PlanOrder(ctx context.Context, id string, o v1.OrderRequest) (v1.Plan, error) {
+	h, err := f.Host(ctx, id)
+	if err != nil {
+		return v1.Plan{}, err
+	}
+	return v1.Plan{
+		Host: id, Verb: o.Verb, Instances: h.Status.Instances,
+		Will:     []string{"worker w-1 sends chassis control '" + o.Verb + "' to device bmc at 10.0.3.1", "it reads the device until it is settled"},
+		Warnings: []string{fmt.Sprintf("%d instances end at once", len(h.Status.Instances))},
+		Guards:   guards[:1],
+		Budgets:  []v1.Budget{{Scope: "cluster/z1/p1/c1", Used: 1, Limit: 3, Window: "1h"}},
+	}, nil
+}
+
+func (f *Fleet) Order(_ context.Context, who, id string, o v1.OrderRequest) (v1.OrderResult, error) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	h, ok := f.HostMap[id]
+	if !ok {
+		return v1.OrderResult{}, missing("host", id)
+	}
+	r := v1.OrderResult{ID: "o-1", Host: id, Verb: o.Verb, State: h.Status.State, Message: "on record"}
+	switch {
+	case o.Verb == "confirm-off" && h.Status.Linked && o.Second == "":
+		return r, v1.Problemf(v1.CodeRefused, "host %s gave a sign of life 2s ago", id).WithHint("a second operator may override this: --second NAME")
+	case o.Verb == "retry" && h.Status.State != "FAILED":
+		return r, v1.Problemf(v1.CodeConflict, "host %s is %s, only a host that is FAILED can be tried again", id, h.Status.State)
+	case o.Verb == "test":
+		r.Steps = []string{"bmc: reach 0.4ms", "bmc: log in as holdfast", "bmc: status ON"}
+		r.Message = "passed"
+		if h.Status.Power == "UNKNOWN" {
+			r.Steps, r.Message, r.Failed = []string{"bmc: reach: no answer in 2s"}, "failed at reach", true
+		}
+	}
+	f.note(who, "order %s %s %q %q", o.Verb, id, o.Reason, o.Second)
+	return r, nil
+}
+
+func (f *Fleet) Partitions(context.Context) ([]v1.Partition, error) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	var out []v1.Partition
+	for _, p := range f.PartMap {
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+func (f *Fleet) Partition(_ context.Context, path string) (v1.Partition, error) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	p, ok := f.PartMap[path]
+	if !ok {
+		return p, missing("partition", path)
+	}
+	return p, nil
+}
+
+func (f *Fleet) PutPartition(_ context.Context, who string, spec v1.PartitionSpec, rev int64) (v1.Partition, error) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	p := f.PartMap[spec.Path]
+	if err := check("partition "+spec.Path, p.Revision, rev); err != nil {
+		return p, err
+	}
+	f.Revision++
+	p.Spec, p.Revision = spec, f.Revision
+	if p.State == "" {
+		p.State = "INACTIVE"
+	}
+	f.PartMap[spec.Path] = p
+	f.note(who, "put partition %s", spec.Path)
+	return p, nil
+}
+
+func (f *Fleet) SetPartition(_ context.Context, who, path, what string, s v1.Switch) (v1.Partition, error) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	p, ok := f.PartMap[path]
+	if !ok {
+		return p, missing("partition", path)
+	}
+	if what == "ha" {
+		p.Spec.HADisabled = !s.On
+	} else {
+		p.Spec.Disabled = !s.On
+	}
+	p.State = "ACTIVE"
+	if !s.On {
+		p.State = "NONE"
+	}
+	f.Revision++
+	p.Revision = f.Revision
+	f.PartMap[path] = p
+	f.note(who, "set partition %s %s %v %q", path, what, s.On, s.Reason)
+	return p, nil
+}
+
+func (f *Fleet) ExplainPartition(ctx context.Context, path string) (v1.Explanation, error) {
+	p, err := f.Partition(ctx, path)
+	return v1.Explanation{Subject: "partition " + path, State: p.State, Since: p.Since, Why: []string{p.Reason}}, err
+}
+
+func (f *Fleet) Workers(context.Context) ([]v1.Worker, error) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	return slices.Clone(f.WorkerL), nil
+}
+
+func (f *Fleet) Incidents(_ context.Context, host string) ([]v1.Incident, error) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	var out []v1.Incident
+	for _, i := range f.IncL {
+		if host == "" || i.Host == host {
+			out = append(out, i)
+		}
+	}
+	return out, nil
+}
+
+func (f *Fleet) Incident(_ context.Context, id string) (v1.Incident, error) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	for _, i := range f.IncL {
+		if i.ID == id {
+			return i, nil
+		}
+	}
+	return v1.Incident{}, missing("incident", id)
+}
+
+func (f *Fleet) Events(_ context.Context, q api.EventFilter) ([]v1.Event, error) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	var out []v1.Event
+	for _, e := range f.EventL {
+		if q.Match(e) {
+			out = append(out, e)
+		}
+	}
+	return out, nil
+}
+
+func (f *Fleet) WatchEvents(ctx context.Context, q api.EventFilter, fn func(v1.Event) error) error {
+	for n := 0; ; {
+		f.Mu.Lock()
+		todo, wake := slices.Clone(f.EventL[n:]), f.changed
+		f.Mu.Unlock()
+		n += len(todo)
+		for _, e := range todo {
+			if q.Match(e) {
+				if err := fn(e); err != nil {
+					return err
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-wake:
+		}
+	}
+}
+
+func (f *Fleet) WatchHosts(ctx context.Context, q api.HostFilter, fn func(v1.Host) error) error {
+	match, err := q.Matcher()
+	if err != nil {
+		return err
+	}
+	seen := map[string]string{}
+	for {
+		f.Mu.Lock()
+		now := map[string]v1.Host{}
+		for id, h := range f.HostMap {
+			if match(h) {
+				now[id] = h
+			}
+		}
+		wake := f.changed
+		f.Mu.Unlock()
+		for id := range seen {
+			if _, ok := now[id]; !ok {
+				delete(seen, id)
+				if err := fn(v1.Host{Spec: v1.HostSpec{ID: id}, Deleted: true}); err != nil {
+					return err
+				}
+			}
+		}
+		for _, h := range slices.SortedFunc(mapValues(now), func(a, b v1.Host) int { return cmp.Compare(a.Spec.ID, b.Spec.ID) }) {
+			text := fmt.Sprint(h)
+			if seen[h.Spec.ID] == text {
+				continue
+			}
+			seen[h.Spec.ID] = text
+			if err := fn(h); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-wake:
+		}
+	}
+}
+
+func mapValues(m map[string]v1.Host) func(func(v1.Host) bool) {
+	return func(yield func(v1.Host) bool) {
+		for _, h := range m {
+			if !yield(h) {
+				return
+			}
+		}
+	}
+}
+
+// effective resolves a setting at a scope: there, else global, else the default.
+func (f *Fleet) effective(scope, name string) (v1.Setting, bool) {
+	s, ok := f.Set["default "+name]
+	for _, at := range []string{"global", scope} {
+		if x, set := f.Set[at+" "+name]; set {
+			s = x
+		}
+	}
+	s.Scope = scope
+	return s, ok
+}
+
+func (f *Fleet) Settings(_ context.Context, scope string) ([]v1.Setting, error) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	var out []v1.Setting
+	for _, name := range settingNames {
+		s, _ := f.effective(scope, name)
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+func (f *Fleet) PutSetting(_ context.Context, who, scope, name, value, reason string, expires time.Time, dry bool) (v1.Setting, error) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	s, ok := f.Set["default "+name]
+	if !ok {
+		return s, missing("setting", name)
+	}
+	if name == "ha.policy" && !slices.Contains(strings.Split(s.Allowed, ", "), value) {
+		return s, v1.BadField("value", "ha.policy %q, allowed are %s", value, s.Allowed)
+	}
+	s.Scope, s.Value, s.Origin, s.By, s.Reason = scope, value, scope, who, reason
+	if !expires.IsZero() {
+		s.Expires = Start.Add(time.Hour) // not the real one: answers stay the same
+	}
+	if !dry {
+		f.Revision++
+		s.Revision = f.Revision
+		f.Set[scope+" "+name] = s
+		f.note(who, "put setting %s %s=%s %q", scope, name, value, reason)
+	}
+	return s, nil
+}
+
+func (f *Fleet) DeleteSetting(_ context.Context, who, scope, name string) (v1.Setting, error) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	if _, ok := f.effective(scope, name); !ok {
+		return v1.Setting{}, missing("setting", name)
+	}
+	delete(f.Set, scope+" "+name)
+	f.note(who, "delete setting %s %s", scope, name)
+	s, _ := f.effective(scope, name)
+	return s, nil
+}
+
+func (f *Fleet) Arm(_ context.Context, who, scope string, s v1.Switch) (v1.Setting, error) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	out := v1.Setting{Name: "ha.armed", Scope: scope, Value: fmt.Sprint(s.On), Origin: scope, By: who, Reason: s.Reason}
+	if s.For != "" {
+		out.Expires = Start.Add(2 * time.Hour)
+	}
+	f.note(who, "arm %s %v %q %q", scope, s.On, s.For, s.Reason)
+	return out, nil
+}
+
+func (f *Fleet) Allocate(_ context.Context, partition string, needHA bool) ([]v1.Candidate, error) {
+	out := []v1.Candidate{
+		{Host: "h-1", Allowed: true, Rank: 1, Reason: "AVAILABLE, 2 instances"},
+		{Host: "h-10", Allowed: !needHA, Rank: 2, Reason: "NONE: outside HA"},
+		{Host: "h-3", Reason: "FENCED"},
+	}
+	if partition == "z9" {
+		return nil, nil
+	}
+	return out, nil
+}
+
+func (f *Fleet) OwnerAPI(host string) (string, bool) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	url, elsewhere := f.Elsewhere[host]
+	if _, ok := f.HostMap[host]; !ok {
+		return "", false
+	}
+	return url, !elsewhere
+}
+
+func (f *Fleet) Health() []api.Warning {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	return slices.Clone(f.Warnings)
+}
+
+func (f *Fleet) Ready() error {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	return f.NotReady
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"context"
+	"time"
+
+	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+)
+
+// HostFilter selects hosts. Empty fields select all.
+type HostFilter struct {
+	Partition string   // a path or a prefix of one
+	States    []string // HA states
+	Labels    string   // a=b,c!=d,e in (x,y)
+}
+
+// EventFilter selects events.
+type EventFilter struct {
+	Host, Partition, Type, Severity string
+	After                           int64     // revision
+	Since                           time.Time // zero: all that are kept
+}
+
+// Backend is what the operator API needs of a worker. Any worker answers reads from its
+// mirror; orders about a host must reach its owner, see OwnerAPI. Errors that are a
+// *v1.Problem are passed on as they are; `who` is the authenticated caller.
+type Backend interface {
+	Hosts(ctx context.Context, f HostFilter) ([]v1.Host, error)
+	Host(ctx context.Context, id string) (v1.Host, error)
+	PutHost(ctx context.Context, who string, spec v1.HostSpec, ifRevision int64, dryRun bool) (v1.Host, error) // ifRevision -1: whatever is there
+	DeleteHost(ctx context.Context, who, id string, ifRevision int64) error
+	ExplainHost(ctx context.Context, id string) (v1.Explanation, error)
+	SetHost(ctx context.Context, who, id, what string, s v1.Switch) (v1.Host, error) // what: maintenance, ha, enabled
+	PlanOrder(ctx context.Context, id string, o v1.OrderRequest) (v1.Plan, error)
+	Order(ctx context.Context, who, id string, o v1.OrderRequest) (v1.OrderResult, error) // only at the owner
+
+	Partitions(ctx context.Context) ([]v1.Partition, error)
+	Partition(ctx context.Context, path string) (v1.Partition, error)
+	PutPartition(ctx context.Context, who string, spec v1.PartitionSpec, ifRevision int64) (v1.Partition, error)
+	SetPartition(ctx context.Context, who, path, what string, s v1.Switch) (v1.Partition, error) // what: ha, enabled
+	ExplainPartition(ctx context.Context, path string) (v1.Explanation, error)
+
+	Workers(ctx context.Context) ([]v1.Worker, error)
+	Incidents(ctx context.Context, host string) ([]v1.Incident, error) // newest first; host "": all
+	Incident(ctx context.Context, id string) (v1.Incident, error)
+	Events(ctx context.Context, f EventFilter) ([]v1.Event, error)                 // oldest first
+	WatchEvents(ctx context.Context, f EventFilter, fn func(v1.Event) error) error // replays after f.After, then follows until ctx ends
+	WatchHosts(ctx context.Context, f HostFilter, fn func(v1.Host) error) error    // present ones, then changes
+
+	Settings(ctx context.Context, scope string) ([]v1.Setting, error) // effective at the scope
+	PutSetting(ctx context.Context, who, scope, name, value, reason string, expires time.Time, dryRun bool) (v1.Setting, error)
+	DeleteSetting(ctx context.Context, who, scope, name string) (v1.Setting, error)
+	Arm(ctx context.Context, who, scope string, s v1.Switch) (v1.Setting, error) // scope: global, zone/…, pod/…, cluster/…, host/…
+
+	Allocate(ctx context.Context, partition string, needHA bool) ([]v1.Candidate, error)
+
+	// OwnerAPI is the base URL of the worker that owns the host and whether that is this
+	// worker; an empty URL with own=false: nobody owns it now.
+	OwnerAPI(host string) (url string, own bool)
+	Health() []Warning // named warnings of this worker
+	Ready() error      // nil once synced and the lease is valid
+}
+
+// Warning is one named condition that operators should know of (worker/health.go).
+type Warning struct {
+	Code     string    `json:"code"`
+	Severity string    `json:"severity"`
+	Text     string    `json:"text"`
+	Since    time.Time `json:"since"`
+}

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/holdfast-ha/holdfast/worker/api"
+	"github.com/holdfast-ha/holdfast/worker/api/apitest"
+	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+)
+
+// ask sends one request to a handler; headers are pairs.
+func ask(h http.Handler, method, target, body string, headers ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, target, strings.NewReader(body))
+	r.RemoteAddr = "10.1.1.1:999"
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+// TestRoutes proves for each route: the good answer, and that bad input, unknown things,
+// conflicts and refusals come as problems with a code and the wrong field.
+func TestRoutes(t *testing.T) {
+	const put = `{"id":"h-1","partition":"z1/p1/c1"}`
+	cases := []struct {
+		name, method, target, body string
+		headers                    []string
+		status                     int
+		code, field                string // of the problem
+		has                        string // in the body
+		call                       string // noted by the backend
+	}{
+		{name: "hosts", method: "GET", target: "/v1/hosts", status: 200, has: `"id":"h-10"`},
+		{name: "hosts filtered", method: "GET", target: "/v1/hosts?partition=z1/p1&state=suspect,FENCED&labels=rack+in+(7,8),!x", status: 200, has: `"id":"h-2"`},
+		{name: "hosts none", method: "GET", target: "/v1/hosts?partition=nowhere", status: 200, has: `{"items":[]}`},
+		{name: "hosts bad state", method: "GET", target: "/v1/hosts?state=DEAD", status: 400, code: "bad-request", field: "state", has: "AVAILABLE"},
+		{name: "hosts bad labels", method: "GET", target: "/v1/hosts?labels=a+b", status: 400, code: "bad-request", field: "labels"},
+		{name: "hosts bad sort", method: "GET", target: "/v1/hosts?sort=age", status: 400, code: "bad-request", field: "sort"},
+		{name: "hosts bad limit", method: "GET", target: "/v1/hosts?limit=0", status: 400, code: "bad-request", field: "limit"},
+		{name: "hosts bad cursor", method: "GET", target: "/v1/hosts?after=%25", status: 400, code: "bad-request", field: "after"},
+		{name: "hosts misspelt parameter", method: "GET", target: "/v1/hosts?partiton=z1", status: 400, code: "bad-request", field: "partiton", has: "partition"},
+		{name: "hosts bad watch", method: "GET", target: "/v1/hosts?watch=maybe", status: 400, code: "bad-request", field: "watch"},
+		{name: "hosts method", method: "POST", target: "/v1/hosts", status: 405, code: "bad-request"},
+		{name: "host", method: "GET", target: "/v1/hosts/h-1", status: 200, has: `"revision":11`},
+		{name: "host unknown", method: "GET", target: "/v1/hosts/h-9", status: 404, code: "not-found"},
+		{name: "put host", method: "PUT", target: "/v1/hosts/h-1", body: put, headers: []string{"If-Match", `"11"`}, status: 200, has: `"revision":101`, call: "ann@10.1.1.1: put host h-1"},
+		{name: "put host dry", method: "PUT", target: "/v1/hosts/h-1?dryRun=true", body: put, status: 200, has: `"revision":11`},
+		{name: "put host conflict", method: "PUT", target: "/v1/hosts/h-1", body: put, headers: []string{"If-Match", `"10"`}, status: 409, code: "conflict"},
+		{name: "put host that exists", method: "PUT", target: "/v1/hosts/h-1", body: put, headers: []string{"If-None-Match", `*`}, status: 409, code: "conflict"},
+		{name: "put host bad etag", method: "PUT", target: "/v1/hosts/h-1", body: put, headers: []string{"If-Match", `x`}, status: 400, code: "bad-request", field: "If-Match"},
+		{name: "put host other id", method: "PUT", target: "/v1/hosts/h-2", body: put, status: 400, code: "bad-request", field: "id"},
+		{name: "put host unknown field", method: "PUT", target: "/v1/hosts/h-1", body: `{"partitoin":"z1"}`, status: 400, code: "bad-request", field: "partitoin"},
+		{name: "put host wrong type", method: "PUT", target: "/v1/hosts/h-1", body: `{"labels":7}`, status: 400, code: "bad-request", field: "labels"},
+		{name: "put host no body", method: "PUT", target: "/v1/hosts/h-1", status: 400, code: "bad-request", field: "body"},
+		{name: "put host two bodies", method: "PUT", target: "/v1/hosts/h-1", body: put + put, status: 400, code: "bad-request", field: "body"},
+		{name: "put host future version", method: "PUT", target: "/v1/hosts/h-1", body: `{"v":2,"partition":"z1"}`, status: 400, code: "bad-request", field: "v"},
+		{name: "put host refused by backend", method: "PUT", target: "/v1/hosts/h-1", body: `{"id":"h-1"}`, status: 400, code: "bad-request", field: "partition"},
+		{name: "put host too large", method: "PUT", target: "/v1/hosts/h-1", body: `{"id":"` + strings.Repeat("x", 1<<20) + `"}`, status: 413, code: "bad-request"},
+		{name: "delete host", method: "DELETE", target: "/v1/hosts/h-1", status: 204, call: "ann@10.1.1.1: delete host h-1"},
+		{name: "delete host dry", method: "DELETE", target: "/v1/hosts/h-1?dryRun=true", status: 400, code: "bad-request", field: "dryRun"},
+		{name: "delete host conflict", method: "DELETE", target: "/v1/hosts/h-1", headers: []string{"If-Match", `"1"`}, status: 409, code: "conflict"},
+		{name: "explain host", method: "GET", target: "/v1/hosts/h-2/explain", status: 200, has: `"operatorMay"`},
+		{name: "explain host unknown", method: "GET", target: "/v1/hosts/h-9/explain", status: 404, code: "not-found"},
+		{name: "maintenance", method: "POST", target: "/v1/hosts/h-1/maintenance", body: `{"on":true,"reason":"fan"}`, status: 200, has: "INELIGIBLE", call: `ann@10.1.1.1: set host h-1 maintenance true "fan"`},
+		{name: "maintenance with limit", method: "POST", target: "/v1/hosts/h-1/maintenance", body: `{"on":true,"for":"2h"}`, status: 400, code: "bad-request", field: "for"},
+		{name: "host ha", method: "POST", target: "/v1/hosts/h-1/ha", body: `{"on":false}`, status: 200, call: `ann@10.1.1.1: set host h-1 ha false ""`},
+		{name: "host enabled", method: "POST", target: "/v1/hosts/h-1/enabled", body: `{"on":false}`, status: 200, call: `ann@10.1.1.1: set host h-1 enabled false ""`},
+		{name: "host enabled unknown", method: "POST", target: "/v1/hosts/h-9/enabled", body: `{"on":false}`, status: 404, code: "not-found"},
+		{name: "order", method: "POST", target: "/v1/hosts/h-1/orders", body: `{"verb":"off","reason":"smoke"}`, status: 200, has: "on record", call: `ann@10.1.1.1: order off h-1 "smoke" ""`},
+		{name: "order dry", method: "POST", target: "/v1/hosts/h-1/orders?dryRun=true", body: `{"verb":"off"}`, status: 200, has: `"will"`},
+		{name: "order bad verb", method: "POST", target: "/v1/hosts/h-1/orders", body: `{"verb":"kick"}`, status: 400, code: "bad-request", field: "verb"},
+		{name: "order refused", method: "POST", target: "/v1/hosts/h-1/orders", body: `{"verb":"confirm-off"}`, status: 422, code: "refused"},
+		{name: "order conflict", method: "POST", target: "/v1/hosts/h-1/orders", body: `{"verb":"retry"}`, status: 409, code: "conflict"},
+		{name: "order unknown host", method: "POST", target: "/v1/hosts/h-9/orders", body: `{"verb":"on"}`, status: 404, code: "not-found"},
+		{name: "partitions", method: "GET", target: "/v1/partitions", status: 200, has: `"path":"z1/p1/c1"`},
+		{name: "partition", method: "GET", target: "/v1/partitions/z1/p1/c1", status: 200, has: `"revision":22`},
+		{name: "partition unknown", method: "GET", target: "/v1/partitions/z9", status: 404, code: "not-found"},
+		{name: "put partition", method: "PUT", target: "/v1/partitions/z1/p2", body: `{}`, headers: []string{"If-None-Match", "*"}, status: 200, call: "ann@10.1.1.1: put partition z1/p2"},
+		{name: "put partition conflict", method: "PUT", target: "/v1/partitions/z1", body: `{}`, headers: []string{"If-Match", `"1"`}, status: 409, code: "conflict"},
+		{name: "put partition other path", method: "PUT", target: "/v1/partitions/z1", body: `{"path":"z2"}`, status: 400, code: "bad-request", field: "path"},
+		{name: "explain partition", method: "GET", target: "/v1/partitions/z1/p1/c1:explain", status: 200, has: "partition z1/p1/c1"},
+		{name: "partition ha", method: "POST", target: "/v1/partitions/z1/p1/c1:ha", body: `{"on":false}`, status: 200, call: `ann@10.1.1.1: set partition z1/p1/c1 ha false ""`},
+		{name: "partition enabled", method: "POST", target: "/v1/partitions/z1:enabled", body: `{"on":true}`, status: 200, call: `ann@10.1.1.1: set partition z1 enabled true ""`},
+		{name: "partition without verb", method: "POST", target: "/v1/partitions/z1", body: `{"on":true}`, status: 405, code: "bad-request"},
+		{name: "workers", method: "GET", target: "/v1/workers", status: 200, has: `"id":"w-2"`},
+		{name: "incidents", method: "GET", target: "/v1/incidents?host=h-3", status: 200, has: `"id":"i-1"`},
+		{name: "incident", method: "GET", target: "/v1/incidents/i-2", status: 200, has: `"ledger"`},
+		{name: "incident unknown", method: "GET", target: "/v1/incidents/x", status: 404, code: "not-found"},
+		{name: "events", method: "GET", target: "/v1/events?after=90", status: 200, has: `"id":"e-3"`},
+		{name: "events bad revision", method: "GET", target: "/v1/events?after=-1", status: 400, code: "bad-request", field: "after"},
+		{name: "events bad since", method: "GET", target: "/v1/events?since=yesterday", status: 400, code: "bad-request", field: "since"},
+		{name: "events bad severity", method: "GET", target: "/v1/events?severity=loud", status: 400, code: "bad-request", field: "severity", has: "page"},
+		{name: "settings", method: "GET", target: "/v1/settings?scope=host/h-1", status: 200, has: `"ha.policy"`},
+		{name: "settings bad scope", method: "GET", target: "/v1/settings?scope=rack/7", status: 400, code: "bad-request", field: "scope"},
+		{name: "put setting", method: "PUT", target: "/v1/settings/ha.policy?scope=zone/z1", body: `{"value":"observe","for":"2h"}`, status: 200, call: `ann@10.1.1.1: put setting zone/z1 ha.policy=observe ""`},
+		{name: "put setting dry", method: "PUT", target: "/v1/settings/ha.policy?dryRun=true", body: `{"value":"observe"}`, status: 200, has: "observe"},
+		{name: "put setting bad value", method: "PUT", target: "/v1/settings/ha.policy", body: `{"value":"kill"}`, status: 400, code: "bad-request", field: "value", has: "observe, recover, fence"},
+		{name: "put setting bad duration", method: "PUT", target: "/v1/settings/ha.policy", body: `{"value":"observe","for":"soon"}`, status: 400, code: "bad-request", field: "for"},
+		{name: "put setting unknown", method: "PUT", target: "/v1/settings/nope", body: `{"value":"1"}`, status: 404, code: "not-found"},
+		{name: "delete setting", method: "DELETE", target: "/v1/settings/ha.policy", status: 200, has: "recover", call: "ann@10.1.1.1: delete setting global ha.policy"},
+		{name: "arm", method: "POST", target: "/v1/ha/arm", body: `{"scope":"zone/z1"}`, status: 200, call: `ann@10.1.1.1: arm zone/z1 true "" ""`},
+		{name: "arm with limit", method: "POST", target: "/v1/ha/arm", body: `{"for":"2h"}`, status: 400, code: "bad-request", field: "for"},
+		{name: "disarm", method: "POST", target: "/v1/ha/disarm", body: `{"for":"2h","reason":"switches"}`, status: 200, call: `ann@10.1.1.1: arm global false "2h" "switches"`},
+		{name: "disarm bad limit", method: "POST", target: "/v1/ha/disarm", body: `{"for":"-2h"}`, status: 400, code: "bad-request", field: "for"},
+		{name: "allocate", method: "GET", target: "/v1/allocate?ha=true", status: 200, has: `"host":"h-1"`},
+		{name: "allocate bad flag", method: "GET", target: "/v1/allocate?ha=yes", status: 400, code: "bad-request", field: "ha"},
+		{name: "version", method: "GET", target: "/v1/version", status: 200, has: `"version":"1.2"`},
+		{name: "health", method: "GET", target: "/v1/health", status: 200, has: `"ready":true`},
+		{name: "healthz", method: "GET", target: "/healthz", status: 200, has: "ok"},
+		{name: "readyz", method: "GET", target: "/readyz", status: 200, has: "ready"},
+		{name: "metrics", method: "GET", target: "/metrics", status: 200, has: "holdfast_up 1"},
+		{name: "no such path", method: "GET", target: "/v2/hosts", status: 404, code: "not-found"},
+		{name: "head", method: "HEAD", target: "/v1/hosts/h-1", status: 200},
+	}
+	covered := map[string]bool{}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			f := apitest.NewFleet()
+			h := api.NewHandler(f, api.HandlerOptions{Version: "1.2", Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "holdfast_up 1\n") })})
+			w := ask(h, c.method, c.target, c.body, append(c.headers, v1.ActorHeader, "ann")...)
+			if w.Code != c.status {
+				t.Fatalf("status %d, want %d: %s", w.Code, c.status, w.Body)
+			}
+			if c.code != "" {
+				var p v1.Problem
+				if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil {
+					t.Fatalf("no problem: %v: %s", err, w.Body)
+				}
+				if got := w.Header().Get("Content-Type"); got != "application/problem+json" {
+					t.Errorf("content type %q", got)
+				}
+				if p.Code != c.code || p.Field != c.field || p.Status != c.status || p.Detail == "" || p.Title == "" || p.Type == "" {
+					t.Errorf("problem %+v, want code %q, field %q", p, c.code, c.field)
+				}
+				if got := f.Noted(); len(got) > 0 {
+					t.Errorf("something was written: %v", got)
+				}
+			}
+			if !strings.Contains(w.Body.String(), c.has) {
+				t.Errorf("body lacks %q: %s", c.has, w.Body)
+			}
+			var want []string
+			if c.call != "" {
+				want = []string{c.call}
+			}
+			if d := cmp.Diff(want, f.Noted()); d != "" {
+				t.Errorf("writes (-want +got):\n%s", d)
+			}
+		})
+		if c.status < 300 {
+			path, _, _ := strings.Cut(c.target, "?")
+			covered[c.method+" "+path] = true
+		}
+	}
+	// Every route of the table has at least one good answer above.
+	for _, r := range api.Routes {
+		ok := false
+		for got := range covered {
+			method, path, _ := strings.Cut(got, " ")
+			ok = ok || method == r.Method && matches(r.Path, path)
+		}
+		if !ok {
+			t.Errorf("route %s %s has no good case", r.Method, r.Path)
+		}
+	}
+}
+
+// matches compares a path with a route's.
+func matches(route, path string) bool {
+	if base, verb, ok := strings.Cut(route, "}:"); ok {
+		route, path = base+"}", strings.TrimSuffix(path, ":"+verb)
+	} else if strings.Contains(path, ":") {
+		return false
+	}
+	a, b := strings.Split(route, "/"), strings.Split(path, "/")
+	for i, part := range a {
+		if part == "{path...}" {
+			return len(b) > i
+		}
+		if i >= len(b) || part != b[i] && !strings.HasPrefix(part, "{") {
+			return false
+		}
+	}
+	return len(a) == len(b)
+}
+
+// TestETagIsRevision proves that an answer's ETag is what If-Match takes.
+func TestETagIsRevision(t *testing.T) {
+	h := api.NewHandler(apitest.NewFleet(), api.HandlerOptions{})
+	tag := ask(h, "GET", "/v1/hosts/h-1", "").Header().Get("ETag")
+	if tag != `"11"` {
+		t.Fatalf("ETag %s", tag)
+	}
+	w := ask(h, "PUT", "/v1/hosts/h-1", `{"partition":"z1"}`, "If-Match", tag)
+	if w.Code != 200 || w.Header().Get("ETag") != `"101"` {
+		t.Fatalf("status %d, ETag %s", w.Code, w.Header().Get("ETag"))
+	}
+	if w := ask(h, "PUT", "/v1/hosts/h-1", `{"partition":"z1"}`, "If-Match", tag); w.Code != 409 {
+		t.Fatalf("the same ETag again: status %d", w.Code)
+	}
+}
+
+// TestPages proves that pages follow each other without gap or repeat, in each order,
+// and that a host that goes away between two pages disturbs nothing.
+func TestPages(t *testing.T) {
+	for _, sort := range []string{"", "state", "-since", "-id", "owner"} {
+		f := apitest.NewFleet()
+		h := api.NewHandler(f, api.HandlerOptions{})
+		var got []string
+		for target := "/v1/hosts?limit=1&sort=" + sort; target != ""; {
+			var l v1.List[v1.Host]
+			if err := json.Unmarshal(ask(h, "GET", target, "").Body.Bytes(), &l); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, l.Items[0].Spec.ID)
+			if len(got) == 2 {
+				f.Mu.Lock()
+				delete(f.HostMap, got[1])
+				f.Mu.Unlock()
+			}
+			target = ""
+			if l.Next != "" {
+				target = "/v1/hosts?limit=1&sort=" + sort + "&after=" + l.Next
+			}
+		}
+		want := slices.Clone(got)
+		slices.Sort(want)
+		if d := cmp.Diff([]string{"h-1", "h-10", "h-2", "h-3"}, want); d != "" {
+			t.Errorf("sort %q: %s", sort, d)
+		}
+	}
+}
+
+// TestEventPageEndsWithARevision proves that a page never cuts a transaction in two.
+func TestEventPageEndsWithARevision(t *testing.T) {
+	h := api.NewHandler(apitest.NewFleet(), api.HandlerOptions{})
+	var l v1.List[v1.Event]
+	if err := json.Unmarshal(ask(h, "GET", "/v1/events?limit=2", "").Body.Bytes(), &l); err != nil {
+		t.Fatal(err)
+	}
+	if len(l.Items) != 3 || l.Next != "" {
+		t.Fatalf("%d events, next %q", len(l.Items), l.Next)
+	}
+	if err := json.Unmarshal(ask(h, "GET", "/v1/events?limit=1", "").Body.Bytes(), &l); err != nil {
+		t.Fatal(err)
+	}
+	if len(l.Items) != 1 || l.Next != "90" {
+		t.Fatalf("%d events, next %q", len(l.Items), l.Next)
+	}
+}
+
+// TestNotReady proves that /readyz and /v1/health tell why.
+func TestNotReady(t *testing.T) {
+	f := apitest.NewFleet()
+	f.NotReady = errors.New("not synced")
+	f.Warnings = []api.Warning{{Code: "EtcdStale", Severity: "critical", Text: "old"}}
+	h := api.NewHandler(f, api.HandlerOptions{})
+	if w := ask(h, "GET", "/readyz", ""); w.Code != 503 || !strings.Contains(w.Body.String(), "not synced") {
+		t.Errorf("readyz: %d %s", w.Code, w.Body)
+	}
+	if w := ask(h, "GET", "/v1/health", ""); w.Code != 200 || !strings.Contains(w.Body.String(), `"ready":false,"reason":"not synced","warnings":[{"code":"EtcdStale"`) {
+		t.Errorf("health: %d %s", w.Code, w.Body)
+	}
+	if w := ask(h, "GET", "/metrics", ""); w.Code != 404 {
+		t.Errorf("metrics: %d", w.Code)
+	}
+}
+
+// broken is a backend with a fault in two of its answers.
+type broken struct{ *apitest.Fleet }
+
+func (broken) Workers(context.Context) ([]v1.Worker, error) { panic("a bug") }
+
+func (broken) Partitions(context.Context) ([]v1.Partition, error) {
+	return nil, errors.New("decode partition: unexpected end")
+}
+
+// TestFaultsAreProblems proves that a panic or a plain error of the backend ends as a
+// Problem, and that the handler goes on.
+func TestFaultsAreProblems(t *testing.T) {
+	h := api.NewHandler(broken{apitest.NewFleet()}, api.HandlerOptions{})
+	for _, path := range []string{"/v1/workers", "/v1/partitions", "/v1/workers"} {
+		w := ask(h, "GET", path, "")
+		var p v1.Problem
+		if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil || w.Code != 500 || p.Code != v1.CodeInternal {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
+}
+
+// TestReference proves that the generated reference names every route and type.
+func TestReference(t *testing.T) {
+	text := api.RoutesMarkdown()
+	for _, r := range api.Routes {
+		if !strings.Contains(text, "| "+r.Method+" | `"+r.Path+"` |") {
+			t.Errorf("%s %s is missing", r.Method, r.Path)
+		}
+	}
+	for _, want := range []string{"### Host\n", "### Hold\n", "### SettingRequest\n", "list of [GuardAnswer](#guardanswer)"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is missing", want)
+		}
+	}
+	if text != api.RoutesMarkdown() {
+		t.Error("the reference is not always the same")
+	}
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"fmt"
+	"reflect"
+	"sort"
+	"strings"
+)
+
+// RoutesMarkdown is the generated reference of the API (docs/api.md).
+func RoutesMarkdown() string {
+	var b strings.Builder
+	b.WriteString("# Operator API\n\n" +
+		"<!-- generated from worker/api/routes.go; do not edit -->\n\n" +
+		"JSON over HTTP. Any worker answers; an order about a host is passed on to the worker that owns it, once.\n\n" +
+		"- Errors are `application/problem+json` (RFC 9457) with a stable `code`: `bad-request`, `not-found`, `conflict`, `refused`, `unavailable`, `forbidden`, `internal`; `field` names the wrong value, `hint` what may be done. Status 503 means that nothing was done, 504 that the outcome is unknown.\n" +
+		"- Unknown fields and query parameters are errors. A body is at most 1 MiB.\n" +
+		"- `ETag` is the revision of the declaration; writes know `If-Match` and `If-None-Match: *`.\n" +
+		"- `?watch=true` answers with server-sent events (`host` or `event`, `error` as the last). Watches are at least once: after a lost connection send `Last-Event-ID` and drop the ids already seen.\n" +
+		"- `Holdfast-Actor` names who asks, for the record.\n\n" +
+		"| method | path | needs | in | out | what |\n|---|---|---|---|---|---|\n")
+	types := map[string]reflect.Type{}
+	for _, r := range Routes {
+		fmt.Fprintf(&b, "| %s | `%s` | %s | %s | %s | %s |\n", r.Method, r.Path, orDash(r.Scope), typeLink(r.In, types), typeLink(r.Out, types), r.Summary)
+	}
+	b.WriteString("\n## Query parameters\n")
+	for _, r := range Routes {
+		if len(r.Query) == 0 {
+			continue
+		}
+		fmt.Fprintf(&b, "\n`%s %s`\n\n", r.Method, r.Path)
+		for _, p := range r.Query {
+			fmt.Fprintf(&b, "- `%s`: %s\n", p.Name, p.Doc)
+		}
+	}
+	b.WriteString("\n## Types\n\nFields marked ? are left out when empty. Times are RFC 3339 in UTC.\n")
+	writeTypes(&b, types)
+	return b.String()
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "–"
+	}
+	return s
+}
+
+// typeLink names the type of a value and notes it for the list of types.
+func typeLink(v any, types map[string]reflect.Type) string {
+	if v == nil {
+		return "–"
+	}
+	t := reflect.TypeOf(v)
+	if f, ok := t.FieldByName("Items"); ok && strings.HasPrefix(t.Name(), "List[") {
+		return "list of " + typeName(f.Type.Elem(), types)
+	}
+	return typeName(t, types)
+}
+
+func typeName(t reflect.Type, types map[string]reflect.Type) string {
+	switch {
+	case t.Kind() == reflect.Pointer:
+		return typeName(t.Elem(), types)
+	case t.Kind() == reflect.Slice:
+		return "list of " + typeName(t.Elem(), types)
+	case t.Kind() == reflect.Map:
+		return "map of " + typeName(t.Key(), types) + " to " + typeName(t.Elem(), types)
+	case t.PkgPath() == "time":
+		return "time"
+	case t.Kind() == reflect.Struct:
+		types[t.Name()] = t
+		return "[" + t.Name() + "](#" + strings.ToLower(t.Name()) + ")"
+	case t.Kind() == reflect.Int64:
+		return "int"
+	}
+	return t.Kind().String()
+}
+
+// writeTypes writes all types that are reachable from those given, by name, and empties
+// the map.
+func writeTypes(b *strings.Builder, types map[string]reflect.Type) {
+	done := map[string]string{}
+	for len(types) > 0 {
+		for name, t := range types {
+			delete(types, name)
+			if _, ok := done[name]; ok {
+				continue
+			}
+			var s strings.Builder
+			fmt.Fprintf(&s, "\n### %s\n\n| field | type |\n|---|---|\n", name)
+			for _, f := range reflect.VisibleFields(t) {
+				tag, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
+				if tag == "-" || tag == "" {
+					continue
+				}
+				mark := ""
+				if strings.Contains(opts, "omit") {
+					mark = " ?"
+				}
+				fmt.Fprintf(&s, "| `%s`%s | %s |\n", tag, mark, typeName(f.Type, types))
+			}
+			done[name] = s.String()
+		}
+	}
+	names := make([]string, 0, len(done))
+	for n := range done {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	for _, n := range names {
+		b.WriteString(done[n])
+	}
+}

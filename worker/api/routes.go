@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+)
+
+// Param is one query parameter of a route.
+type Param struct{ Name, Doc string }
+
+// Route is one row of the API: the mux, the reference and, later, who may call it are
+// made of it. A path may end in `{path...}:verb`, for names that contain slashes.
+type Route struct {
+	Method, Path string
+	Scope        string // what a caller must be allowed to; "" for anybody
+	In, Out      any    // zero values of the body's and the answer's type; nil: none
+	Query        []Param
+	Summary      string
+
+	handler func(*call) error
+}
+
+var (
+	pageParams = []Param{
+		{"limit", "page size, 1 to 10000, default 5000"},
+		{"after", "the field `next` of the page before"},
+	}
+	watchParam  = Param{"watch", "`true`: server-sent events instead of a list"}
+	dryParam    = Param{"dryRun", "`true`: check and answer, change nothing"}
+	scopeParam  = Param{"scope", "`global` (default), `zone/…`, `pod/…`, `cluster/…`, `host/…`"}
+	eventParams = []Param{
+		{"host", "events of this host"},
+		{"partition", "events of this partition and those below it"},
+		{"type", "events of this type"},
+		{"severity", "`info`, `warning` or `page`"},
+		{"since", "RFC 3339 time, or a duration back from now such as `2h`"},
+		{"after", "a revision: only later events"},
+		{"limit", "page size, 1 to 10000, default 5000"},
+	}
+	hostParams = []Param{
+		{"partition", "hosts of this partition and those below it"},
+		{"state", "HA states, comma-separated"},
+		{"labels", "`a=b,c!=d,e in (x,y),f,!g`"},
+		{"sort", "`id` (default), `state`, `since`, `partition`, `power` or `owner`; with a leading `-` downwards"},
+	}
+)
+
+// Routes is the whole API.
+var Routes = []Route{
+	{"GET", "/v1/hosts", "hosts:read", nil, v1.List[v1.Host]{}, join(hostParams, pageParams, watchParam), "List or watch hosts.", listHosts},
+	{"GET", "/v1/hosts/{id}", "hosts:read", nil, v1.Host{}, nil, "One host, with live facts from its owner.", getHost},
+	{"PUT", "/v1/hosts/{id}", "hosts:write", v1.HostSpec{}, v1.Host{}, []Param{dryParam}, "Declare a host. `If-Match`: revision it must have; `If-None-Match: *`: must not exist.", putHost},
+	{"DELETE", "/v1/hosts/{id}", "hosts:write", nil, nil, nil, "Forget a host. Knows `If-Match`.", deleteHost},
+	{"GET", "/v1/hosts/{id}/explain", "hosts:read", nil, v1.Explanation{}, nil, "Why a host is as it is, what holds, what comes next.", explainHost},
+	{"POST", "/v1/hosts/{id}/maintenance", "hosts:write", v1.Switch{}, v1.Host{}, nil, "Maintenance on or off.", setHost("maintenance")},
+	{"POST", "/v1/hosts/{id}/ha", "ha:write", v1.Switch{}, v1.Host{}, nil, "HA of one host wanted or not.", setHost("ha")},
+	{"POST", "/v1/hosts/{id}/enabled", "hosts:write", v1.Switch{}, v1.Host{}, nil, "Host enabled or not.", setHost("enabled")},
+	{"POST", "/v1/hosts/{id}/orders", "power:write", v1.OrderRequest{}, v1.OrderResult{}, []Param{dryParam}, "Give an order about a host; with `dryRun` the answer is a Plan. Carried out by the host's owner.", orderHost},
+
+	{"GET", "/v1/partitions", "hosts:read", nil, v1.List[v1.Partition]{}, pageParams, "List zones, pods and clusters.", listPartitions},
+	{"GET", "/v1/partitions/{path...}", "hosts:read", nil, v1.Partition{}, nil, "One zone, pod or cluster.", getPartition},
+	{"PUT", "/v1/partitions/{path...}", "hosts:write", v1.PartitionSpec{}, v1.Partition{}, nil, "Declare a partition. Knows `If-Match` and `If-None-Match`.", putPartition},
+	{"GET", "/v1/partitions/{path...}:explain", "hosts:read", nil, v1.Explanation{}, nil, "Why a partition is as it is.", explainPartition},
+	{"POST", "/v1/partitions/{path...}:ha", "ha:write", v1.Switch{}, v1.Partition{}, nil, "HA wanted here or not.", setPartition("ha")},
+	{"POST", "/v1/partitions/{path...}:enabled", "hosts:write", v1.Switch{}, v1.Partition{}, nil, "Partition enabled or not.", setPartition("enabled")},
+
+	{"GET", "/v1/workers", "workers:read", nil, v1.List[v1.Worker]{}, nil, "List the members of the control plane.", listWorkers},
+	{"GET", "/v1/incidents", "hosts:read", nil, v1.List[v1.Incident]{}, join([]Param{{"host", "incidents of this host"}}, pageParams), "List incidents, newest first.", listIncidents},
+	{"GET", "/v1/incidents/{id}", "hosts:read", nil, v1.Incident{}, nil, "One incident with its ledger.", getIncident},
+	{"GET", "/v1/events", "events:read", nil, v1.List[v1.Event]{}, join(eventParams, nil, watchParam), "List or watch events, oldest first. A watch goes on after `Last-Event-ID`; it repeats the events of that revision.", listEvents},
+
+	{"GET", "/v1/settings", "settings:read", nil, v1.List[v1.Setting]{}, []Param{scopeParam}, "Settings as they are effective at a scope.", listSettings},
+	{"PUT", "/v1/settings/{name}", "settings:write", v1.SettingRequest{}, v1.Setting{}, []Param{scopeParam, dryParam}, "Set a setting at a scope.", putSetting},
+	{"DELETE", "/v1/settings/{name}", "settings:write", nil, v1.Setting{}, []Param{scopeParam}, "Take a setting back at a scope.", deleteSetting},
+
+	{"POST", "/v1/ha/arm", "ha:write", v1.ArmRequest{}, v1.Setting{}, nil, "Let automation act at a scope.", arm(true)},
+	{"POST", "/v1/ha/disarm", "ha:write", v1.ArmRequest{}, v1.Setting{}, nil, "Forbid automation to act at a scope, for good or for a while.", arm(false)},
+	{"GET", "/v1/allocate", "hosts:read", nil, v1.List[v1.Candidate]{}, []Param{{"partition", "only hosts below this partition"}, {"ha", "`true`: the work needs HA"}}, "Rank the hosts that new work may go to, best first.", allocate},
+
+	{"GET", "/v1/version", "", nil, v1.Version{}, nil, "Version of this worker.", getVersion},
+	{"GET", "/v1/health", "", nil, v1.Health{}, nil, "Readiness and named warnings of this worker.", getHealth},
+	{"GET", "/healthz", "", nil, nil, nil, "200 while the process serves.", healthz},
+	{"GET", "/readyz", "", nil, nil, nil, "200 once synced and the lease is valid, else 503.", readyz},
+	{"GET", "/metrics", "", nil, nil, nil, "Prometheus metrics.", metrics},
+}
+
+// join puts parameters together without sharing memory with the lists above.
+func join(a, b []Param, more ...Param) []Param {
+	return append(append(append([]Param(nil), a...), b...), more...)
+}

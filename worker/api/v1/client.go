@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// ActorHeader carries the name of who asks, for the record. It is a claim: until the API
+// authenticates, the server notes it together with the peer's address.
+const ActorHeader = "Holdfast-Actor"
+
+const (
+	maxAnswer      = 64 << 20         // of one answer; a page of hosts is far below
+	defaultTimeout = 15 * time.Second // of one call, all endpoints together
+	minShare       = time.Second      // of one endpoint
+)
+
+// Options are the client's.
+type Options struct {
+	Endpoints []string          // base URLs or host:port, tried in order; at least one
+	Timeout   time.Duration     // of one call, default 15s; watches have none
+	Actor     string            // see ActorHeader
+	Transport http.RoundTripper // default: a pool of its own
+	Lost      func(error)       // told each time a watch loses its connection and will try again
+}
+
+// Client talks to the workers of one fleet. It is safe for concurrent use and starts no
+// goroutine that outlives a call.
+type Client struct {
+	endpoints []*url.URL
+	timeout   time.Duration
+	actor     string
+	http      *http.Client
+	lost      func(error)
+
+	good     atomic.Int64 // index of the endpoint that answered last
+	answered atomic.Bool  // some endpoint has answered
+
+	idle, backoff time.Duration // of watches: silence that means a dead connection; first pause before another try
+}
+
+// NewClient checks the options; it asks nobody.
+func NewClient(o Options) (*Client, error) {
+	if len(o.Endpoints) == 0 {
+		return nil, errors.New("endpoints: empty, at least one is needed")
+	}
+	c := &Client{timeout: o.Timeout, actor: o.Actor, lost: o.Lost, idle: 3 * heartbeat, backoff: 200 * time.Millisecond}
+	if c.timeout <= 0 {
+		c.timeout = defaultTimeout
+	}
+	if o.Transport == nil {
+		o.Transport = &http.Transport{
+			DialContext:         (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
+			MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute,
+		}
+	}
+	c.http = &http.Client{Transport: o.Transport}
+	for _, e := range o.Endpoints {
+		u, err := parseEndpoint(e)
+		if err != nil {
+			return nil, err
+		}
+		c.endpoints = append(c.endpoints, u)
+	}
+	return c, nil
+}
+
+func parseEndpoint(s string) (*url.URL, error) {
+	full := s
+	if !strings.Contains(s, "://") {
+		full = "http://" + s
+	}
+	u, err := url.Parse(full)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.User != nil {
+		return nil, fmt.Errorf("endpoints: %q: not an address, allowed is http(s)://host:port or host:port", s)
+	}
+	u.Path = strings.TrimSuffix(u.Path, "/")
+	return u, nil
+}
+
+// request is one call of the API.
+type request struct {
+	method, path string // path is escaped
+	query        url.Values
+	body         any
+	revision     int64         // of If-Match; -1: whatever is there; 0: must not exist
+	timeout      time.Duration // 0: the client's
+}
+
+// do calls the API and decodes the answer into out, which may be nil.
+func (c *Client) do(ctx context.Context, r request, out any) error {
+	var body []byte
+	if r.body != nil {
+		var err error
+		if body, err = json.Marshal(r.body); err != nil {
+			return Problemf(CodeInternal, "encode request: %v", err)
+		}
+	}
+	timeout := c.timeout
+	if r.timeout > timeout {
+		timeout = r.timeout
+	}
+	caller := ctx
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	write := r.method != http.MethodGet
+	if write && len(c.endpoints) > 1 && !c.answered.Load() {
+		// A write cannot be tried elsewhere once it was sent: find a worker that answers first.
+		if _, err := c.Version(ctx); err != nil {
+			return err
+		}
+	}
+	var failed []string
+	var last *Problem
+	first := int(c.good.Load())
+	for i := range c.endpoints {
+		n := (first + i) % len(c.endpoints)
+		share := timeout
+		if !write && i < len(c.endpoints)-1 {
+			share = max(timeout/time.Duration(len(c.endpoints)+1), minShare) // a paused worker accepts and stays mute
+		}
+		err := c.try(ctx, n, share, r, body, out)
+		var p *Problem
+		switch {
+		case err == nil:
+			c.good.Store(int64(n))
+			c.answered.Store(true)
+			return nil
+		case errors.As(err, &p) && p.Status != http.StatusServiceUnavailable:
+			c.good.Store(int64(n))
+			c.answered.Store(true)
+			return p
+		case errors.As(err, &p):
+			last = p
+			failed = append(failed, fmt.Sprintf("%s: %v", c.endpoints[n].Host, err))
+		default:
+			if errors.Is(caller.Err(), context.Canceled) {
+				return context.Canceled
+			}
+			failed = append(failed, fmt.Sprintf("%s: %s", c.endpoints[n].Host, plain(err)))
+			if write && !notSent(err) {
+				c.good.Store(int64((n + 1) % len(c.endpoints)))
+				return (&Problem{Code: CodeUnavailable, Status: http.StatusGatewayTimeout,
+					Detail: "no answer, it may or may not have been done: " + failed[len(failed)-1],
+					Hint:   "look before you repeat it: holdfast events"}).Complete()
+			}
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	if last != nil && len(failed) <= 1 {
+		return last
+	}
+	p := Problemf(CodeUnavailable, "no worker answered: %s", strings.Join(failed, "; "))
+	p.Hint = "is the address right and a worker running there?"
+	if last != nil {
+		p.Hint = last.Hint
+	}
+	return p
+}
+
+// try asks one endpoint.
+func (c *Client) try(ctx context.Context, n int, share time.Duration, r request, body []byte, out any) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, share, fmt.Errorf("no answer within %v", share.Round(time.Millisecond)))
+	defer cancel()
+	resp, err := c.send(ctx, n, r, body)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return cause(ctx, err)
+	}
+	if resp.StatusCode/100 != 2 {
+		return problemOf(resp, b)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		return Problemf(CodeInternal, "decode the answer of %s: %v", c.endpoints[n].Host, err)
+	}
+	return nil
+}
+
+func (c *Client) send(ctx context.Context, n int, r request, body []byte) (*http.Response, error) {
+	target := c.endpoints[n].String() + r.path
+	if len(r.query) > 0 {
+		target += "?" + r.query.Encode()
+	}
+	var rd io.Reader
+	if body != nil {
+		rd = bytes.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(ctx, r.method, target, rd)
+	if err != nil {
+		return nil, Problemf(CodeBadRequest, "make request: %v", err)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if c.actor != "" {
+		req.Header.Set(ActorHeader, c.actor)
+	}
+	if r.method == http.MethodPut || r.method == http.MethodDelete {
+		switch {
+		case r.revision == 0:
+			req.Header.Set("If-None-Match", "*")
+		case r.revision > 0:
+			req.Header.Set("If-Match", fmt.Sprintf(`"%d"`, r.revision))
+		}
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, cause(ctx, err)
+	}
+	return resp, nil
+}
+
+// cause prefers the reason why ctx ended over "context deadline exceeded".
+func cause(ctx context.Context, err error) error {
+	if c := context.Cause(ctx); c != nil {
+		return c
+	}
+	return err
+}
+
+// problemOf reads the error of an answer that is none of 2xx.
+func problemOf(resp *http.Response, b []byte) *Problem {
+	var p Problem
+	if json.Unmarshal(b, &p) == nil && p.Code != "" {
+		return p.Complete()
+	}
+	line, _, _ := strings.Cut(strings.TrimSpace(string(b)), "\n")
+	if len(line) > 200 {
+		line = line[:200]
+	}
+	code := CodeInternal
+	if resp.StatusCode >= 502 && resp.StatusCode <= 504 {
+		code = CodeUnavailable
+	}
+	return (&Problem{Code: code, Status: resp.StatusCode, Detail: strings.TrimSpace(fmt.Sprintf("answer %s %s", resp.Status, line))}).Complete()
+}
+
+// notSent says whether a request certainly never reached a worker.
+func notSent(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
+// plain strips the method and URL that net/http puts before every error.
+func plain(err error) string {
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err
+	}
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "dial" {
+		err = op.Err
+	}
+	return err.Error()
+}

@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/holdfast-ha/holdfast/worker/api"
+	"github.com/holdfast-ha/holdfast/worker/api/apitest"
+	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+)
+
+// serve starts a worker's API for a backend.
+func serve(t *testing.T, h http.Handler) *httptest.Server {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s
+}
+
+func worker(t *testing.T, f *apitest.Fleet) *httptest.Server {
+	t.Helper()
+	return serve(t, api.NewHandler(f, api.HandlerOptions{Version: "1.2"}))
+}
+
+func client(t *testing.T, endpoints ...string) *v1.Client {
+	t.Helper()
+	c, err := v1.NewClient(v1.Options{Endpoints: endpoints, Timeout: 3 * time.Second, Actor: "ann"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// dead is an address where nothing listens.
+func dead(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return l.Addr().String()
+}
+
+// mute accepts connections and never answers, as a stopped worker does.
+func mute(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l.Addr().String()
+}
+
+// TestEveryCall proves that each method of the client speaks the same API as the server.
+func TestEveryCall(t *testing.T) {
+	ctx := t.Context()
+	f := apitest.NewFleet()
+	c := client(t, worker(t, f).URL)
+	check := func(name string, got, want any, err error) {
+		t.Helper()
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", name, d)
+		}
+	}
+	hosts, err := c.Hosts(ctx, v1.HostQuery{Partition: "z1", States: []string{"SUSPECT"}, Labels: "rack=8", Sort: "-state"})
+	check("Hosts", len(hosts), 1, err)
+	h, err := c.Host(ctx, "h-1")
+	check("Host", h.Status, f.HostMap["h-1"].Status, err)
+	h, err = c.PutHost(ctx, h.Spec, h.Revision, true)
+	check("PutHost dry", h.Revision, int64(11), err)
+	h, err = c.PutHost(ctx, h.Spec, h.Revision, false)
+	check("PutHost", h.Revision, int64(101), err)
+	err = c.DeleteHost(ctx, "h-3", 13)
+	check("DeleteHost", len(f.HostMap), 3, err)
+	x, err := c.ExplainHost(ctx, "h-2")
+	check("ExplainHost", x.Subject, "host h-2", err)
+	h, err = c.SetHost(ctx, "h-1", "maintenance", v1.Switch{On: true, Reason: "fan"})
+	check("SetHost", h.Spec.Maintenance, true, err)
+	p, err := c.PlanOrder(ctx, "h-1", v1.OrderRequest{Verb: "off"})
+	check("PlanOrder", p.Verb, "off", err)
+	o, err := c.Order(ctx, "h-1", v1.OrderRequest{Verb: "off"})
+	check("Order", o.Message, "on record", err)
+	parts, err := c.Partitions(ctx)
+	check("Partitions", len(parts), 2, err)
+	part, err := c.Partition(ctx, "z1/p1/c1")
+	check("Partition", part, f.PartMap["z1/p1/c1"], err)
+	part, err = c.PutPartition(ctx, v1.PartitionSpec{V: 1, Path: "z3"}, 0)
+	check("PutPartition", part.State, "INACTIVE", err)
+	part, err = c.SetPartition(ctx, "z1/p1/c1", "ha", v1.Switch{})
+	check("SetPartition", part.State, "NONE", err)
+	x, err = c.ExplainPartition(ctx, "z1")
+	check("ExplainPartition", x.Subject, "partition z1", err)
+	ws, err := c.Workers(ctx)
+	check("Workers", ws, f.WorkerL, err)
+	is, err := c.Incidents(ctx, "h-3")
+	check("Incidents", len(is), 1, err)
+	i, err := c.Incident(ctx, "i-2")
+	check("Incident", i, f.IncL[0], err)
+	es, err := c.Events(ctx, v1.EventQuery{Severity: "page", Since: apitest.Start})
+	check("Events", es, f.EventL[:1], err)
+	s, err := c.PutSetting(ctx, "zone/z1", "ha.policy", v1.SettingRequest{Value: "fence"}, false)
+	check("PutSetting", s.Value, "fence", err)
+	ss, err := c.Settings(ctx, "zone/z1")
+	check("Settings", ss[1].Value, "fence", err)
+	s, err = c.DeleteSetting(ctx, "zone/z1", "ha.policy")
+	check("DeleteSetting", s.Value, "recover", err)
+	s, err = c.Disarm(ctx, v1.ArmRequest{Scope: "zone/z1", For: "2h"})
+	check("Disarm", s.Value, "false", err)
+	s, err = c.Arm(ctx, v1.ArmRequest{Scope: "zone/z1"})
+	check("Arm", s.Value, "true", err)
+	cs, err := c.Allocate(ctx, "z1", true)
+	check("Allocate", cs[1].Allowed, false, err)
+	v, err := c.Version(ctx)
+	check("Version", v.Version, "1.2", err)
+	health, err := c.Health(ctx)
+	check("Health", health, v1.Health{Ready: true}, err)
+	for _, call := range f.Noted() {
+		if !strings.HasPrefix(call, "ann@127.0.0.1: ") {
+			t.Errorf("not in the caller's name: %s", call)
+		}
+	}
+}
+
+// TestErrorsAreProblems proves that errors keep code, field, status and hint.
+func TestErrorsAreProblems(t *testing.T) {
+	c := client(t, worker(t, apitest.NewFleet()).URL)
+	_, err := c.Host(t.Context(), "h 9/x")
+	var p *v1.Problem
+	if !errors.As(err, &p) || p.Code != v1.CodeNotFound || p.Status != 404 || p.Hint == "" || p.Detail != "host h 9/x: not found" {
+		t.Errorf("got %#v", err)
+	}
+	html := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "<html>bad gateway", 502) }))
+	if _, err = client(t, html.URL).Workers(t.Context()); !errors.As(err, &p) || p.Code != v1.CodeUnavailable || !strings.Contains(p.Detail, "502") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestReadFailover proves that a read is answered as long as one endpoint can: past one
+// that refuses, one that is mute and one that answers 503.
+func TestReadFailover(t *testing.T) {
+	busy := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }))
+	good := worker(t, apitest.NewFleet())
+	for name, bad := range map[string]string{"refused": dead(t), "mute": mute(t), "busy": busy.URL} {
+		if _, err := client(t, bad, good.URL).Host(t.Context(), "h-1"); err != nil {
+			t.Errorf("%s first: %v", name, err)
+		}
+	}
+	_, err := client(t, dead(t), busy.URL).Host(t.Context(), "h-1")
+	var p *v1.Problem
+	if !errors.As(err, &p) || p.Code != v1.CodeUnavailable || !strings.Contains(p.Detail, "refused") || !strings.Contains(p.Detail, "503") {
+		t.Errorf("all bad: %v", err)
+	}
+}
+
+// TestWriteFailover proves that a write finds a worker that answers before it is sent,
+// and that a write whose outcome is unknown is never sent twice.
+func TestWriteFailover(t *testing.T) {
+	f := apitest.NewFleet()
+	good := worker(t, f)
+	for name, bad := range map[string]string{"refused": dead(t), "mute": mute(t)} {
+		if _, err := client(t, bad, good.URL).Order(t.Context(), "h-1", v1.OrderRequest{Verb: "on"}); err != nil {
+			t.Errorf("%s first: %v", name, err)
+		}
+	}
+	if n := len(f.Noted()); n != 2 {
+		t.Errorf("%d orders, want 2", n)
+	}
+
+	var posts atomic.Int64
+	breaking := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			_, _ = w.Write([]byte(`{}`))
+			return
+		}
+		posts.Add(1)
+		panic(http.ErrAbortHandler)
+	}))
+	_, err := client(t, breaking.URL, good.URL).Order(t.Context(), "h-1", v1.OrderRequest{Verb: "on"})
+	var p *v1.Problem
+	if !errors.As(err, &p) || p.Status != http.StatusGatewayTimeout || p.Hint == "" {
+		t.Errorf("got %v", err)
+	}
+	if posts.Load() != 1 || len(f.Noted()) != 2 {
+		t.Errorf("sent %d times, then %d orders elsewhere", posts.Load(), len(f.Noted())-2)
+	}
+}
+
+// TestCallerEnds proves that a call ends with its context and says so.
+func TestCallerEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := client(t, mute(t)).Host(ctx, "h-1"); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestDeadline proves that a mute worker costs no more than the client's timeout.
+func TestDeadline(t *testing.T) {
+	c, err := v1.NewClient(v1.Options{Endpoints: []string{mute(t)}, Timeout: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Host(t.Context(), "h-1")
+	var p *v1.Problem
+	if !errors.As(err, &p) || p.Code != v1.CodeUnavailable || !strings.Contains(p.Detail, "no answer within 50ms") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestBadEndpoints proves that an address that is none is named before anything is asked.
+func TestBadEndpoints(t *testing.T) {
+	for _, e := range []string{"", "ftp://x", "http://", "http://a b", "http://u:p@x", "http://x?y=1"} {
+		if _, err := v1.NewClient(v1.Options{Endpoints: []string{e}}); err == nil {
+			t.Errorf("%q: no error", e)
+		}
+	}
+	if _, err := v1.NewClient(v1.Options{}); err == nil {
+		t.Error("none: no error")
+	}
+}
+
+// cutter serves a handler and cuts the n-th stream after some bytes.
+type cutter struct {
+	inner http.Handler
+	after []int // bytes of each stream before it is cut; beyond: never
+	mu    sync.Mutex
+	n     int
+	ids   []string // Last-Event-ID of each stream
+}
+
+func (c *cutter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c.mu.Lock()
+	n := c.n
+	c.n++
+	c.ids = append(c.ids, r.Header.Get("Last-Event-ID"))
+	c.mu.Unlock()
+	left := -1
+	if n < len(c.after) {
+		left = c.after[n]
+	}
+	c.inner.ServeHTTP(&cutWriter{ResponseWriter: w, left: left}, r)
+	if left >= 0 {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+type cutWriter struct {
+	http.ResponseWriter
+	left int // -1: never
+}
+
+func (w *cutWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *cutWriter) Write(b []byte) (int, error) {
+	if w.left < 0 {
+		return w.ResponseWriter.Write(b)
+	}
+	n := bytes.Count(b, []byte("data:"))
+	if n > w.left {
+		return 0, errors.New("cut")
+	}
+	w.left -= n
+	return w.ResponseWriter.Write(b)
+}
+
+// TestWatchEventsResumes proves that a watch goes on where it was cut, at another worker
+// if need be: no event is lost, also none of a transaction that was cut in two, and none
+// comes twice.
+func TestWatchEventsResumes(t *testing.T) {
+	f := apitest.NewFleet()
+	cut := &cutter{inner: api.NewHandler(f, api.HandlerOptions{}), after: []int{2, 0, 1}}
+	a, b := serve(t, cut), serve(t, cut)
+	var lost atomic.Int64
+	c, err := v1.NewClient(v1.Options{Endpoints: []string{a.URL, dead(t), b.URL}, Lost: func(error) { lost.Add(1) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := errors.New("enough")
+	var got []string
+	err = c.WatchEvents(t.Context(), v1.EventQuery{}, func(e v1.Event) error {
+		got = append(got, fmt.Sprintf("%s@%d", e.ID, e.Revision))
+		switch len(got) {
+		case 3:
+			f.Emit(v1.Event{Type: "x", At: apitest.Start}, false)
+			f.Emit(v1.Event{Type: "y", At: apitest.Start}, true)
+		case 5:
+			return end
+		}
+		return nil
+	})
+	if !errors.Is(err, end) {
+		t.Fatalf("watch ended with %v", err)
+	}
+	if d := cmp.Diff([]string{"e-1@90", "e-2@95", "e-3@95", "e-4@101", "e-5@101"}, got); d != "" {
+		t.Errorf("events (-want +got):\n%s", d)
+	}
+	cut.mu.Lock()
+	defer cut.mu.Unlock()
+	// Cut after e-2, the first of two at revision 95: the next stream asks from 95 on.
+	if cut.ids[0] != "" || cut.ids[1] != "95" || lost.Load() < 3 {
+		t.Errorf("resumed at %q, lost %d times", cut.ids, lost.Load())
+	}
+}
+
+// TestWatchHosts proves that a watch begins with what is there, follows changes, and
+// tells when a host is gone.
+func TestWatchHosts(t *testing.T) {
+	f := apitest.NewFleet()
+	c := client(t, worker(t, f).URL)
+	end := errors.New("enough")
+	var got []string
+	err := c.WatchHosts(t.Context(), v1.HostQuery{Partition: "z1"}, func(h v1.Host) error {
+		got = append(got, fmt.Sprintf("%s %s %v", h.Spec.ID, h.Status.State, h.Deleted))
+		switch len(got) {
+		case 3:
+			f.Change("h-1", func(h *v1.Host) { h.Status.State = "SUSPECT" })
+		case 4:
+			f.Mu.Lock()
+			delete(f.HostMap, "h-1")
+			f.Mu.Unlock()
+			f.Emit(v1.Event{}, false)
+		case 5:
+			return end
+		}
+		return nil
+	})
+	if !errors.Is(err, end) {
+		t.Fatalf("watch ended with %v", err)
+	}
+	if d := cmp.Diff([]string{"h-1 AVAILABLE false", "h-2 SUSPECT false", "h-3 FENCED false", "h-1 SUSPECT false", "h-1  true"}, got); d != "" {
+		t.Errorf("hosts (-want +got):\n%s", d)
+	}
+}
+
+// TestWatchEnds proves that a watch ends with its context, with a problem that another
+// try cannot mend, and at once where no endpoint answers at all.
+func TestWatchEnds(t *testing.T) {
+	f := apitest.NewFleet()
+	c := client(t, worker(t, f).URL)
+	ctx, cancel := context.WithCancel(t.Context())
+	err := c.WatchEvents(ctx, v1.EventQuery{}, func(v1.Event) error { cancel(); return nil })
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	var p *v1.Problem
+	if err := c.WatchEvents(t.Context(), v1.EventQuery{Severity: "loud"}, nil); !errors.As(err, &p) || p.Field != "severity" {
+		t.Errorf("bad filter: %v", err)
+	}
+	if err := client(t, dead(t), dead(t)).WatchEvents(t.Context(), v1.EventQuery{}, nil); !errors.As(err, &p) || p.Code != v1.CodeUnavailable {
+		t.Errorf("nobody there: %v", err)
+	}
+}

@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1
+
+import "time"
+
+// HostStates are the HA states a host can be in (ha.md §3).
+var HostStates = []string{
+	"NONE", "INITIALIZING", "AVAILABLE", "INELIGIBLE", "UNSUPPORTED", "SUSPECT",
+	"CHECKING", "DEGRADED", "RECOVERING", "FENCING", "FENCED", "FAILED",
+}
+
+// OrderVerbs are the verbs of an OrderRequest.
+var OrderVerbs = []string{"on", "off", "soft", "reset", "cycle", "identify", "test", "retry", "confirm-off"}
+
+// Severities of events, mildest first.
+var Severities = []string{"info", "warning", "page"}
+
+// HostSpec is what operators declare of a host: the value of hosts/<host>/spec.
+type HostSpec struct {
+	V         int               `json:"v"`
+	ID        string            `json:"id"`
+	Partition string            `json:"partition"`          // zone/pod/cluster, or a prefix of it
+	Provider  string            `json:"provider,omitempty"` // default kvm
+	Labels    map[string]string `json:"labels,omitempty"`   // rack, switch, pdu, …
+	Probes    []string          `json:"probes,omitempty"`   // icmp://10.0.0.7, udp-echo://127.0.0.1:7007
+	Pools     []string          `json:"pools,omitempty"`    // shared pools it mounts
+	Power     []Device          `json:"power,omitempty"`
+
+	Maintenance bool   `json:"maintenance,omitempty"`
+	HADisabled  bool   `json:"haDisabled,omitempty"`
+	Disabled    bool   `json:"disabled,omitempty"`
+	Why         string `json:"why,omitempty"` // reason given for the last of the three switches
+}
+
+// Device is one power device of a host.
+type Device struct {
+	Name     string            `json:"name"`
+	Level    int               `json:"level,omitempty"` // 1..9, default 1
+	Driver   string            `json:"driver"`          // ipmi
+	Address  string            `json:"address"`
+	User     string            `json:"user,omitempty"`
+	Secret   string            `json:"secret,omitempty"` // reference: env:NAME or file:/path; never the secret itself
+	Params   map[string]string `json:"params,omitempty"`
+	Identity Identity          `json:"identity,omitzero"` // pinned; empty: pinned at the first good power test
+}
+
+// Identity names the box behind a device.
+type Identity struct {
+	SystemUUID  string `json:"systemUUID,omitempty"`
+	Serial      string `json:"serial,omitempty"`
+	Fingerprint string `json:"fingerprint,omitempty"`
+}
+
+// Host is a host as it is.
+type Host struct {
+	Spec     HostSpec   `json:"spec"`
+	Status   HostStatus `json:"status"`
+	Revision int64      `json:"revision"`          // of the spec: the ETag
+	Deleted  bool       `json:"deleted,omitempty"` // only in a watch: the host is gone
+}
+
+// HostStatus is what Holdfast knows of a host.
+type HostStatus struct {
+	State        string            `json:"state"`
+	Since        time.Time         `json:"since,omitzero"`
+	Reason       string            `json:"reason"`
+	Holds        []Hold            `json:"holds,omitempty"`
+	Power        string            `json:"power"`
+	PowerSince   time.Time         `json:"powerSince,omitzero"`
+	Devices      []DeviceStatus    `json:"devices,omitempty"`
+	Boot         string            `json:"boot,omitempty"`
+	Linked       bool              `json:"linked"`
+	LastPing     time.Time         `json:"lastPing,omitzero"` // only from the owner
+	Owner        string            `json:"owner,omitempty"`
+	Epoch        string            `json:"epoch,omitempty"`
+	Slot         int               `json:"slot"`
+	Incident     string            `json:"incident,omitempty"` // id of the open one
+	Proof        *Proof            `json:"proof,omitempty"`
+	Instances    []string          `json:"instances,omitempty"`
+	Contradicted []string          `json:"contradicted,omitempty"`
+	Labels       map[string]string `json:"-"`
+}
+
+// DeviceStatus is the last that is known of one power device.
+type DeviceStatus struct {
+	Name    string    `json:"name"`
+	Driver  string    `json:"driver"`
+	State   string    `json:"state"`
+	Read    time.Time `json:"read,omitzero"`
+	Error   string    `json:"error,omitempty"`
+	Tested  time.Time `json:"tested,omitzero"`
+	TestOK  bool      `json:"testOK"`
+	TestErr string    `json:"testError,omitempty"`
+}
+
+// Hold says why nothing happens and what would change that.
+type Hold struct {
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+	Clears string    `json:"clears"`
+	Since  time.Time `json:"since"`
+}
+
+// Proof is evidence that one boot of the host cannot run or write any more.
+type Proof struct {
+	Boot      string    `json:"boot"`
+	Assurance string    `json:"assurance"`
+	How       string    `json:"how"`
+	At        time.Time `json:"at"`
+	Revoked   string    `json:"revoked,omitempty"`
+	Instances []string  `json:"instances,omitempty"`
+}
+
+// PartitionSpec is what operators declare of a zone, pod or cluster.
+type PartitionSpec struct {
+	V          int               `json:"v"`
+	Path       string            `json:"path"` // zone, zone/pod or zone/pod/cluster
+	Disabled   bool              `json:"disabled,omitempty"`
+	HADisabled bool              `json:"haDisabled,omitempty"`
+	Labels     map[string]string `json:"labels,omitempty"`
+	Why        string            `json:"why,omitempty"`
+}
+
+// Partition is a zone, pod or cluster as it is.
+type Partition struct {
+	Spec     PartitionSpec  `json:"spec"`
+	State    string         `json:"state"`
+	Since    time.Time      `json:"since,omitzero"`
+	Reason   string         `json:"reason"`
+	Owner    string         `json:"owner,omitempty"`
+	Hosts    int            `json:"hosts"`
+	States   map[string]int `json:"states,omitempty"`
+	Disarmed []string       `json:"disarmed,omitempty"`
+	Budget   *Budget        `json:"budget,omitempty"`
+	Revision int64          `json:"revision"`
+}
+
+// Budget is one power-down budget.
+type Budget struct {
+	Scope   string `json:"scope"`
+	Used    int    `json:"used"`
+	Limit   int    `json:"limit"`
+	Window  string `json:"window"`
+	Latched bool   `json:"latched,omitempty"`
+}
+
+// Worker is a member of the control plane.
+type Worker struct {
+	ID      string    `json:"id"`
+	Boot    string    `json:"boot"`
+	API     string    `json:"api"`    // address of its operator API
+	Agents  string    `json:"agents"` // address agents dial
+	Zone    string    `json:"zone,omitempty"`
+	Weight  int       `json:"weight"`
+	State   string    `json:"state"` // ready, draining, restarting
+	Started time.Time `json:"started"`
+	PID     int       `json:"pid,omitempty"`
+	Version string    `json:"version"`
+	Slots   int       `json:"slots"`           // computed
+	Hosts   int       `json:"hosts"`           // computed
+	Links   int       `json:"links,omitempty"` // only from that worker itself
+}
+
+// Incident is one episode of suspicion of one host.
+type Incident struct {
+	ID      string        `json:"id"`
+	Host    string        `json:"host"`
+	Opened  time.Time     `json:"opened"`
+	Ended   time.Time     `json:"ended,omitzero"`
+	State   string        `json:"state"` // of the host, while open
+	Cause   string        `json:"cause"`
+	Outcome string        `json:"outcome,omitempty"`
+	Ledger  []Entry       `json:"ledger,omitempty"`
+	Guards  []GuardAnswer `json:"guards,omitempty"`
+}
+
+// Entry is one line of an incident's story.
+type Entry struct {
+	At   time.Time `json:"at"`
+	What string    `json:"what"`
+	Text string    `json:"text"`
+}
+
+// GuardAnswer is what one guard said.
+type GuardAnswer struct {
+	Guard   string `json:"guard"`
+	Verdict string `json:"verdict"`
+	Reason  string `json:"reason"`
+	Value   string `json:"value,omitempty"`
+	Limit   string `json:"limit,omitempty"`
+	Clears  string `json:"clears,omitempty"`
+}
+
+// Event is one line of the event log, in the order of etcd's revisions.
+type Event struct {
+	ID        string            `json:"id"`
+	Revision  int64             `json:"revision"`
+	At        time.Time         `json:"at"`
+	Type      string            `json:"type"`
+	Severity  string            `json:"severity"` // info, warning, page
+	Host      string            `json:"host,omitempty"`
+	Partition string            `json:"partition,omitempty"`
+	Worker    string            `json:"worker,omitempty"`
+	Incident  string            `json:"incident,omitempty"`
+	Message   string            `json:"message"`
+	Data      map[string]string `json:"data,omitempty"`
+	Instances []string          `json:"instances,omitempty"`
+}
+
+// Setting is one setting at one scope, or as it is effective there.
+type Setting struct {
+	Name     string    `json:"name"`
+	Scope    string    `json:"scope"` // global, zone/…, pod/…, cluster/…, host/…
+	Value    string    `json:"value"`
+	Origin   string    `json:"origin"` // scope that the value comes from, "preset fast at zone/z1", or "default"
+	Default  string    `json:"default"`
+	Allowed  string    `json:"allowed"`
+	Effect   string    `json:"effect"`
+	Doc      string    `json:"doc"`
+	By       string    `json:"by,omitempty"`
+	At       time.Time `json:"at,omitzero"`
+	Reason   string    `json:"reason,omitempty"`
+	Expires  time.Time `json:"expires,omitzero"`
+	Revision int64     `json:"revision,omitempty"`
+}
+
+// SettingRecord is the value of settings/<scope>/<name> in etcd.
+type SettingRecord struct {
+	V       int       `json:"v"`
+	Value   string    `json:"value"`
+	By      string    `json:"by"`
+	At      time.Time `json:"at"`
+	Reason  string    `json:"reason,omitempty"`
+	Expires time.Time `json:"expires,omitzero"` // after it the value counts no more
+}
+
+// Switch asks for a change of an administrative switch: HA enable or disable, arm or
+// disarm, maintenance.
+type Switch struct {
+	On     bool   `json:"on"`
+	For    string `json:"for,omitempty"` // duration; disarm only
+	Reason string `json:"reason,omitempty"`
+}
+
+// OrderRequest is an operator's word about one host. Verb is one of on, off, soft,
+// reset, cycle, identify, test, retry, confirm-off.
+type OrderRequest struct {
+	Verb   string `json:"verb"`
+	Reason string `json:"reason,omitempty"`
+	Second string `json:"second,omitempty"`
+}
+
+// OrderResult says what became of an order: the power verbs answer once the order is
+// on record, not once it is carried out.
+type OrderResult struct {
+	ID      string   `json:"id"`
+	Host    string   `json:"host"`
+	Verb    string   `json:"verb"`
+	State   string   `json:"state"` // HA state after the order
+	Message string   `json:"message"`
+	Steps   []string `json:"steps,omitempty"`  // of a power test
+	Failed  bool     `json:"failed,omitempty"` // a power test that was made and did not pass
+}
+
+// Plan is what a dangerous verb would do; the answer to ?dryRun=true.
+type Plan struct {
+	Host      string        `json:"host"`
+	Verb      string        `json:"verb"`
+	Will      []string      `json:"will"`
+	Warnings  []string      `json:"warnings,omitempty"`
+	Instances []string      `json:"instances,omitempty"`
+	Guards    []GuardAnswer `json:"guards,omitempty"`
+	Budgets   []Budget      `json:"budgets,omitempty"`
+}
+
+// Explanation answers why, why not, and what next.
+type Explanation struct {
+	Subject     string        `json:"subject"`
+	State       string        `json:"state"`
+	Since       time.Time     `json:"since"`
+	Why         []string      `json:"why"`
+	Holds       []Hold        `json:"holds,omitempty"`
+	Guards      []GuardAnswer `json:"guards,omitempty"`
+	Next        []string      `json:"next,omitempty"`
+	WouldChange []string      `json:"wouldChange,omitempty"`
+	OperatorMay []string      `json:"operatorMay,omitempty"`
+	Story       []Entry       `json:"story,omitempty"`
+}
+
+// Candidate is one host in the answer of allocate, best first (ha.md §8).
+type Candidate struct {
+	Host    string `json:"host"`
+	Allowed bool   `json:"allowed"`
+	Rank    int    `json:"rank"`
+	Reason  string `json:"reason"`
+}
+
+// List is a page of things.
+type List[T any] struct {
+	Items    []T    `json:"items"`
+	Next     string `json:"next,omitempty"` // pass as ?after=
+	Revision int64  `json:"revision,omitempty"`
+}
+
+// SettingRequest asks for a value at a scope.
+type SettingRequest struct {
+	Value  string `json:"value"`
+	Reason string `json:"reason,omitempty"`
+	For    string `json:"for,omitempty"` // duration after which it counts no more; empty: for good
+}
+
+// ArmRequest asks to arm or disarm HA at a scope: whether automation may act there.
+type ArmRequest struct {
+	Scope  string `json:"scope"`         // global, zone/…, pod/…, cluster/…, host/…
+	For    string `json:"for,omitempty"` // duration; disarm only, empty: until armed again
+	Reason string `json:"reason,omitempty"`
+}
+
+// Version is what answers.
+type Version struct {
+	Version string `json:"version"`
+	API     string `json:"api"` // v1
+	Go      string `json:"go"`
+}
+
+// Health is how one worker is.
+type Health struct {
+	Ready    bool      `json:"ready"`
+	Reason   string    `json:"reason,omitempty"` // why it is not ready
+	Warnings []Warning `json:"warnings,omitempty"`
+}
+
+// Warning is one named condition that operators should know of.
+type Warning struct {
+	Code     string    `json:"code"`
+	Severity string    `json:"severity"`
+	Text     string    `json:"text"`
+	Since    time.Time `json:"since"`
+}

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package worker
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/leases"
+	"github.com/holdfast-ha/holdfast/worker/api"
+	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+)
+
+// backend is the worker as operators see it.
+type backend Worker
+
+var _ api.Backend = (*backend)(nil)
+
+func notFound(what, id string) error {
+	return &v1.Problem{Status: 404, Code: "not-found", Title: "not found", Detail: fmt.Sprintf("%s %q is not on record", what, id)}
+}
+
+func badField(field, detail string) error {
+	return &v1.Problem{Status: 400, Code: "bad-request", Title: "bad request", Field: field, Detail: detail}
+}
+
+func refused(detail, hint string) error {
+	return &v1.Problem{Status: 409, Code: "refused", Title: "refused", Detail: detail, Hint: hint}
+}
+
+// etcdProblem turns a failed write into what an operator should know of it.
+func etcdProblem(what string, err error) error {
+	var p *v1.Problem
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &p):
+		return err
+	case errors.Is(err, leases.ErrConflict):
+		return &v1.Problem{Status: 409, Code: "conflict", Title: "conflict", Detail: what + " was changed by somebody else in the meantime", Hint: "read it again and repeat the change"}
+	}
+	return &v1.Problem{Status: 503, Code: "unavailable", Title: "etcd unavailable", Detail: fmt.Sprintf("%s: %v", what, err), Hint: "nothing is lost; try again"}
+}
+
+func (b *backend) w() *Worker { return (*Worker)(b) }
+
+// Hosts implements api.Backend.
+func (b *backend) Hosts(_ context.Context, f api.HostFilter) ([]v1.Host, error) {
+	match, err := f.Matcher()
+	if err != nil {
+		return nil, err
+	}
+	var out []v1.Host
+	for id, spec := range b.view.hosts() {
+		if h := b.host(id, spec); match(h) {
+			out = append(out, h)
+		}
+	}
+	slices.SortFunc(out, func(a, b v1.Host) int { return cmp.Compare(a.Spec.ID, b.Spec.ID) })
+	return out, nil
+}
+
+// within reports whether path is at or below scope.
+func within(path, scope string) bool {
+	return scope == "" || path == scope || strings.HasPrefix(path, scope+"/")
+}
+
+// Host implements api.Backend.
+func (b *backend) Host(_ context.Context, id string) (v1.Host, error) {
+	spec, ok := b.view.spec(id)
+	if !ok {
+		return v1.Host{}, notFound("host", id)
+	}
+	return b.host(id, spec), nil
+}
+
+// host puts together what is known of one host: from its owner when it is here, else
+// from the mirror.
+func (b *backend) host(id string, spec versioned[v1.HostSpec]) v1.Host {
+	w := b.w()
+	h := v1.Host{Spec: spec.Val, Revision: spec.Rev}
+	s := &h.Status
+	s.Slot = w.slotOf(spec.Val.Partition, id)
+	if o, rev, ok := w.view.slotOwner(s.Slot); ok {
+		s.Owner, s.Epoch = o.Worker, leases.Epoch{Generation: w.generation, Revision: rev}.String()
+	}
+	rec, known := get(w.view, w.view.ha, id)
+	w.mu.Lock()
+	p := w.shown[id]
+	w.mu.Unlock()
+	if p != nil {
+		rec.Val, known = p.record, true
+		s.Linked, s.LastPing, s.Boot = p.linked, p.lastPing, p.boot
+	}
+	if !known {
+		s.State, s.Power, s.Reason = string(ha.None), "UNKNOWN", "no worker has looked at it yet"
+		return h
+	}
+	r := rec.Val
+	s.State, s.Since, s.Reason = string(r.State), r.Since, r.Reason
+	s.Power, s.PowerSince = r.Power.String(), r.PowerSince
+	s.Instances, s.Contradicted = r.Instances, r.Contradicted
+	if s.Boot == "" {
+		s.Boot = r.Boot.ID
+	}
+	if i := r.Incident; i != nil && i.Ended.IsZero() {
+		s.Incident = i.ID
+		s.Holds = holdsOf(i.Holds)
+	}
+	if r.Proof != nil {
+		s.Proof = &v1.Proof{Boot: r.Proof.Boot, Assurance: r.Proof.Assurance.String(), How: r.Proof.How, At: r.Proof.At, Revoked: r.Proof.Revoked, Instances: r.Proof.Instances}
+	}
+	pow, _ := get(w.view, w.view.power, id)
+	for _, d := range spec.Val.Power {
+		t := pow.Val.Devices[d.Name]
+		read, _ := pow.Val.Machine.Device(d.Name)
+		s.Devices = append(s.Devices, v1.DeviceStatus{
+			Name: d.Name, Driver: d.Driver, State: read.State.String(), Read: read.Last.At, Error: read.Detail,
+			Tested: t.Tested, TestOK: t.TestOK, TestErr: t.TestErr,
+		})
+	}
+	return h
+}
+
+func holdsOf(in []ha.Hold) (out []v1.Hold) {
+	for _, h := range in {
+		out = append(out, v1.Hold(h))
+	}
+	return out
+}
+
+// Partitions implements api.Backend.
+func (b *backend) Partitions(ctx context.Context) ([]v1.Partition, error) {
+	paths := map[string]bool{}
+	b.view.mu.RLock()
+	for p := range b.view.parts {
+		paths[p] = true
+	}
+	for _, s := range b.view.specs {
+		for _, p := range prefixesOf(s.Val.Partition) {
+			paths[p] = true
+		}
+	}
+	b.view.mu.RUnlock()
+	out := make([]v1.Partition, 0, len(paths))
+	for p := range paths {
+		x, err := b.Partition(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, x)
+	}
+	slices.SortFunc(out, func(a, b v1.Partition) int { return cmp.Compare(a.Spec.Path, b.Spec.Path) })
+	return out, nil
+}
+
+// Partition implements api.Backend.
+func (b *backend) Partition(_ context.Context, path string) (v1.Partition, error) {
+	w := b.w()
+	spec, declared := get(w.view, w.view.parts, path)
+	x := v1.Partition{Spec: spec.Val, Revision: spec.Rev, States: map[string]int{}}
+	x.Spec.Path = path
+	members := false // hosts directly in it: it has an HA state of its own
+	for id, s := range w.view.hosts() {
+		if !within(s.Val.Partition, path) {
+			continue
+		}
+		members = members || s.Val.Partition == path
+		x.Hosts++
+		x.States[b.host(id, s).Status.State]++
+	}
+	if !declared && x.Hosts == 0 {
+		return x, notFound("partition", path)
+	}
+	now := time.Now()
+	x.Disarmed = w.view.disarmed(path, "", now)
+	switch r, ok := w.partitionState(path); {
+	case members && ok:
+		x.State, x.Since, x.Reason = string(r.State), r.Since, r.Reason
+	case len(w.view.disabled(path)) > 0:
+		x.State, x.Reason = string(ha.PartitionNone), strings.Join(w.view.disabled(path), "; ")
+	case members:
+		x.State, x.Reason = string(ha.PartitionInactive), "not assessed yet"
+	default:
+		x.State, x.Reason = "", "holds partitions, not hosts"
+	}
+	if o, _, ok := w.view.slotOwner(w.slotOf(path, "")); ok && members {
+		x.Owner = o.Worker
+	}
+	return x, nil
+}
+
+// Workers implements api.Backend.
+func (b *backend) Workers(context.Context) ([]v1.Worker, error) {
+	w := b.w()
+	slots, hosts := map[string]int{}, map[string]int{}
+	specs := w.view.hosts()
+	w.view.mu.RLock()
+	for _, s := range w.view.slots {
+		slots[s.Val.Worker]++
+	}
+	for id, s := range specs {
+		hosts[w.view.slots[w.slotOf(s.Val.Partition, id)].Val.Worker]++
+	}
+	var out []v1.Worker
+	for id, m := range w.view.workers {
+		x := m.Val
+		x.Slots, x.Hosts = slots[id], hosts[id]
+		if id == w.o.ID {
+			x.Links = w.door.Count()
+		}
+		out = append(out, x)
+	}
+	w.view.mu.RUnlock()
+	slices.SortFunc(out, func(a, b v1.Worker) int { return cmp.Compare(a.ID, b.ID) })
+	return out, nil
+}
+
+// Allocate implements api.Backend.
+func (b *backend) Allocate(_ context.Context, partition string, needHA bool) ([]v1.Candidate, error) {
+	var in []ha.Candidate
+	for id, spec := range b.view.hosts() {
+		if !within(spec.Val.Partition, partition) {
+			continue
+		}
+		rec, _ := get(b.view, b.view.ha, id)
+		if rec.Val.State == "" {
+			rec.Val.State = ha.None
+		}
+		in = append(in, ha.Candidate{
+			Host: id, State: rec.Val.State, Partition: rec.Val.Partition, Health: rec.Val.Health,
+			Admin: ha.Admin{Maintenance: spec.Val.Maintenance, Excluded: spec.Val.HADisabled, Disabled: spec.Val.Disabled},
+		})
+	}
+	out := []v1.Candidate{}
+	for _, r := range ha.Rank(in, needHA) {
+		out = append(out, v1.Candidate{Host: r.Host, Allowed: r.Fits, Rank: r.Rank, Reason: r.Reason})
+	}
+	return out, nil
+}
+
+// OwnerAPI implements api.Backend.
+func (b *backend) OwnerAPI(host string) (string, bool) {
+	w := b.w()
+	if o, _ := w.owned(host); o != nil {
+		return "", true
+	}
+	spec, ok := w.view.spec(host)
+	if !ok {
+		return "", true // answered here: not found
+	}
+	s, _, held := w.view.slotOwner(w.slotOf(spec.Val.Partition, host))
+	if m, live := w.view.worker(s.Worker); held && live && s.Worker != w.o.ID {
+		return "http://" + m.API, false
+	}
+	return "", false
+}
+
+// Health implements api.Backend.
+func (b *backend) Health() []api.Warning { return b.health.list() }
+
+// Ready implements api.Backend.
+func (b *backend) Ready() error {
+	w := b.w()
+	select {
+	case <-w.mirror.Synced():
+	default:
+		return errors.New("not synced with etcd yet")
+	}
+	w.mu.Lock()
+	s := w.session
+	w.mu.Unlock()
+	if s == nil || !s.Valid(0) {
+		return errors.New("no valid lease")
+	}
+	return nil
+}

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package worker
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/holdfast-ha/holdfast/coordinator/guard"
+	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/coordinator/power"
+	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+	wpower "github.com/holdfast-ha/holdfast/worker/power"
+)
+
+// orderVerbs are the verbs of an order and what each does, for plans and errors.
+var orderVerbs = map[string]string{
+	"on":          "switch the host on; a quiet period follows",
+	"off":         "switch the host off hard and prove it; it is not suspected until it is ordered on or read ON",
+	"soft":        "ask the operating system to shut down; no hard off follows by itself",
+	"reset":       "reset the machine; cannot be verified",
+	"cycle":       "have the device power-cycle the machine; cannot be verified",
+	"identify":    "blink the chassis light for 15 s",
+	"test":        "log in to every power device, read identity and status; nothing is switched",
+	"retry":       "open a new incident for a FAILED host",
+	"confirm-off": "state on your own responsibility that the host is off and stays off: its instances may be started elsewhere",
+}
+
+func checkVerb(verb string) error {
+	if _, ok := orderVerbs[verb]; ok {
+		return nil
+	}
+	var all []string
+	for v := range orderVerbs {
+		all = append(all, v)
+	}
+	slices.Sort(all)
+	return badField("verb", fmt.Sprintf("verb: %q, allowed are %s", verb, strings.Join(all, ", ")))
+}
+
+// PlanOrder implements api.Backend.
+func (b *backend) PlanOrder(ctx context.Context, id string, o v1.OrderRequest) (v1.Plan, error) {
+	if err := checkVerb(o.Verb); err != nil {
+		return v1.Plan{}, err
+	}
+	spec, ok := b.view.spec(id)
+	if !ok {
+		return v1.Plan{}, notFound("host", id)
+	}
+	h := b.host(id, spec)
+	p := v1.Plan{Host: id, Verb: o.Verb, Will: []string{orderVerbs[o.Verb]}, Instances: h.Status.Instances}
+	p.Will = append(p.Will, fmt.Sprintf("now: HA %s (%s), power %s", h.Status.State, h.Status.Reason, h.Status.Power))
+	switch o.Verb {
+	case "off", "soft", "reset", "cycle":
+		if len(h.Status.Instances) > 0 {
+			p.Warnings = append(p.Warnings, fmt.Sprintf("%d instances run there: %s", len(h.Status.Instances), strings.Join(h.Status.Instances, ", ")))
+		}
+		p.Warnings = append(p.Warnings, "an operator's order is not held by arming or budgets")
+	case "confirm-off":
+		if h.Status.Linked {
+			p.Warnings = append(p.Warnings, "its agent is linked: this order will be refused without a second operator")
+		}
+		p.Warnings = append(p.Warnings, "if the host runs all the same, its instances will run twice")
+	}
+	err := b.w().live(ctx, id, func(ctx context.Context, ow *owner) {
+		bs, err := ow.readBudgets(ctx)
+		if err != nil {
+			return
+		}
+		for _, x := range bs {
+			p.Budgets = append(p.Budgets, v1.Budget{Scope: x.scope, Used: x.counter.Used(ow.now(), x.window), Limit: x.limit, Window: x.window.String(), Latched: x.counter.Latched})
+		}
+	})
+	return p, err
+}
+
+// Order implements api.Backend.
+func (b *backend) Order(ctx context.Context, who, id string, o v1.OrderRequest) (v1.OrderResult, error) {
+	if err := checkVerb(o.Verb); err != nil {
+		return v1.OrderResult{}, err
+	}
+	if _, ok := b.view.spec(id); !ok {
+		return v1.OrderResult{}, notFound("host", id)
+	}
+	w := b.w()
+	res := v1.OrderResult{ID: uuid.NewString(), Host: id, Verb: o.Verb}
+	switch o.Verb {
+	case "test":
+		return w.testPower(ctx, res)
+	case "identify":
+		return w.identify(ctx, res)
+	}
+	var problem error
+	err := w.live(ctx, id, func(ctx context.Context, ow *owner) {
+		verb := ha.OrderVerb(o.Verb)
+		if len(ow.policy.Ladder) == 0 && verb != ha.OrderRetry && verb != ha.OrderConfirmOff {
+			problem = refused(fmt.Sprintf("power %s %s: the host has no power device on record", verb, id), "add one with holdfast apply -f")
+			return
+		}
+		order := ha.Order{Verb: verb, ID: res.ID, By: who, Second: o.Second, Reason: o.Reason}
+		effects, ok := ow.step(ctx, ha.Event{Kind: ha.EvOperator, Order: &order, Life: ow.live.lastPing})
+		for _, e := range effects {
+			if e.Type == "ha.order-refused" {
+				problem = refused(fmt.Sprintf("%s %s: %s", verb, id, e.Reason), "holdfast explain host "+id)
+				return
+			}
+		}
+		if !ok {
+			problem = &v1.Problem{Status: 503, Code: "unavailable", Title: "not recorded", Detail: fmt.Sprintf("%s %s: the order could not be recorded", verb, id), Hint: "nothing was done; try again"}
+			return
+		}
+		res.State, res.Message = string(ow.rec.State), fmt.Sprintf("%s: %s", ow.rec.State, ow.rec.Reason)
+	})
+	if err == nil {
+		err = problem
+	}
+	return res, err
+}
+
+// testPower tests every device of a host now and says what each step gave.
+func (w *Worker) testPower(ctx context.Context, res v1.OrderResult) (v1.OrderResult, error) {
+	done := make(chan []deviceReading, 1)
+	var state string
+	busy := false
+	err := w.live(ctx, res.Host, func(_ context.Context, o *owner) {
+		state = string(o.rec.State)
+		busy = !o.startReading(true, true, done)
+	})
+	if err != nil {
+		return res, err
+	}
+	if busy {
+		return res, &v1.Problem{Status: 409, Code: "conflict", Title: "busy", Detail: fmt.Sprintf("power test of %s: a reading runs already", res.Host), Hint: "try again in a moment"}
+	}
+	res.State = state
+	select {
+	case readings := <-done:
+		failed := 0
+		for _, r := range readings {
+			if r.err != nil {
+				failed++
+				res.Steps = append(res.Steps, fmt.Sprintf("%s: %v", r.device, r.err))
+				continue
+			}
+			res.Steps = append(res.Steps, fmt.Sprintf("%s: logged in, system UUID %s, power %s", r.device, r.identity.SystemUUID, r.reading.State))
+		}
+		res.Message = fmt.Sprintf("%d of %d devices pass", len(readings)-failed, len(readings))
+		if failed > 0 {
+			return res, &v1.Problem{Status: 422, Code: "test-failed", Title: "power test failed", Detail: "power test " + res.Host + ": " + strings.Join(res.Steps, "; ")}
+		}
+		return res, nil
+	case <-ctx.Done():
+		return res, context.Cause(ctx)
+	}
+}
+
+// identify blinks the chassis: harmless, so it needs no intent and no claim.
+func (w *Worker) identify(ctx context.Context, res v1.OrderResult) (v1.OrderResult, error) {
+	var devices []target
+	var bad []deviceReading
+	if err := w.live(ctx, res.Host, func(_ context.Context, o *owner) { devices, bad = o.targets(); res.State = string(o.rec.State) }); err != nil {
+		return res, err
+	}
+	err := error(refused("power identify "+res.Host+": the host has no usable power device", ""))
+	for _, b := range bad {
+		err = b.err
+	}
+	for _, t := range devices {
+		if err = w.identifyOne(ctx, t); err == nil {
+			res.Message = "device " + t.Device + " blinks for 15 s"
+			return res, nil
+		}
+	}
+	return res, &v1.Problem{Status: 502, Code: "device-failed", Title: "device failed", Detail: fmt.Sprintf("power identify %s: %v", res.Host, err)}
+}
+
+func (w *Worker) identifyOne(ctx context.Context, t target) error {
+	ctx, cancel := context.WithTimeout(ctx, t.Limits.Command)
+	defer cancel()
+	c, err := w.gate.For(t.driver, wpower.Urgent).Open(ctx, t.Target)
+	if err != nil {
+		return err
+	}
+	defer closeConn(ctx, c)
+	_, err = c.Do(ctx, wpower.Command{Verb: power.Identify, ID: uuid.NewString(), For: 15 * time.Second})
+	return err
+}
+
+// ExplainHost implements api.Backend.
+func (b *backend) ExplainHost(ctx context.Context, id string) (v1.Explanation, error) {
+	spec, ok := b.view.spec(id)
+	if !ok {
+		return v1.Explanation{}, notFound("host", id)
+	}
+	var out v1.Explanation
+	explain := func(r ha.Record, p ha.Policy) {
+		x := ha.Explain(r, p, time.Now().UTC())
+		out = v1.Explanation{Subject: "host " + id, State: string(x.State), Since: x.Since, Why: []string{x.Why}, Holds: holdsOf(x.Holds), Guards: answersOf(x.Guards),
+			Next: x.Next, WouldChange: x.WouldChange, OperatorMay: x.OperatorMay}
+		if r.Incident != nil {
+			out.Story = entriesOf(r.Incident.Ledger)
+		}
+	}
+	if own, _ := b.w().owned(id); own != nil {
+		err := b.w().live(ctx, id, func(_ context.Context, o *owner) { explain(o.rec, o.policy) })
+		return out, err
+	}
+	rec, known := get(b.view, b.view.ha, id)
+	if !known {
+		return v1.Explanation{Subject: "host " + id, State: string(ha.None), Why: []string{"no worker has looked at it yet"}}, nil
+	}
+	explain(rec.Val, policyOf(b.view.effective(spec.Val.Partition, id, time.Now()), spec.Val))
+	out.Why = append(out.Why, "as on record: no worker owns the host at this moment")
+	return out, nil
+}
+
+func answersOf(in []guard.Answer) (out []v1.GuardAnswer) {
+	for _, a := range in {
+		out = append(out, v1.GuardAnswer{Guard: a.Guard, Verdict: string(a.Verdict), Reason: a.Reason, Value: a.Value, Limit: a.Limit, Clears: a.Clears})
+	}
+	return out
+}
+
+func entriesOf(in []ha.Entry) (out []v1.Entry) {
+	for _, e := range in {
+		out = append(out, v1.Entry(e))
+	}
+	return out
+}
+
+// ExplainPartition implements api.Backend.
+func (b *backend) ExplainPartition(ctx context.Context, path string) (v1.Explanation, error) {
+	p, err := b.Partition(ctx, path)
+	if err != nil {
+		return v1.Explanation{}, err
+	}
+	x := v1.Explanation{Subject: "partition " + path, State: p.State, Since: p.Since, Why: []string{p.Reason}}
+	for _, d := range p.Disarmed {
+		x.Why = append(x.Why, "disarmed: "+d)
+		x.WouldChange = append(x.WouldChange, "holdfast ha arm "+strings.Fields(d)[0])
+	}
+	for _, d := range b.view.disabled(path) {
+		x.WouldChange = append(x.WouldChange, "enable it: "+d)
+	}
+	for s, n := range p.States {
+		x.Story = append(x.Story, v1.Entry{What: "hosts", Text: fmt.Sprintf("%d %s", n, s)})
+	}
+	slices.SortFunc(x.Story, func(a, b v1.Entry) int { return strings.Compare(a.Text, b.Text) })
+	return x, nil
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/holdfast-ha/holdfast/coordinator/budget"
+	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/coordinator/power"
+	"github.com/holdfast-ha/holdfast/leases"
+	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+)
+
+const etcdTimeout = 3 * time.Second
+
+// intent is the value of ops/<host>: what may be on the wire to the host's devices.
+// No intent, no packet (leases.md §3.1).
+type intent struct {
+	V        int        `json:"v"`
+	ID       string     `json:"id"`
+	Txn      string     `json:"txn"`
+	Seq      int        `json:"seq"`
+	Verb     power.Verb `json:"verb"`
+	Device   string     `json:"device"`
+	Worker   string     `json:"worker"`
+	Epoch    string     `json:"epoch"`
+	At       time.Time  `json:"at"`
+	Deadline time.Time  `json:"deadline"`
+}
+
+// commit writes the next record with everything that belongs to the same moment: the
+// events it announces, the budget it spends, the intent of a packet, the incident it
+// closes. One transaction, compared on the claim's epoch and on every record's
+// revision. It returns whether o.rec is the next record now; if not, no effect may
+// start.
+func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects []ha.Effect) bool {
+	g := o.claim.Guard().At(leases.HostHAKey(o.host), o.recRev)
+	ops := []leases.Op{leases.Put(leases.HostHAKey(o.host), next)}
+	var announced []v1.Event
+	for _, e := range effects {
+		switch e.Kind {
+		case ha.Announce:
+			x := o.event(ev, next, e)
+			announced = append(announced, x)
+			ops = append(ops, leases.Put(leases.EventKey(x.ID), x))
+		case ha.Spend:
+			var err error
+			if g, ops, err = o.spend(g, ops, ev); err != nil {
+				o.log.Error("spend budget", "cause", err)
+				return false
+			}
+		case ha.CloseIncident:
+			ops = append(ops, leases.Put(leases.IncidentKey(o.host, e.Incident.ID), e.Incident))
+		case ha.TxnDo:
+			switch e.Txn.Do {
+			case power.DoSend:
+				ops = append(ops, leases.Put(leases.OpsKey(o.host), o.intent(ev.At, e.Txn)))
+			case power.DoEnd:
+				ops = append(ops, leases.Delete(leases.OpsKey(o.host)))
+			}
+		}
+	}
+	for backoff := 50 * time.Millisecond; ; backoff = min(2*backoff, time.Second) {
+		cctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+		rev, err := o.s.Commit(cctx, g, ops...)
+		cancel()
+		switch {
+		case err == nil:
+			o.w.metrics.commits.WithLabelValues("ok").Inc()
+			o.w.health.clear("CommitsFail")
+			o.rec, o.recRev = next, rev
+			o.w.announced(announced)
+			return true
+		case errors.Is(err, leases.ErrFenced):
+			o.w.metrics.commits.WithLabelValues("fenced").Inc()
+			o.jobs.stop(fmt.Errorf("commit %s: %w", ev.Kind, leases.ErrFenced))
+			return false
+		case errors.Is(err, leases.ErrConflict):
+			o.w.metrics.commits.WithLabelValues("conflict").Inc()
+			o.conflict(ctx, ev, err)
+			return false
+		}
+		o.w.metrics.commits.WithLabelValues("error").Inc()
+		o.log.Warn("commit", "event", ev.Kind, "cause", err)
+		o.w.health.set("CommitsFail", "critical", fmt.Sprintf("host %s: %v; nothing is done about a host before it is on record", o.host, err))
+		if !pause(ctx, backoff) {
+			return false
+		}
+	}
+}
+
+// conflict handles a moved revision. For an arming event it is a budget that somebody
+// else spent: the guards are asked again with a new snapshot. Anything else means that
+// the record on disk is not ours: the owner ends and adopts the host afresh.
+func (o *owner) conflict(ctx context.Context, ev ha.Event, err error) {
+	if ev.Kind == ha.EvPlace {
+		o.log.Info("arm again", "cause", err)
+		o.place.waiting = ev.Snapshot.Purpose
+		o.onPlace(ctx, placeReady{purpose: ev.Snapshot.Purpose})
+		return
+	}
+	o.jobs.stop(fmt.Errorf("commit %s: %w", ev.Kind, err))
+}
+
+// spend adds one slot of every budget of the snapshot to the transaction.
+func (o *owner) spend(g leases.Guard, ops []leases.Op, ev ha.Event) (leases.Guard, []leases.Op, error) {
+	if ev.Snapshot == nil || o.place.budgets == nil {
+		return g, nil, errors.New("an event without a snapshot cannot spend")
+	}
+	for _, b := range o.place.budgets {
+		g = g.At(leases.BudgetKey(b.scope), b.rev)
+		ops = append(ops, leases.Put(leases.BudgetKey(b.scope), b.counter.Spend(ev.At, b.window)))
+	}
+	return g, ops, nil
+}
+
+// budgetState is one budget as read for a snapshot.
+type budgetState struct {
+	scope   string
+	rev     int64
+	counter budget.Counter
+	limit   int
+	window  time.Duration
+}
+
+func (o *owner) intent(at time.Time, e *power.TxnEffect) intent {
+	return intent{
+		V: 1, ID: fmt.Sprintf("%s/%d", e.Txn, e.Seq), Txn: e.Txn, Seq: e.Seq, Verb: e.Verb, Device: e.Device,
+		Worker: o.s.Worker(), Epoch: o.claim.Epoch.String(), At: at, Deadline: e.NotAfter,
+	}
+}
+
+// event makes the log entry of an announcement.
+func (o *owner) event(ev ha.Event, next ha.Record, e ha.Effect) v1.Event {
+	x := v1.Event{
+		ID: newEventID(), At: ev.At, Type: e.Type, Severity: string(e.Severity), Host: o.host, Partition: o.spec.Val.Partition,
+		Worker: o.s.Worker(), Message: e.Reason, Instances: e.Instances, Data: map[string]string{"epoch": o.claim.Epoch.String()},
+	}
+	if x.Severity == "" {
+		x.Severity = string(ha.Info)
+	}
+	switch {
+	case next.Incident != nil:
+		x.Incident = next.Incident.ID
+	case o.rec.Incident != nil:
+		x.Incident = o.rec.Incident.ID
+	}
+	if e.Boot != "" {
+		x.Data["boot"] = e.Boot
+	}
+	if next.State != o.rec.State {
+		x.Data["from"], x.Data["to"] = string(o.rec.State), string(next.State)
+	}
+	return x
+}
+
+// newEventID is a version 7 UUID: keys of the log sort by time.
+func newEventID() string {
+	id, err := uuid.NewV7()
+	if err != nil { // the system's random source is gone: nothing else works either
+		return uuid.NewString()
+	}
+	return id.String()
+}
+
+// announced is told of events that are in the log now.
+func (w *Worker) announced(events []v1.Event) {
+	for _, x := range events {
+		w.metrics.events.WithLabelValues(x.Type, x.Severity).Inc()
+		if x.Severity == string(ha.Page) {
+			w.hook.page(x)
+		}
+	}
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package worker
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/worker/provider"
+)
+
+// jobs are the goroutines an owner has started. Each kind runs at most once at a time
+// and reports through the mailbox; all end with the owner.
+type jobs struct {
+	ctx     context.Context
+	stop    context.CancelCauseFunc
+	wg      sync.WaitGroup
+	running map[jobKind]context.CancelFunc // touched by the owner's goroutine only
+}
+
+type jobKind string
+
+const (
+	jobCheck    jobKind = "check"
+	jobPower    jobKind = "power"
+	jobPlace    jobKind = "place"
+	jobBaseline jobKind = "baseline"
+	jobRepair   jobKind = "repair"
+)
+
+func (j *jobs) init(ctx context.Context, stop context.CancelCauseFunc) {
+	j.ctx, j.stop, j.running = ctx, stop, map[jobKind]context.CancelFunc{}
+}
+
+func (j *jobs) wait() { j.wg.Wait() }
+
+// begin starts fn unless a job of the kind runs; it returns whether it started.
+func (j *jobs) begin(k jobKind, fn func(ctx context.Context)) bool {
+	if j.running[k] != nil || j.ctx.Err() != nil {
+		return false
+	}
+	ctx, cancel := context.WithCancel(j.ctx)
+	j.running[k] = cancel
+	j.wg.Go(func() { fn(ctx) })
+	return true
+}
+
+// end is called on the owner's goroutine when a job's report arrives.
+func (j *jobs) end(k jobKind) {
+	if cancel := j.running[k]; cancel != nil {
+		cancel()
+		delete(j.running, k)
+	}
+}
+
+// abandon cancels a job whose result nobody waits for any more; its report still ends it.
+func (j *jobs) abandon(k jobKind) {
+	if cancel := j.running[k]; cancel != nil {
+		cancel()
+	}
+}
+
+// Reports of jobs.
+type (
+	checkDone    struct{ check ha.Check }
+	baselineDone struct {
+		boot string
+		seen provider.Baseline
+	}
+	repairDone struct{ why string }
+)
+
+// start begins one effect of a committed step.
+func (o *owner) start(ctx context.Context, e ha.Effect) {
+	switch e.Kind {
+	case ha.StartCheck:
+		o.startCheck(e)
+	case ha.TakePlace:
+		o.takePlace(e.Purpose)
+	case ha.LeavePlace:
+		o.place.leave(o)
+	case ha.ReadPower:
+		o.readPower(true)
+	case ha.TxnDo:
+		o.doTxn(e.Txn)
+	case ha.Repair:
+		o.repair()
+	case ha.Announce, ha.Spend, ha.CloseIncident, ha.PushGate:
+		// Done in the commit; the gate goes out with the next pong (see publish).
+	default:
+		o.log.Error("effect without a doer", "effect", e.Kind)
+	}
+}
+
+// startCheck asks neighbours, within a place of the activity pool and the deadline.
+func (o *owner) startCheck(e ha.Effect) {
+	q, err := o.question(e.ID, o.policy.CheckWindow)
+	deadline := e.Deadline
+	asked := q.Asked
+	prov := o.provider()
+	run := func(ctx context.Context) {
+		ctx, cancel := context.WithDeadline(ctx, deadline)
+		defer cancel()
+		unknown := func(why string) ha.Check {
+			return ha.Check{ID: e.ID, Asked: asked, Done: o.now(), Verdict: ha.Unknown, Reason: why}
+		}
+		var c ha.Check
+		switch {
+		case err != nil:
+			c = unknown(err.Error())
+		case !o.w.pools.activity.acquire(ctx):
+			c = unknown("no place in the pool of activity checks was free in time")
+		default:
+			c = prov.Activity(ctx, q)
+			o.w.pools.activity.release()
+		}
+		o.w.metrics.checks.WithLabelValues("activity", verdictWord(c.Verdict)).Inc()
+		o.in.put("", checkDone{c})
+	}
+	if !o.jobs.begin(jobCheck, run) {
+		o.in.put("", ha.Event{Kind: ha.EvActivity, Check: &ha.Check{ID: e.ID, Asked: asked, Done: o.now(), Reason: "an earlier check has not come back yet"}})
+	}
+}
+
+func verdictWord(v ha.Verdict) string {
+	if v == ha.Unknown {
+		return "unknown"
+	}
+	return string(v)
+}
+
+// question gathers whom to ask and what about (ha.md §5: readers are linked hosts of
+// the cluster whose own health passes).
+func (o *owner) question(id string, window time.Duration) (provider.Question, error) {
+	q := provider.Question{
+		ID: id, Asked: o.now(), Subject: o.facts(), Window: window, Max: o.eff.Int("ha.activity.checkers"),
+	}
+	others := 0
+	for host, p := range o.w.neighbours(o.spec.Val.Partition, o.host) {
+		switch p.record.State {
+		case ha.Fenced, ha.Failed:
+			continue
+		}
+		if p.record.Admin.Maintenance {
+			continue
+		}
+		others++
+		if p.alive && p.healthy && p.linked {
+			q.Readers = append(q.Readers, provider.Reader{Host: host, Pools: p.pools, Domain: p.rack})
+		}
+	}
+	q.Only = others == 1
+	if len(q.Readers) == 0 {
+		return q, fmt.Errorf("no second reader: none of the %d other hosts of %s is linked and healthy", others, o.spec.Val.Partition)
+	}
+	return q, nil
+}
+
+// takeBaseline looks once at a healthy host, to know which signals it gives while it is
+// alive (ha.md §5: silence of a family never seen alive proves nothing).
+func (o *owner) takeBaseline() {
+	o.live.baselineAt = o.now().Add(o.eff.Duration("ha.baseline.interval"))
+	if o.rec.State != ha.Available {
+		o.live.baselineAt = time.Time{}
+		return
+	}
+	boot, timeout, prov := o.rec.Boot.ID, o.policy.CheckTimeout, o.provider()
+	q, err := o.question("baseline", o.policy.CheckWindow)
+	if err != nil {
+		return
+	}
+	q.Max = 1
+	o.jobs.begin(jobBaseline, func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		var seen provider.Baseline
+		if o.w.pools.activity.acquire(ctx) {
+			seen = prov.Baseline(ctx, q)
+			o.w.pools.activity.release()
+		}
+		o.in.put("", baselineDone{boot, seen})
+	})
+}
+
+// onBaseline keeps what was seen alive; it goes on record the first time.
+func (o *owner) onBaseline(ctx context.Context, m baselineDone) {
+	o.jobs.end(jobBaseline)
+	if m.boot != o.rec.Boot.ID {
+		return
+	}
+	o.step(ctx, ha.Event{Kind: ha.EvSeen, Boot: m.boot, SeenDisks: m.seen.Disks, SeenProbe: m.seen.Probe})
+}

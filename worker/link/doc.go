@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package link is the door agents knock at: one gRPC stream per host, dialled by the
+// agent (agents.md "Link").
+//
+// It keeps sessions, hands every frame to its Handler and carries requests to agents.
+// It refuses to decide: who owns a host, what a missed ping means and what a report
+// says of a host's health is the owner's business.
+//
+// Invariants: one session per host, the newest wins and the older is told why; a frame
+// is only ever attributed to the host that said Hello on its stream; no send blocks
+// longer than its deadline; a broken stream by itself says nothing about the host.
+package link

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package worker
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/worker/provider"
+)
+
+// liveFacts is what only the present owner knows of a host: nothing here is needed to
+// go on after a takeover.
+type liveFacts struct {
+	adopted  time.Time
+	linked   bool
+	boot     string
+	lastPing time.Time // when the last ping or Hello arrived; zero: none since adoption
+	report   *agentpb.Report
+	missing  bool      // pings are overdue, as last told to the machine
+	toldMiss time.Time // when that was told last
+
+	baselineAt time.Time // next look
+	powerAt    time.Time // next ordinary power reading
+	eligible   ha.Verdict
+	eligWhy    string
+}
+
+func newLiveFacts(now time.Time) liveFacts {
+	return liveFacts{adopted: now, powerAt: now}
+}
+
+// grace is how long a new owner waits for the first Hello before it counts missed
+// pings: a hand-off never makes a suspect (ha.md §3, "adopted").
+func grace(p ha.Policy) time.Duration { return 2*p.PingInterval + time.Second + reconnectJitter }
+
+const reconnectJitter = time.Second
+
+// missAt is when the host's pings are overdue if none arrives before; it is also the
+// time to say so again while they are.
+func (l *liveFacts) missAt(p ha.Policy) time.Time {
+	if l.missing {
+		return l.toldMiss.Add(p.PingInterval)
+	}
+	from := l.lastPing
+	if from.IsZero() {
+		from = l.adopted.Add(grace(p))
+	}
+	return from.Add(time.Duration(p.HealthFailures) * p.PingInterval)
+}
+
+// alive reports whether pings arrive in time.
+func (l *liveFacts) alive() bool { return !l.missing && !l.lastPing.IsZero() }
+
+// missed tells the machine that pings are overdue.
+func (o *owner) missed(ctx context.Context, now time.Time) {
+	if !o.live.missing {
+		o.live.missing = true
+		o.w.lostAgents.add(o.host, now)
+	}
+	o.live.toldMiss = now
+	o.publish()
+	why := "no ping since this worker took the host over"
+	if !o.live.lastPing.IsZero() {
+		why = fmt.Sprintf("no ping for %v", now.Sub(o.live.lastPing).Round(100*time.Millisecond))
+	}
+	o.step(ctx, ha.Event{Kind: ha.EvHealth, At: now, Verdict: ha.Fail, Reason: why, Life: o.live.lastPing})
+}
+
+func (o *owner) onHello(ctx context.Context, m helloMsg) {
+	o.live.linked = true
+	o.heard(m.at, m.hello.BootId)
+	o.live.report = m.hello.Report
+	o.metricsLinked()
+	o.step(ctx, ha.Event{Kind: ha.EvHello, At: m.at, Boot: m.hello.BootId, Instances: instanceIDs(m.hello.Report)})
+	o.tellEligible(ctx)
+}
+
+func (o *owner) onPing(ctx context.Context, m pingMsg) {
+	o.live.linked = true
+	o.heard(m.at, m.boot)
+	o.live.report = m.report
+	if o.rec.Boot.ID != m.boot { // the Hello came to an earlier owner, or was lost with it
+		o.step(ctx, ha.Event{Kind: ha.EvHello, At: m.at, Boot: m.boot, Instances: instanceIDs(m.report)})
+	}
+	if g := o.rec.Gate; g != nil && !g.Confirmed && m.gate == g.Generation {
+		o.step(ctx, ha.Event{Kind: ha.EvGate, At: m.at, ID: m.gate})
+	}
+	o.tellEligible(ctx)
+	verdict, why := o.provider().Health(o.facts(), m.report)
+	o.step(ctx, ha.Event{Kind: ha.EvHealth, At: m.at, Verdict: verdict, Reason: why, Boot: m.boot, Life: m.at, Instances: instanceIDs(m.report)})
+	if o.rec.State == ha.Available && o.live.baselineAt.IsZero() {
+		o.live.baselineAt = o.now()
+	}
+}
+
+func (o *owner) heard(at time.Time, boot string) {
+	o.live.lastPing, o.live.boot, o.live.missing = at, boot, false
+	o.w.lostAgents.back(o.host)
+	o.publish()
+}
+
+func instanceIDs(r *agentpb.Report) []string {
+	var out []string
+	for _, i := range r.GetInstances() {
+		out = append(out, i.Id)
+	}
+	return out
+}
+
+// facts are what the provider is told of this host.
+func (o *owner) facts() provider.Facts {
+	ok, why := o.powerTested()
+	return provider.Facts{
+		Host: o.host, Pools: o.spec.Val.Pools, Probes: o.spec.Val.Probes, Instances: o.live.report.GetInstances(),
+		PowerTested: ok, PowerWhy: why, LinkAlive: o.live.alive(), Baseline: provider.Baseline{Disks: o.rec.SeenDisks, Probe: o.rec.SeenProbe},
+	}
+}
+
+func (o *owner) provider() provider.Provider {
+	if p := o.w.providers[o.spec.Val.Provider]; p != nil {
+		return p
+	}
+	return o.w.providers["kvm"]
+}
+
+// tellPolicy resolves settings and administrative facts afresh and tells the machine
+// what changed.
+func (o *owner) tellPolicy(ctx context.Context) {
+	o.refreshPolicy()
+	spec := o.spec.Val
+	a := ha.Admin{Maintenance: spec.Maintenance, Excluded: spec.HADisabled, Disabled: spec.Disabled, Why: spec.Why}
+	o.step(ctx, ha.Event{Kind: ha.EvAdmin, Admin: &a})
+	o.tellPartition(ctx)
+	o.tellEligible(ctx)
+	o.step(ctx, ha.Event{Kind: ha.EvPolicy})
+	o.publish()
+}
+
+// tellPartition tells the machine the partition's state as it is on record.
+func (o *owner) tellPartition(ctx context.Context) {
+	state := ha.PartitionNone
+	if p, ok := o.w.partitionState(o.spec.Val.Partition); ok {
+		state = p.State
+	}
+	o.step(ctx, ha.Event{Kind: ha.EvPartition, Partition: state})
+}
+
+// tellEligible asks the provider and tells the machine when the answer changed.
+func (o *owner) tellEligible(ctx context.Context) {
+	v, why := o.provider().Eligible(o.facts())
+	if v == o.live.eligible && why == o.live.eligWhy {
+		return
+	}
+	o.live.eligible, o.live.eligWhy = v, why
+	o.step(ctx, ha.Event{Kind: ha.EvEligible, Verdict: v, Reason: why})
+	o.w.memberChanged(o.spec.Val.Partition)
+}
+
+// published is what other goroutines may know of an owner: links answer agents from
+// it, partitions count members, neighbours are chosen by it. Replaced as a whole.
+type published struct {
+	epoch    *agentpb.Epoch
+	settings *agentpb.Settings
+	gate     *agentpb.Gate
+	record   ha.Record
+	alive    bool // pings arrive in time
+	healthy  bool // and its own report is in order
+	linked   bool
+	lastPing time.Time
+	pools    []string
+	rack     string
+	boot     string
+	report   *agentpb.Report
+}
+
+func (o *owner) publish() {
+	p := &published{
+		epoch: o.w.wireEpoch(o.claim.Epoch), settings: o.wireSettings(), record: o.rec, alive: o.live.alive(), linked: o.live.linked,
+		lastPing: o.live.lastPing, pools: o.spec.Val.Pools, rack: o.spec.Val.Labels["rack"], boot: o.live.boot, report: o.live.report,
+	}
+	if p.alive {
+		v, _ := o.provider().Health(o.facts(), o.live.report)
+		p.healthy = v == ha.Pass
+	}
+	if g := o.rec.Gate; g != nil && !g.Confirmed {
+		p.gate = &agentpb.Gate{Generation: g.Generation, MustNotRun: g.MustNotRun}
+	}
+	o.w.publish(o.host, p)
+}
+
+func (o *owner) wireSettings() *agentpb.Settings {
+	return &agentpb.Settings{
+		PingIntervalMs:  o.policy.PingInterval.Milliseconds(),
+		StampIntervalMs: o.eff.Duration("ha.stamp.interval").Milliseconds(),
+		HelloRetryMs:    o.eff.Duration("agent.hello.retry").Milliseconds(),
+	}
+}

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/leases"
+	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+)
+
+// owner owns one host: the only goroutine that changes the host's records. Everything
+// that happens to the host comes through its mailbox; everything that is done about it
+// starts after a commit. Nothing here decides, see coordinator/ha.
+type owner struct {
+	w     *Worker
+	s     *leases.Session
+	claim leases.Claim
+	host  string
+	home  string // partition at adoption: a host that moves gets another slot and so another owner
+	log   *slog.Logger
+	in    *mailbox
+
+	spec   versioned[v1.HostSpec]
+	rec    ha.Record
+	recRev int64 // 0: not on record yet
+	pow    powerRecord
+	powRev int64
+	eff    effective
+	policy ha.Policy
+
+	adoptedTxn bool // a power transaction was running when this owner took over
+
+	live  liveFacts
+	jobs  jobs
+	txn   *txnRunner
+	place place
+}
+
+// Messages of the mailbox beside ha.Event.
+type (
+	specChanged   struct{}
+	policyChanged struct{}
+	helloMsg      struct {
+		hello *agentpb.Hello
+		at    time.Time
+	}
+	pingMsg struct {
+		boot   string
+		report *agentpb.Report
+		gate   string
+		at     time.Time
+	}
+	goneMsg struct{ at time.Time }
+	// callMsg runs fn on the owner's goroutine and answers on done; operators' reads
+	// and orders come this way.
+	callMsg struct {
+		fn   func(ctx context.Context)
+		done chan struct{}
+	}
+)
+
+func newOwner(w *Worker, s *leases.Session, c leases.Claim, host string) *owner {
+	return &owner{w: w, s: s, claim: c, host: host, in: newMailbox(), log: w.log.With("host", host)}
+}
+
+// run owns the host until ctx ends: on a lost lease, a lost slot or a deleted host.
+func (o *owner) run(ctx context.Context) {
+	ctx, stop := context.WithCancelCause(ctx)
+	o.jobs.init(ctx, stop)
+	defer o.jobs.wait()
+	defer o.place.leave(o)
+	defer stop(nil)
+	if err := o.load(ctx); err != nil {
+		if ctx.Err() == nil {
+			o.log.Error("adopt host", "cause", err)
+		}
+		return
+	}
+	o.w.enlist(o)
+	defer o.w.delist(o)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	o.adopt(ctx)
+	for ctx.Err() == nil {
+		timer.Reset(o.untilNext())
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+			o.onTime(ctx, o.now())
+		case <-o.in.ready:
+			for msg, ok := o.in.take(); ok && ctx.Err() == nil; msg, ok = o.in.take() {
+				o.handle(ctx, msg)
+			}
+		}
+	}
+	o.log.Debug("owner ended", "cause", context.Cause(ctx))
+}
+
+func (o *owner) now() time.Time { return time.Now().UTC() }
+
+// load reads the host's records; linearizable, because a decision follows.
+func (o *owner) load(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	if err := o.loadSpec(ctx); err != nil {
+		return err
+	}
+	var err error
+	if o.recRev, err = o.fetch(ctx, leases.HostHAKey(o.host), &o.rec); err != nil {
+		return err
+	}
+	if o.recRev == 0 {
+		o.rec = ha.New(o.host, o.now())
+	}
+	if o.powRev, err = o.fetch(ctx, leases.HostPowerKey(o.host), &o.pow); err != nil {
+		return err
+	}
+	o.live = newLiveFacts(o.now())
+	o.adoptedTxn = o.rec.OrderTxn != nil || o.rec.Incident != nil && o.rec.Incident.Action != nil && !o.rec.Incident.Action.Done
+	o.refreshPolicy()
+	return nil
+}
+
+func (o *owner) loadSpec(ctx context.Context) error {
+	var spec v1.HostSpec
+	rev, err := o.fetch(ctx, leases.HostSpecKey(o.host), &spec)
+	if err != nil {
+		return err
+	}
+	if rev == 0 {
+		return errRemoved
+	}
+	o.spec = versioned[v1.HostSpec]{Rev: rev, Val: spec}
+	o.home = spec.Partition
+	return nil
+}
+
+// fetch reads and decodes one key; revision 0 means that there is none.
+func (o *owner) fetch(ctx context.Context, key string, into any) (int64, error) {
+	kv, err := o.w.client.Get(ctx, key)
+	if errors.Is(err, leases.ErrNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", key, err)
+	}
+	if err := json.Unmarshal(kv.Value, into); err != nil {
+		return 0, fmt.Errorf("decode %s at revision %d: %w", key, kv.ModRevision, err)
+	}
+	return kv.ModRevision, nil
+}
+
+// adopt tells the machine that a new owner is here, and of everything it missed.
+func (o *owner) adopt(ctx context.Context) {
+	o.metricsLinked()
+	o.step(ctx, ha.Event{Kind: ha.EvAdopted})
+	o.tellPolicy(ctx)
+	o.tellPower(ctx)
+	o.readPower(false)
+}
+
+// handle takes one message of the mailbox.
+func (o *owner) handle(ctx context.Context, msg any) {
+	switch m := msg.(type) {
+	case ha.Event:
+		o.step(ctx, m)
+	case helloMsg:
+		o.onHello(ctx, m)
+	case pingMsg:
+		o.onPing(ctx, m)
+	case goneMsg:
+		o.live.linked = false
+		o.metricsLinked()
+	case specChanged:
+		if v, ok := o.w.view.spec(o.host); ok && v.Rev > o.spec.Rev {
+			o.spec = v
+			o.tellPolicy(ctx)
+		}
+	case policyChanged:
+		o.tellPolicy(ctx)
+	case powerDone:
+		o.onPower(ctx, m)
+	case placeReady:
+		o.onPlace(ctx, m)
+	case checkDone:
+		o.jobs.end(jobCheck)
+		o.step(ctx, ha.Event{Kind: ha.EvActivity, Check: &m.check})
+	case baselineDone:
+		o.onBaseline(ctx, m)
+	case repairDone:
+		o.jobs.end(jobRepair)
+		o.step(ctx, ha.Event{Kind: ha.EvRepaired, Reason: m.why})
+	case callMsg:
+		m.fn(ctx)
+		close(m.done)
+	}
+}
+
+// step is the loop of architecture.md §4.2: decide, commit, then act.
+// It returns the effects of the step, and whether the host's record is as decided.
+func (o *owner) step(ctx context.Context, ev ha.Event) ([]ha.Effect, bool) {
+	if ev.At.IsZero() {
+		ev.At = o.now()
+	}
+	began := time.Now()
+	next, effects := ha.Step(o.rec, ev, o.policy)
+	o.w.metrics.steps.WithLabelValues(string(ev.Kind)).Observe(time.Since(began).Seconds())
+	if len(effects) == 0 && reflect.DeepEqual(next, o.rec) {
+		return nil, true
+	}
+	from := o.rec
+	if !o.commit(ctx, ev, next, effects) {
+		return nil, false
+	}
+	o.committed(from, ev)
+	for _, e := range effects {
+		o.start(ctx, e)
+	}
+	if o.place.held && o.place.waiting == "" && !o.acting() {
+		o.place.leave(o)
+	}
+	return effects, true
+}
+
+// committed is everything that follows a commit without being an effect.
+func (o *owner) committed(from ha.Record, ev ha.Event) {
+	if from.State != o.rec.State {
+		o.log.Info("state", "from", from.State, "to", o.rec.State, "cause", o.rec.Reason, "epoch", o.claim.Epoch)
+		o.w.metrics.transition(from.State, o.rec.State, o.rec.Since.Sub(from.Since))
+	}
+	if from.State != o.rec.State || from.Eligible != o.rec.Eligible || (from.Incident == nil) != (o.rec.Incident == nil) {
+		o.w.memberChanged(o.spec.Val.Partition)
+	}
+	o.publish()
+}
+
+// untilNext is the time until something is due without any message.
+func (o *owner) untilNext() time.Duration {
+	next := o.rec.NextDeadline()
+	for _, t := range []time.Time{o.live.missAt(o.policy), o.live.powerAt, o.live.baselineAt} {
+		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
+	}
+	if next.IsZero() {
+		return time.Hour
+	}
+	return max(time.Millisecond, time.Until(next))
+}
+
+// onTime feeds what is due at now.
+func (o *owner) onTime(ctx context.Context, now time.Time) {
+	if d := o.rec.NextDeadline(); !d.IsZero() && !d.After(now) {
+		o.step(ctx, ha.Event{Kind: ha.EvTick, At: now})
+		if d2 := o.rec.NextDeadline(); d2.Equal(d) {
+			// A deadline that a tick does not move would spin; it is a defect of the
+			// table, made visible and harmless here.
+			o.log.Error("deadline stands still", "state", o.rec.State, "deadline", d)
+			o.w.metrics.stuckDeadlines.Inc()
+			pause(ctx, 100*time.Millisecond)
+		}
+	}
+	if at := o.live.missAt(o.policy); !at.IsZero() && !at.After(now) {
+		o.missed(ctx, now)
+	}
+	if !o.live.powerAt.IsZero() && !o.live.powerAt.After(now) {
+		o.readPower(false)
+	}
+	if !o.live.baselineAt.IsZero() && !o.live.baselineAt.After(now) {
+		o.takeBaseline()
+	}
+}
+
+// call runs fn on the owner's goroutine and waits for it. Error: the owner has ended,
+// or ctx has.
+func (o *owner) call(ctx context.Context, fn func(ctx context.Context)) error {
+	m := callMsg{fn: fn, done: make(chan struct{})}
+	o.in.put("", m)
+	select {
+	case <-m.done:
+		return nil
+	case <-o.jobs.ctx.Done():
+		return fmt.Errorf("host %s: this worker does not own it any more", o.host)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

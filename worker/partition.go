@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"reflect"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/leases"
+	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+)
+
+// partition owns the HA state of one partition (ha.md §2). It has the same slot as its
+// hosts, so their owners are in this worker.
+type partition struct {
+	w     *Worker
+	s     *leases.Session
+	claim leases.Claim
+	path  string
+	log   *slog.Logger
+	again chan struct{}
+	rec   ha.PartitionRecord
+	rev   int64
+}
+
+func newPartition(w *Worker, s *leases.Session, c leases.Claim, path string) *partition {
+	return &partition{w: w, s: s, claim: c, path: path, log: w.log.With("partition", path), again: make(chan struct{}, 1)}
+}
+
+// wake asks for a reassessment; it never blocks.
+func (p *partition) wake() {
+	select {
+	case p.again <- struct{}{}:
+	default:
+	}
+}
+
+func (p *partition) run(ctx context.Context) {
+	if err := p.load(ctx); err != nil {
+		if ctx.Err() == nil {
+			p.log.Error("adopt partition", "cause", err)
+		}
+		return
+	}
+	p.w.mu.Lock()
+	p.w.parts[p.path] = p
+	p.w.mu.Unlock()
+	defer func() {
+		p.w.mu.Lock()
+		if p.w.parts[p.path] == p {
+			delete(p.w.parts, p.path)
+		}
+		p.w.mu.Unlock()
+	}()
+	t := time.NewTicker(time.Minute) // a safety net beside the wake-ups
+	defer t.Stop()
+	for {
+		if !p.assess(ctx) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.again:
+		case <-t.C:
+		}
+	}
+}
+
+func (p *partition) load(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	kv, err := p.w.client.Get(ctx, leases.PartitionStateKey(p.path))
+	if errors.Is(err, leases.ErrNotFound) {
+		p.rec = ha.NewPartition(p.path, time.Now().UTC())
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	p.rev = kv.ModRevision
+	return json.Unmarshal(kv.Value, &p.rec)
+}
+
+// facts counts the members (ha.md §2: eligible, fit, with an open incident).
+func (p *partition) facts() ha.PartitionFacts {
+	f := ha.PartitionFacts{Disabled: p.w.view.disabled(p.path)}
+	for _, m := range p.w.neighbours(p.path, "") {
+		f.Members++
+		r := m.record
+		eligible := r.Eligible == ha.Pass && !r.Admin.Forbids()
+		open := r.Incident != nil && r.Incident.Ended.IsZero()
+		if eligible {
+			f.Eligible++
+		}
+		if eligible && m.healthy {
+			f.Fit++
+		} else if open {
+			f.Open++
+		}
+	}
+	return f
+}
+
+// assess decides, commits and tells the members; false: the slot is not ours any more.
+func (p *partition) assess(ctx context.Context) bool {
+	now := time.Now().UTC()
+	next, effects := ha.StepPartition(p.rec, p.facts(), now)
+	if len(effects) == 0 && reflect.DeepEqual(next, p.rec) {
+		return true
+	}
+	ops := []leases.Op{leases.Put(leases.PartitionStateKey(p.path), next)}
+	var events []v1.Event
+	for _, e := range effects {
+		x := v1.Event{ID: newEventID(), At: now, Type: e.Type, Severity: string(e.Severity), Partition: p.path, Worker: p.s.Worker(), Message: e.Reason,
+			Data: map[string]string{"from": string(p.rec.State), "to": string(next.State), "epoch": p.claim.Epoch.String()}}
+		events = append(events, x)
+		ops = append(ops, leases.Put(leases.EventKey(x.ID), x))
+	}
+	for backoff := 50 * time.Millisecond; ; backoff = min(2*backoff, time.Second) {
+		cctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+		rev, err := p.s.Commit(cctx, p.claim.Guard().At(leases.PartitionStateKey(p.path), p.rev), ops...)
+		cancel()
+		if err == nil {
+			p.rev = rev
+			break
+		}
+		if isLost(err) {
+			p.log.Warn("partition lost", "cause", err)
+			return false
+		}
+		p.log.Warn("commit partition", "cause", err)
+		if !pause(ctx, backoff) {
+			return false
+		}
+	}
+	if p.rec.State != next.State {
+		p.log.Info("partition state", "from", p.rec.State, "to", next.State, "cause", next.Reason)
+	}
+	p.rec = next
+	p.w.announced(events)
+	p.w.setPartitionState(p.path, next)
+	return true
+}
+
+// isLost reports whether a commit's error means that the record is not ours any more.
+func isLost(err error) bool {
+	return errors.Is(err, leases.ErrFenced) || errors.Is(err, leases.ErrConflict)
+}
+
+// setPartitionState publishes a committed state and tells the member hosts.
+func (w *Worker) setPartitionState(path string, r ha.PartitionRecord) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.partStates[path] = r
+	for _, o := range w.owners {
+		if o.home == path {
+			o.in.put("partition", ha.Event{Kind: ha.EvPartition, At: time.Now().UTC(), Partition: r.State})
+		}
+	}
+}
+
+// partitionState is the state of a partition as its owner here has committed it, else
+// as it is on record.
+func (w *Worker) partitionState(path string) (ha.PartitionRecord, bool) {
+	w.mu.Lock()
+	r, ok := w.partStates[path]
+	w.mu.Unlock()
+	if ok {
+		return r, true
+	}
+	v, ok := get(w.view, w.view.states, path)
+	return v.Val, ok
+}
+
+// memberChanged asks the partition of a host for a reassessment.
+func (w *Worker) memberChanged(path string) {
+	w.mu.Lock()
+	p := w.parts[path]
+	w.mu.Unlock()
+	if p != nil {
+		p.wake()
+	}
+}
+
+// enlist makes an owner known to links, partitions and operators.
+func (w *Worker) enlist(o *owner) {
+	w.mu.Lock()
+	w.owners[o.host] = o
+	w.mu.Unlock()
+	o.publish()
+	w.memberChanged(o.spec.Val.Partition)
+}
+
+func (w *Worker) delist(o *owner) {
+	w.mu.Lock()
+	if w.owners[o.host] == o {
+		delete(w.owners, o.host)
+		delete(w.shown, o.host)
+	}
+	w.mu.Unlock()
+	w.lostAgents.back(o.host)
+	w.door.Drop(o.host, w.refuse(o.host))
+	w.memberChanged(o.spec.Val.Partition)
+}
+
+func (w *Worker) publish(host string, p *published) {
+	w.mu.Lock()
+	was := w.shown[host]
+	if w.owners[host] != nil {
+		w.shown[host] = p
+	}
+	w.mu.Unlock()
+	if was == nil || was.healthy != p.healthy {
+		if o, ok := w.view.spec(host); ok {
+			w.memberChanged(o.Val.Partition)
+		}
+	}
+}
+
+// neighbours are the published facts of the other hosts of a partition.
+func (w *Worker) neighbours(path, except string) map[string]*published {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := map[string]*published{}
+	for host, p := range w.shown {
+		if o := w.owners[host]; host != except && o != nil && o.home == path {
+			out[host] = p
+		}
+	}
+	return out
+}

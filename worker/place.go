@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/coordinator/budget"
+	"github.com/holdfast-ha/holdfast/coordinator/guard"
+	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/coordinator/power"
+	"github.com/holdfast-ha/holdfast/leases"
+	wpower "github.com/holdfast-ha/holdfast/worker/power"
+)
+
+const (
+	readAgeLimit = 5 * time.Second // of the last linearizable read (ha.md §6, guard self)
+	minActionGap = 180 * time.Second
+)
+
+// place is this owner's place in the recovery pool, and what the guards were shown
+// while it held it.
+type place struct {
+	waiting guard.Purpose
+	held    bool
+	budgets []budgetState // as read for the last snapshot
+}
+
+// placeReady reports that a place is held and the power was freshly read.
+type placeReady struct {
+	purpose  guard.Purpose
+	got      bool
+	readings []deviceReading
+}
+
+// takePlace waits for a place in the recovery pool, then reads every power level
+// freshly: guards want to know what is so now (ha.md §7.1).
+func (o *owner) takePlace(p guard.Purpose) {
+	o.place.waiting = p
+	devices, bad := o.targets()
+	held := o.place.held
+	test := o.testDue(o.now())
+	started := o.jobs.begin(jobPlace, func(ctx context.Context) {
+		m := placeReady{purpose: p, got: held || o.w.pools.recovery.acquire(ctx)}
+		if m.got {
+			m.readings = o.w.readDevices(ctx, devices, bad, wpower.Urgent, test)
+		}
+		o.in.put("", m)
+	})
+	if !started {
+		o.log.Debug("already waiting for a place", "purpose", p)
+	}
+}
+
+// leave gives the place back; without one it does nothing.
+func (p *place) leave(o *owner) {
+	p.waiting = ""
+	o.jobs.abandon(jobPlace)
+	if p.held {
+		p.held = false
+		o.w.pools.recovery.release()
+	}
+}
+
+// onPlace arms, or learns why not: the readings go to the power machine, the snapshot to
+// the guards inside ha.Step, and everything the snapshot rests on is compared again in
+// the transaction.
+func (o *owner) onPlace(ctx context.Context, m placeReady) {
+	o.jobs.end(jobPlace)
+	if m.got {
+		o.place.held = true
+	}
+	if o.place.waiting == "" || !o.place.held { // nobody waits any more
+		o.place.leave(o)
+		return
+	}
+	if len(m.readings) > 0 {
+		o.absorb(ctx, m.readings)
+	}
+	if ctx.Err() != nil || o.place.waiting == "" {
+		return
+	}
+	snap := o.snapshot(ctx, o.place.waiting, m.readings)
+	o.place.waiting = ""
+	o.step(ctx, ha.Event{Kind: ha.EvPlace, At: snap.At, Snapshot: &snap})
+	o.latch(ctx)
+}
+
+// acting reports whether the host's state is one that holds a place.
+func (o *owner) acting() bool { return o.rec.State == ha.Recovering || o.rec.State == ha.Fencing }
+
+// snapshot gathers all that the guards look at.
+func (o *owner) snapshot(ctx context.Context, p guard.Purpose, readings []deviceReading) guard.Snapshot {
+	s := guard.Snapshot{Purpose: p, Host: o.host}
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	budgets, err := o.readBudgets(ctx)
+	s.At = o.now()
+	if err != nil {
+		o.log.Warn("read budgets", "cause", err)
+	}
+	o.place.budgets = budgets
+	s.Gathered = err == nil
+	s.Claim = guard.ClaimFacts{Epoch: o.claim.Epoch.String(), ValidFor: time.Until(o.s.Deadline()), NeededFor: o.policy.Fence.PacketTimeout}
+	specRev := o.spec.Rev
+	if v, ok := o.w.view.spec(o.host); ok {
+		specRev = max(specRev, v.Rev)
+	}
+	s.State = guard.StateFacts{VerdictMaxAge: o.policy.CheckWindow + o.policy.CheckTimeout, RevisionAsked: o.spec.Rev, RevisionPresent: specRev, LastSignOfLife: o.live.lastPing}
+	if i := o.rec.Incident; i != nil && i.Last != nil {
+		s.State.VerdictAsked = i.Last.Asked
+		s.Signals = i.Last.Signals
+		s.Signals.Agent = guard.FamilyUnknown
+		if !o.live.alive() && i.Last.Signals.Agent == guard.FamilyDead {
+			s.Signals.Agent = guard.FamilyDead
+		} else if o.live.alive() {
+			s.Signals.Agent = guard.FamilyAlive
+		}
+	}
+	path := o.spec.Val.Partition
+	s.Armed = guard.ArmedFacts{
+		Policy: o.policy.Mode, Disarmed: o.w.view.disarmed(path, o.host, s.At), Disabled: o.w.view.disabled(path),
+		Maintenance: o.spec.Val.Maintenance, Partition: string(o.rec.Partition),
+	}
+	if o.spec.Val.HADisabled {
+		s.Armed.Disabled = append(s.Armed.Disabled, "HA is disabled for host "+o.host)
+	}
+	s.Self = o.w.self(s.At)
+	if err == nil {
+		s.Self.ReadAge = 0 // the budgets were read linearizably just now
+	}
+	spent := o.rec.Incident != nil && o.rec.Incident.Budgeted
+	for _, b := range budgets {
+		f := b.counter.Facts(s.At, b.limit, b.window)
+		s.Budgets = append(s.Budgets, guard.BudgetFacts{Scope: b.scope, Used: f.Used, Limit: f.Limit, Window: f.Window, Latched: f.Latched, NextIn: f.NextIn, Spent: spent, Known: true})
+	}
+	s.Quiet = guard.QuietFacts{Until: o.rec.QuietUntil, MinGap: minActionGap, Known: true}
+	if i := o.rec.Incident; i == nil || i.Attempts == 0 {
+		s.Quiet.LastOtherAction = o.rec.LastAction
+	}
+	s.Power.Levels = o.levelFacts(s.At, readings)
+	if i := o.rec.Incident; i != nil && i.Action != nil && !i.Action.Done {
+		s.Running = i.Action.ID
+	}
+	return s
+}
+
+// levelFacts is what the fresh readings say of each level of the ladder.
+func (o *owner) levelFacts(now time.Time, readings []deviceReading) []guard.LevelFacts {
+	byDevice := map[string]deviceReading{}
+	for _, r := range readings {
+		byDevice[r.device] = r
+	}
+	var out []guard.LevelFacts
+	for _, l := range o.policy.Ladder {
+		f := guard.LevelFacts{Level: l.N, State: power.Unknown.String(), MaxAge: 10 * time.Second, CanSwitchOn: true}
+		for _, name := range l.Devices {
+			r, fresh := byDevice[name]
+			t := o.pow.Devices[name]
+			f.Tested = t.TestOK && now.Sub(t.Tested) < o.eff.Duration("power.test.maxage")
+			for _, c := range o.rec.Contradicted {
+				f.Contradicted = f.Contradicted || c == name
+			}
+			switch {
+			case !fresh:
+				f.Reason = fmt.Sprintf("device %s was not read", name)
+			case r.err != nil:
+				f.Reason = fmt.Sprintf("device %s: %s", name, r.err)
+			default:
+				f.State, f.ReadAge = r.reading.State.String(), now.Sub(r.reading.At)
+				if r.reading.State == power.Off && (r.reading.Transitional || r.reading.Fault) {
+					f.State = power.On.String()
+				}
+			}
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// budgetScopes are the budgets one action on this host spends from, with their limits.
+func (o *owner) budgetScopes() []budgetState {
+	limit := func(scope, name string) budgetState {
+		n, w := o.eff.Rate(name)
+		return budgetState{scope: scope, limit: n, window: w}
+	}
+	out := []budgetState{limit("host/"+o.host, "budget.host")}
+	names := [...]string{"zone", "pod", "cluster"}
+	for i, p := range prefixesOf(o.spec.Val.Partition) {
+		if i < len(names) {
+			out = append(out, limit(names[i]+"/"+p, "budget."+names[i]))
+		}
+	}
+	return out
+}
+
+func (o *owner) readBudgets(ctx context.Context) ([]budgetState, error) {
+	out := o.budgetScopes()
+	for i := range out {
+		kv, err := o.w.client.Get(ctx, leases.BudgetKey(out[i].scope))
+		if errors.Is(err, leases.ErrNotFound) {
+			out[i].counter = budget.Counter{V: 1}
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal(kv.Value, &out[i].counter); err != nil {
+			return nil, fmt.Errorf("decode %s: %w", kv.Key, err)
+		}
+		out[i].rev = kv.ModRevision
+	}
+	return out, nil
+}
+
+// latch writes down that an incident asked for a slot and found none: power-downs of
+// that scope stop until a human resets or grants more (ha.md §4).
+func (o *owner) latch(ctx context.Context) {
+	i := o.rec.Incident
+	if i == nil || i.Budgeted || i.Guards == nil || o.rec.State == ha.Recovering || o.rec.State == ha.Fencing {
+		return
+	}
+	now := o.now()
+	for _, b := range o.place.budgets {
+		f := b.counter.Facts(now, b.limit, b.window)
+		if f.Latched || f.Free() {
+			continue
+		}
+		next := b.counter.Latch(now)
+		x := o.plainEvent("budget.exhausted", ha.Page, fmt.Sprintf("power-down budget %s is used up (%d of %d in %v): power-downs of this scope stop until somebody resets or grants more", b.scope, f.Used, f.Limit, f.Window), nil)
+		key := leases.BudgetKey(b.scope)
+		cctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+		_, err := o.s.Commit(cctx, o.claim.Guard().At(key, b.rev), leases.Put(key, next), leases.Put(leases.EventKey(x.ID), x))
+		cancel()
+		if err != nil { // somebody else changed it, or etcd is away: the next asking latches
+			o.log.Warn("latch budget", "scope", b.scope, "cause", err)
+			continue
+		}
+		o.w.announced([]v1Event{x})
+	}
+	o.place.budgets = nil
+}
+
+// self is what this worker knows of its own sight.
+func (w *Worker) self(now time.Time) guard.SelfFacts {
+	w.mu.Lock()
+	agents := len(w.owners)
+	w.mu.Unlock()
+	return guard.SelfFacts{WarmupRoundsLeft: w.warmupLeft(now), Agents: agents, AgentsLost: w.lostAgents.count(now), ReadAge: w.mirror.Age(), ReadAgeLimit: readAgeLimit}
+}
+
+// warmupLeft counts the rounds of pings that must still pass since this worker began to
+// own slots before it may judge anybody.
+func (w *Worker) warmupLeft(now time.Time) int {
+	eff := w.view.effective("", "", now)
+	rounds, interval := eff.Int("worker.warmup"), eff.Duration("agent.ping.interval")
+	w.mu.Lock()
+	began := w.reignBegan
+	w.mu.Unlock()
+	if began.IsZero() {
+		return rounds
+	}
+	return max(0, rounds-int(now.Sub(began)/interval))
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package worker
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/coordinator/power"
+	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+)
+
+type v1Event = v1.Event
+
+// refreshPolicy resolves the settings that are effective for this host now.
+func (o *owner) refreshPolicy() {
+	o.eff = o.w.view.effective(o.spec.Val.Partition, o.host, o.now())
+	o.policy = policyOf(o.eff, o.spec.Val)
+	o.policy.Fence.OnNotBefore = o.onNotBefore()
+	o.policy.Disarmed = strings.Join(o.w.view.disarmed(o.spec.Val.Partition, o.host, o.now()), "; ")
+}
+
+// policyOf is the HA policy of one host: nothing but settings and its own devices.
+func policyOf(e effective, spec v1.HostSpec) ha.Policy {
+	p := ha.Policy{
+		Mode:             e.String("ha.policy"),
+		PingInterval:     e.Duration("agent.ping.interval"),
+		HealthFailures:   e.Int("ha.health.failures"),
+		CheckInitial:     e.Duration("ha.activity.interval.initial"),
+		CheckMax:         e.Duration("ha.activity.interval.max"),
+		CheckWindow:      e.Duration("ha.activity.window"),
+		CheckTimeout:     e.Duration("ha.activity.timeout"),
+		ActivityAttempts: e.Int("ha.activity.attempts"),
+		DegradedAfter:    e.Int("ha.degraded.after"),
+		FirstCheckAtOnce: e.Bool("ha.activity.first.at.once"),
+		RecoveryAttempts: e.Int("ha.recovery.attempts"),
+		RecoveryWait:     e.Duration("ha.recovery.wait"),
+		OffConfirmDelay:  e.Duration("ha.off.confirm.delay"),
+		ConfirmSilence:   e.Duration("ha.confirm.silence"),
+		QuietPeriod:      e.Duration("ha.quiet.period"),
+		SoftGrace:        e.Duration("power.soft.grace"),
+		ProofMin:         assurance(e.String("ha.proof.min")),
+		CanSwitchOn:      len(spec.Power) > 0,
+		Ladder:           ladder(spec.Power),
+		Fence: power.Limits{
+			PacketTimeout:   e.Duration("power.packet.timeout"),
+			StatusDeadline:  e.Duration("power.status.deadline"),
+			CommandDeadline: e.Duration("power.command.deadline"),
+			VerifyInterval:  e.Duration("power.verify.interval"),
+			SettleWindow:    e.Duration("power.settle.window"),
+			SettleReads:     e.Int("power.settle.reads"),
+			RepeatOffAfter:  e.Duration("power.off.repeat"),
+			MaxOffs:         e.Int("power.off.max"),
+			OffToOn:         e.Duration("power.off.to.on"),
+			OnDeadline:      e.Duration("power.on.deadline"),
+			LevelDeadline:   e.Duration("ha.fence.level.timeout"),
+			TotalDeadline:   e.Duration("ha.fence.timeout"),
+		},
+	}
+	if e.String("ha.repair.command") != "" {
+		p.RepairAttempts = e.Int("ha.repair.attempts")
+	}
+	return p
+}
+
+// ladder groups devices by level; all of a level must be off.
+func ladder(devices []v1.Device) []power.Level {
+	byLevel := map[int]*power.Level{}
+	for _, d := range devices {
+		n := levelOf(d)
+		if byLevel[n] == nil {
+			byLevel[n] = &power.Level{N: n, All: true}
+		}
+		byLevel[n].Devices = append(byLevel[n].Devices, d.Name)
+	}
+	var out []power.Level
+	for _, l := range byLevel {
+		out = append(out, *l)
+	}
+	slices.SortFunc(out, func(a, b power.Level) int { return cmp.Compare(a.N, b.N) })
+	return out
+}
+
+// assurance reads what the catalogue has checked; anything else asks for the most.
+func assurance(s string) power.Assurance {
+	var a power.Assurance
+	if a.UnmarshalText([]byte(s)) != nil {
+		return power.A5
+	}
+	return a
+}
+
+// applyPools makes the worker's pools as large as its settings say.
+func (w *Worker) applyPools(e effective) {
+	w.pools.activity.resize(e.Int("worker.activity.concurrency"))
+	w.pools.recovery.resize(e.Int("worker.recovery.concurrency"))
+	n, per := e.Rate("worker.power.rate")
+	w.pools.powerRate.SetLimit(rate.Limit(float64(n) / per.Seconds()))
+	w.pools.powerRate.SetBurst(n)
+}
+
+// onNotBefore: a transaction taken over from an owner whose packets may still be on
+// their way must not send ON before those can have arrived (leases.md §3.5: without a
+// record of how the old owner ended, its lease and one command deadline).
+func (o *owner) onNotBefore() time.Time {
+	if !o.adoptedTxn {
+		return time.Time{}
+	}
+	return o.live.adopted.Add(o.s.TTL() + o.eff.Duration("power.command.deadline"))
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package worker
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// limiter is a bounded pool whose size is a live setting: at most n holders, others
+// wait in the order they came.
+type limiter struct {
+	mu      sync.Mutex
+	n, held int
+	queue   []chan struct{}
+}
+
+// acquire waits for a place until ctx ends; false: none was taken.
+func (l *limiter) acquire(ctx context.Context) bool {
+	l.mu.Lock()
+	if l.held < l.n && len(l.queue) == 0 {
+		l.held++
+		l.mu.Unlock()
+		return true
+	}
+	ch := make(chan struct{})
+	l.queue = append(l.queue, ch)
+	l.mu.Unlock()
+	select {
+	case <-ch:
+		return true
+	case <-ctx.Done():
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, q := range l.queue {
+		if q == ch {
+			l.queue = append(l.queue[:i], l.queue[i+1:]...)
+			return false
+		}
+	}
+	l.held-- // it was handed over in the same moment
+	l.hand()
+	return false
+}
+
+func (l *limiter) release() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.held--
+	l.hand()
+}
+
+// resize changes the number of places; holders above a smaller number keep theirs.
+func (l *limiter) resize(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.n = n
+	l.hand()
+}
+
+func (l *limiter) hand() {
+	for l.held < l.n && len(l.queue) > 0 {
+		close(l.queue[0])
+		l.queue = l.queue[1:]
+		l.held++
+	}
+}
+
+// pools bound what one worker does at once; a stuck item blocks nobody outside its
+// pool, and no pool waits for another while it holds a place.
+type pools struct {
+	activity, recovery, power limiter
+	powerRate                 *rate.Limiter
+}
+
+func newPools() *pools {
+	p := &pools{powerRate: rate.NewLimiter(20, 20)}
+	p.activity.resize(50)
+	p.recovery.resize(5)
+	p.power.resize(64)
+	return p
+}
+
+// lossWindow counts agents whose pings stopped within the last minute, for the guard
+// "self": a worker that loses many at once is likely to be blind itself.
+type lossWindow struct {
+	mu   sync.Mutex
+	lost map[string]time.Time
+}
+
+const lossSpan = time.Minute
+
+func (l *lossWindow) add(host string, at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lost == nil {
+		l.lost = map[string]time.Time{}
+	}
+	l.lost[host] = at
+}
+
+func (l *lossWindow) back(host string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.lost, host)
+}
+
+func (l *lossWindow) count(now time.Time) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for h, at := range l.lost {
+		if now.Sub(at) > lossSpan {
+			delete(l.lost, h)
+			continue
+		}
+		n++
+	}
+	return n
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kvm is the HA provider for KVM hypervisors whose instances live on shared
+// pools (ha.md §5): health is the agent's own report, activity is what neighbours see
+// of the host's stamps, disks and network.
+//
+// It refuses to look itself: the worker only counts votes of agents.
+//
+// Invariants: any movement or answer is active; idle needs every shared pool read by
+// two readers (one only where no second exists), each with a control stamp that moved,
+// and one family outside the agent that was once seen alive and is now silent.
+package kvm
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/worker/provider"
+)
+
+// Provider implements provider.Provider.
+type Provider struct {
+	ask   provider.Asker
+	epoch func(reader string) *agentpb.Epoch // epoch of the slot of the agent that is asked
+}
+
+// New makes a provider that asks agents through a.
+func New(a provider.Asker, epoch func(string) *agentpb.Epoch) *Provider {
+	return &Provider{ask: a, epoch: epoch}
+}
+
+// Kind implements provider.Provider.
+func (*Provider) Kind() string { return "kvm" }
+
+// Eligible implements provider.Provider.
+func (*Provider) Eligible(f provider.Facts) (ha.Verdict, string) {
+	switch {
+	case len(f.Pools) == 0:
+		return ha.Fail, "no shared pool on record: nobody could see whether it still writes"
+	case !f.PowerTested:
+		return ha.Fail, f.PowerWhy
+	}
+	return ha.Pass, ""
+}
+
+// Health implements provider.Provider: libvirt answers and every shared pool can be
+// used. What the agent does not know yet is unknown.
+func (*Provider) Health(f provider.Facts, r *agentpb.Report) (ha.Verdict, string) {
+	if r == nil {
+		return ha.Unknown, "no report yet"
+	}
+	if !r.HypervisorOk {
+		return ha.Fail, "its hypervisor does not answer" + detail(r.HypervisorDetail)
+	}
+	states := map[string]*agentpb.PoolReport{}
+	for _, p := range r.Pools {
+		states[p.Id] = p
+	}
+	verdict, why := ha.Pass, "its agent reports hypervisor and pools in order"
+	for _, id := range f.Pools {
+		p := states[id]
+		switch {
+		case p == nil:
+			return ha.Fail, fmt.Sprintf("its agent does not know pool %s", id)
+		case p.State == agentpb.PoolReport_FAILED:
+			return ha.Fail, fmt.Sprintf("it cannot use pool %s%s", id, detail(p.Detail))
+		case p.State == agentpb.PoolReport_HUNG:
+			return ha.Fail, fmt.Sprintf("pool %s hangs for it%s", id, detail(p.Detail))
+		case p.State == agentpb.PoolReport_UNKNOWN:
+			verdict, why = ha.Unknown, fmt.Sprintf("its agent has not tried pool %s yet", id)
+		}
+	}
+	return verdict, why
+}
+
+// Activity implements provider.Provider.
+func (p *Provider) Activity(ctx context.Context, q provider.Question) ha.Check {
+	needed := 2
+	if q.Only {
+		needed = 1
+	}
+	verdict, why, votes, sig := judge(q.Subject, p.gather(ctx, q), needed)
+	return ha.Check{ID: q.ID, Asked: q.Asked, Done: time.Now().UTC(), Verdict: verdict, Reason: why, Votes: votes, Signals: sig}
+}
+
+// Baseline implements provider.Provider.
+func (p *Provider) Baseline(ctx context.Context, q provider.Question) provider.Baseline {
+	var b provider.Baseline
+	for _, r := range p.gather(ctx, q) {
+		if r.err != nil {
+			continue
+		}
+		s := read(q.Subject, r.answer)
+		b.Disks = b.Disks || s.disks == agentpb.Seen_SEEN_MOVED
+		b.Probe = b.Probe || s.probe == agentpb.Seen_SEEN_MOVED
+	}
+	return b
+}
+
+// gather asks up to q.Max readers at once, preferring different failure domains.
+func (p *Provider) gather(ctx context.Context, q provider.Question) []reading {
+	readers := choose(q.Readers, q.Max)
+	out := make([]reading, len(readers))
+	var wg sync.WaitGroup
+	for i, r := range readers {
+		wg.Go(func() {
+			out[i] = reading{reader: r.Host}
+			a, err := p.ask.Ask(ctx, r.Host, p.request(q, r))
+			switch {
+			case err != nil:
+				out[i].err = fmt.Errorf("could not ask: %w", err)
+			case a.GetActivity() == nil:
+				out[i].err = fmt.Errorf("answered something else than an activity check")
+			default:
+				out[i].answer = a.GetActivity()
+			}
+		})
+	}
+	wg.Wait()
+	return out
+}
+
+func (p *Provider) request(q provider.Question, r provider.Reader) *agentpb.Request {
+	a := &agentpb.ActivityRequest{Host: q.Subject.Host, WindowMs: q.Window.Milliseconds(), Probes: q.Subject.Probes}
+	for _, pool := range q.Subject.Pools {
+		pq := &agentpb.PoolQuery{Pool: pool, Disks: disksOn(q.Subject, pool)}
+		for _, o := range q.Readers {
+			if o.Host != r.Host {
+				pq.Controls = append(pq.Controls, o.Host)
+			}
+		}
+		a.Pools = append(a.Pools, pq)
+	}
+	return &agentpb.Request{Epoch: p.epoch(r.Host), Body: &agentpb.Request_Activity{Activity: a}}
+}
+
+// choose takes up to n readers, one of each failure domain first.
+func choose(all []provider.Reader, n int) []provider.Reader {
+	if n <= 0 || n > len(all) {
+		n = len(all)
+	}
+	taken := make(map[string]bool, n)
+	var first, rest []provider.Reader
+	for _, r := range all {
+		if r.Domain != "" && !taken[r.Domain] {
+			taken[r.Domain] = true
+			first = append(first, r)
+			continue
+		}
+		rest = append(rest, r)
+	}
+	return append(first, rest...)[:n]
+}

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package worker
+
+import (
+	"encoding/json"
+	"log/slog"
+	"maps"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/coordinator/power"
+	"github.com/holdfast-ha/holdfast/coordinator/settings"
+	"github.com/holdfast-ha/holdfast/leases"
+	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+)
+
+// versioned is a decoded record with the revision it was read at.
+type versioned[T any] struct {
+	Rev int64
+	Val T
+}
+
+// slotValue is the value of a slot key.
+type slotValue struct {
+	Worker string    `json:"worker"`
+	Boot   string    `json:"boot"`
+	Since  time.Time `json:"since"`
+}
+
+// powerRecord is the value of hosts/<host>/power.
+type powerRecord struct {
+	V       int                     `json:"v"`
+	Machine power.Machine           `json:"machine"`
+	Devices map[string]deviceRecord `json:"devices,omitempty"`
+}
+
+// deviceRecord is what is known of one power device beside its readings.
+type deviceRecord struct {
+	Pinned  power.Identity `json:"pinned,omitzero"`
+	Tested  time.Time      `json:"tested,omitzero"`
+	TestOK  bool           `json:"testOK,omitempty"`
+	TestErr string         `json:"testError,omitempty"`
+}
+
+// effective are the settings resolved for one host or partition.
+type effective = settings.Effective
+
+// view is the worker's typed copy of what it watches in etcd. It is written by the
+// mirror's goroutine only and read by all; values in it are never changed in place.
+type view struct {
+	log *slog.Logger
+
+	mu       sync.RWMutex
+	specs    map[string]versioned[v1.HostSpec]
+	ha       map[string]versioned[ha.Record]
+	power    map[string]versioned[powerRecord]
+	parts    map[string]versioned[v1.PartitionSpec]
+	states   map[string]versioned[ha.PartitionRecord]
+	workers  map[string]versioned[v1.Worker]
+	slots    map[int]versioned[slotValue]
+	settings map[string]map[string]versioned[v1.SettingRecord] // scope, name
+	version  int64                                             // of settings: bumped at every change
+	cache    map[string]cachedSettings                         // by host id
+
+	changed func(kind, id string) // told after each change, outside the lock
+}
+
+type cachedSettings struct {
+	version, spec int64
+	until         time.Time // a layer's value expires then; zero: never
+	eff           effective
+}
+
+func newView(log *slog.Logger, changed func(kind, id string)) *view {
+	return &view{
+		log: log, changed: changed,
+		specs: map[string]versioned[v1.HostSpec]{}, ha: map[string]versioned[ha.Record]{},
+		power: map[string]versioned[powerRecord]{}, parts: map[string]versioned[v1.PartitionSpec]{},
+		states: map[string]versioned[ha.PartitionRecord]{}, workers: map[string]versioned[v1.Worker]{},
+		slots: map[int]versioned[slotValue]{}, settings: map[string]map[string]versioned[v1.SettingRecord]{},
+		cache: map[string]cachedSettings{},
+	}
+}
+
+// apply takes one change of the mirror. A value that cannot be decoded is reported and
+// leaves the earlier one in place: one bad record must not blind the worker to others.
+func (v *view) apply(c leases.Change) {
+	kind, id := "", ""
+	var err error
+	v.mu.Lock()
+	if host, part, ok := leases.SplitHostKey(c.Key); ok {
+		kind, id = "host-"+part, host
+		switch part {
+		case "spec":
+			err = put(v.specs, id, c)
+		case "ha":
+			err = put(v.ha, id, c)
+		case "power":
+			err = put(v.power, id, c)
+		}
+	} else if path, part, ok := leases.SplitPartitionKey(c.Key); ok {
+		kind, id = "partition-"+part, path
+		if part == "spec" {
+			err = put(v.parts, id, c)
+		} else {
+			err = put(v.states, id, c)
+		}
+	} else if slot, ok := leases.SplitSlotKey(c.Key); ok {
+		kind = "slots"
+		err = put(v.slots, slot, c)
+	} else if worker, ok := strings.CutPrefix(c.Key, leases.WorkersPrefix); ok {
+		kind, id = "workers", worker
+		err = put(v.workers, id, c)
+	} else if scope, name, ok := splitSetting(c.Key); ok {
+		kind, id = "settings", scope
+		m := maps.Clone(v.settings[scope])
+		if m == nil {
+			m = map[string]versioned[v1.SettingRecord]{}
+		}
+		err = put(m, name, c)
+		v.settings[scope] = m
+		v.version++
+	}
+	v.mu.Unlock()
+	if err != nil {
+		v.log.Error("unreadable record", "key", c.Key, "cause", err)
+		return
+	}
+	v.changed(kind, id)
+}
+
+func splitSetting(key string) (scope, name string, ok bool) {
+	rest, ok := strings.CutPrefix(key, leases.SettingsPrefix)
+	i := strings.LastIndexByte(rest, '/')
+	if !ok || i < 0 {
+		return "", "", false
+	}
+	return rest[:i], rest[i+1:], true
+}
+
+func put[K comparable, T any](m map[K]versioned[T], id K, c leases.Change) error {
+	if c.Deleted {
+		delete(m, id)
+		return nil
+	}
+	var val T
+	if err := json.Unmarshal(c.KV.Value, &val); err != nil {
+		return err
+	}
+	m[id] = versioned[T]{c.KV.ModRevision, val}
+	return nil
+}
+
+func get[K comparable, T any](v *view, m map[K]versioned[T], id K) (versioned[T], bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	x, ok := m[id]
+	return x, ok
+}
+
+func (v *view) spec(host string) (versioned[v1.HostSpec], bool) { return get(v, v.specs, host) }
+
+// hosts lists all host specs.
+func (v *view) hosts() map[string]versioned[v1.HostSpec] {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return maps.Clone(v.specs)
+}
+
+// scopes of a partition path, widest first, as the settings catalogue names them.
+func scopesOf(path, host string) []string {
+	out := []string{"global"}
+	names := [...]string{"zone/", "pod/", "cluster/"}
+	for i, p := range prefixesOf(path) {
+		if i < len(names) {
+			out = append(out, names[i]+p)
+		}
+	}
+	if host != "" {
+		out = append(out, "host/"+host)
+	}
+	return out
+}
+
+// prefixesOf returns z, z/p, z/p/c for z/p/c.
+func prefixesOf(path string) []string {
+	if path == "" {
+		return nil
+	}
+	var out []string
+	for i := range path {
+		if path[i] == '/' {
+			out = append(out, path[:i])
+		}
+	}
+	return append(out, path)
+}
+
+// effective resolves the settings for a host (or, with host "", for a partition path)
+// as they are at now.
+func (v *view) effective(path, host string, now time.Time) effective {
+	key := path + "|" + host
+	v.mu.RLock()
+	c, ok := v.cache[key]
+	fresh := ok && c.version == v.version && (c.until.IsZero() || now.Before(c.until))
+	v.mu.RUnlock()
+	if fresh {
+		return c.eff
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	layers, until := v.layers(path, host, now)
+	c = cachedSettings{version: v.version, until: until, eff: settings.Resolve(layers)}
+	v.cache[key] = c
+	return c.eff
+}
+
+// layers are the values set for a host or partition, widest scope first, without those
+// that have expired, and when the next one does. The caller holds the lock.
+func (v *view) layers(path, host string, now time.Time) (layers []settings.Layer, until time.Time) {
+	for _, scope := range scopesOf(path, host) {
+		values := map[string]string{}
+		for name, r := range v.settings[scope] {
+			if e := r.Val.Expires; !e.IsZero() {
+				if !now.Before(e) {
+					continue
+				}
+				if until.IsZero() || e.Before(until) {
+					until = e
+				}
+			}
+			values[name] = r.Val.Value
+		}
+		layers = append(layers, settings.Layer{Scope: scope, Values: values})
+	}
+	return layers, until
+}
+
+// changedLayers are the layers as they would be with one value set, or, with value
+// empty, taken back.
+func (v *view) changedLayers(path, host, scope, name, value string) []settings.Layer {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	layers, _ := v.layers(path, host, time.Now())
+	for _, l := range layers {
+		switch {
+		case l.Scope != scope:
+		case value == "":
+			delete(l.Values, name)
+		default:
+			l.Values[name] = value
+		}
+	}
+	return layers
+}
+
+// disarmed lists the scopes of a host that are disarmed now, as shown to operators.
+func (v *view) disarmed(path, host string, now time.Time) []string {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	var out []string
+	for _, scope := range scopesOf(path, host) {
+		r, ok := v.settings[scope][settingArmed]
+		if !ok || r.Val.Value != "false" || (!r.Val.Expires.IsZero() && !now.Before(r.Val.Expires)) {
+			continue
+		}
+		s := scope
+		if !r.Val.Expires.IsZero() {
+			s += " until " + r.Val.Expires.UTC().Format(time.RFC3339)
+		}
+		if r.Val.Reason != "" {
+			s += " (" + r.Val.Reason + ")"
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// settingArmed is the switch behind `holdfast ha arm|disarm`.
+const settingArmed = "ha.armed"
+
+// disabled lists the levels of a partition path where the level itself or HA is
+// disabled. A level without a spec is enabled.
+func (v *view) disabled(path string) (out []string) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	for _, p := range prefixesOf(path) {
+		s := v.parts[p].Val
+		switch {
+		case s.Disabled:
+			out = append(out, p+" is disabled")
+		case s.HADisabled:
+			out = append(out, "HA is disabled at "+p)
+		}
+	}
+	return out
+}
+
+// owner returns who holds the slot, with the slot key's revision.
+func (v *view) slotOwner(slot int) (slotValue, int64, bool) {
+	s, ok := get(v, v.slots, slot)
+	return s.Val, s.Rev, ok
+}
+
+func (v *view) worker(id string) (v1.Worker, bool) {
+	w, ok := get(v, v.workers, id)
+	return w.Val, ok
+}

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/leases"
+	"github.com/holdfast-ha/holdfast/worker/api"
+	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+	"github.com/holdfast-ha/holdfast/worker/link"
+	wpower "github.com/holdfast-ha/holdfast/worker/power"
+	"github.com/holdfast-ha/holdfast/worker/power/ipmi"
+	"github.com/holdfast-ha/holdfast/worker/provider"
+	"github.com/holdfast-ha/holdfast/worker/provider/kvm"
+)
+
+// Worker is one management worker. Make it with New, start it with Run.
+type Worker struct {
+	o    Options
+	boot string
+	log  *slog.Logger
+
+	client       *leases.Client
+	mirror       *leases.Mirror
+	eventsMirror *leases.Mirror
+	view         *view
+	slotN        int
+	generation   int64
+
+	door      *link.Server
+	drivers   *wpower.Registry
+	gate      *wpower.Gate
+	providers map[string]provider.Provider
+	pools     *pools
+	metrics   *metrics
+	health    *health
+	hook      *pageHook
+
+	apiAddr, agentsAddr string
+	started             time.Time
+
+	mu         sync.Mutex
+	session    *leases.Session
+	owners     map[string]*owner
+	parts      map[string]*partition
+	claims     map[int]leases.Claim
+	shown      map[string]*published         // what owners have published
+	partStates map[string]ha.PartitionRecord // as committed by partitions here
+	reignBegan time.Time                     // since when this worker owns slots
+	lostAgents lossWindow
+	kick       chan struct{} // membership, slots or host specs changed
+}
+
+// New checks the options and makes a worker; it starts nothing and opens nothing.
+func New(o Options) (*Worker, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	w := &Worker{
+		o: o, boot: uuid.NewString(), log: o.Logger.With("worker", o.ID), started: time.Now().UTC(),
+		owners: map[string]*owner{}, parts: map[string]*partition{}, claims: map[int]leases.Claim{},
+		shown: map[string]*published{}, partStates: map[string]ha.PartitionRecord{},
+		kick: make(chan struct{}, 1), providers: map[string]provider.Provider{},
+	}
+	w.health = newHealth(time.Now)
+	w.metrics = newMetrics(w)
+	w.pools = newPools()
+	w.hook = newPageHook(w.log, w.pageCommand, func(result string) { w.metrics.pages.WithLabelValues(result).Inc() })
+	w.view = newView(w.log, w.changed)
+	w.door = link.New((*door)(w), w.log)
+	w.gate = wpower.NewGate()
+	if w.drivers, err = wpower.NewRegistry(ipmi.New(w.hostile)); err != nil {
+		return nil, err
+	}
+	w.register(kvm.New(w.door, w.epochOf))
+	return w, nil
+}
+
+// hostile is told of connections to a BMC on which the guard dropped packets that no
+// healthy device on a lossy network sends.
+func (w *Worker) hostile(t wpower.Target, r ipmi.Report) {
+	for why, n := range r.Dropped() {
+		if why.Hostile() {
+			w.metrics.hostile.WithLabelValues(why.String()).Add(float64(n))
+		}
+	}
+	w.log.Warn("hostile packets from the BMC's address were dropped", "host", t.Host, "device", t.Device, "count", r.Hostile())
+}
+
+// mirrorPrefixes are what every worker keeps a copy of: the small records of all hosts,
+// so that a takeover reads nothing and any worker answers operators.
+var mirrorPrefixes = []string{leases.WorkersPrefix, leases.SlotsPrefix, leases.PartitionsPrefix, leases.HostsPrefix, leases.SettingsPrefix}
+
+func (w *Worker) pageCommand() (string, time.Duration) {
+	e := w.view.effective("", "", time.Now())
+	return e.String("page.exec"), e.Duration("page.exec.timeout")
+}
+
+func (w *Worker) register(p provider.Provider) { w.providers[p.Kind()] = p }
+
+// Run works until ctx ends: it claims slots, owns hosts and answers agents and
+// operators. It gives its slots back before it returns. Errors: a port that is in use,
+// an etcd that refuses us; an etcd that is only away is waited for.
+func (w *Worker) Run(ctx context.Context) error {
+	apiL, err := listen(ctx, "listenAPI", w.o.ListenAPI)
+	if err != nil {
+		return err
+	}
+	defer closeQuietly(apiL)
+	agentsL, err := listen(ctx, "listenAgents", w.o.ListenAgents)
+	if err != nil {
+		return err
+	}
+	defer closeQuietly(agentsL)
+	w.apiAddr, w.agentsAddr = orElse(w.o.AdvertiseAPI, apiL.Addr().String()), orElse(w.o.AdvertiseAgents, agentsL.Addr().String())
+
+	w.client, err = leases.Dial(ctx, leases.Config{Endpoints: w.o.Etcd, TLS: w.o.EtcdTLS, Logger: w.log})
+	if err != nil {
+		return fmt.Errorf("connect to etcd: %w", err)
+	}
+	defer w.client.Close()
+	conf, err := w.client.EnsureConfig(ctx)
+	if err != nil {
+		return fmt.Errorf("read fleet configuration: %w", err)
+	}
+	w.slotN, w.generation = conf.Slots, conf.Generation
+	w.mirror = w.client.NewMirror(mirrorPrefixes...)
+	w.eventsMirror = w.client.NewMirror(leases.EventsPrefix)
+	for _, p := range mirrorPrefixes {
+		w.mirror.Subscribe(p, w.view.apply)
+	}
+
+	grpcS := link.NewGRPC(w.door)
+	httpS := &http.Server{
+		Handler:           api.NewHandler((*backend)(w), api.HandlerOptions{Metrics: w.metrics.handler(), Logger: w.log, Version: w.o.Version}),
+		ReadHeaderTimeout: 10 * time.Second,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return w.mirror.Run(ctx) })
+	g.Go(func() error { return w.eventsMirror.Run(ctx) })
+	g.Go(func() error { return w.watchFreshness(ctx) })
+	g.Go(func() error { return w.trimEvents(ctx) })
+	g.Go(func() error { return w.hook.run(ctx) })
+	g.Go(func() error {
+		if err := grpcS.Serve(agentsL); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("serve agents: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		if err := httpS.Serve(apiL); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve operators: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		w.door.Close()
+		grpcS.Stop()
+		return httpS.Close()
+	})
+	g.Go(func() error { return w.member(ctx) })
+	err = g.Wait()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+func listen(ctx context.Context, field, addr string) (net.Listener, error) {
+	if addr == "" {
+		return nil, fmt.Errorf("%s: empty, allowed is host:port", field)
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %q: %w", field, addr, err)
+	}
+	return l, nil
+}
+
+func closeQuietly(l net.Listener) { _ = l.Close() } // already closed by its server in the usual case
+
+func orElse(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// record is this worker's entry in workers/<id>.
+func (w *Worker) record(state string) v1.Worker {
+	return v1.Worker{
+		ID: w.o.ID, Boot: w.boot, API: w.apiAddr, Agents: w.agentsAddr, Zone: w.o.Zone, Weight: w.o.Weight,
+		State: state, Started: w.started, PID: os.Getpid(), Version: w.o.Version,
+	}
+}
+
+// changed is told of every change in the view, from the mirror's goroutine.
+func (w *Worker) changed(kind, id string) {
+	switch kind {
+	case "workers", "slots", "host-spec":
+		select {
+		case w.kick <- struct{}{}:
+		default:
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch kind {
+	case "host-spec":
+		if o := w.owners[id]; o != nil {
+			o.in.put("spec", specChanged{})
+		}
+	case "settings", "partition-spec":
+		w.applyPools(w.view.effective("", "", time.Now()))
+		for _, o := range w.owners {
+			o.in.put("policy", policyChanged{})
+		}
+		for _, p := range w.parts {
+			p.wake()
+		}
+	}
+}
+
+// epochOf is the epoch of the slot of a host, for requests to its agent.
+func (w *Worker) epochOf(host string) *agentpb.Epoch {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if o := w.owners[host]; o != nil {
+		return w.wireEpoch(o.claim.Epoch)
+	}
+	return nil
+}
+
+func (w *Worker) wireEpoch(e leases.Epoch) *agentpb.Epoch {
+	return &agentpb.Epoch{Generation: e.Generation, Revision: e.Revision, Cluster: strconv.FormatUint(w.client.ClusterID(), 16)}
+}
+
+// watchFreshness raises a warning while the copy of etcd is older than it may be.
+func (w *Worker) watchFreshness(ctx context.Context) error {
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			if age := w.mirror.Age(); age > readAgeLimit*2 {
+				w.health.set("EtcdStale", "critical", fmt.Sprintf("the last word from etcd is %v old: no new action is started; the fleet goes on as it is", age.Round(time.Second)))
+			} else {
+				w.health.clear("EtcdStale")
+			}
+		}
+	}
+}
