@@ -103,7 +103,7 @@ func (b *backend) Order(ctx context.Context, who, id string, o v1.OrderRequest) 
 			return
 		}
 		order := ha.Order{Verb: verb, ID: res.ID, By: who, Second: o.Second, Reason: o.Reason}
-		effects, ok := ow.step(ctx, ha.Event{Kind: ha.EvOperator, Order: &order, Life: ow.live.lastPing})
+		effects, ok := ow.step(ctx, ha.Event{Kind: ha.EvOperator, Order: &order, Life: ow.live.lastLife()})
 		for _, e := range effects {
 			if e.Type == "ha.order-refused" {
 				problem = refused(fmt.Sprintf("%s %s: %s", verb, id, e.Reason), "holdfast explain host "+id)

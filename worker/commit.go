@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -83,7 +84,7 @@ func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects
 			return false
 		case errors.Is(err, leases.ErrConflict):
 			o.w.metrics.commits.WithLabelValues("conflict").Inc()
-			o.conflict(ctx, ev, err)
+			o.conflict(ev, err)
 			return false
 		}
 		o.w.metrics.commits.WithLabelValues("error").Inc()
@@ -96,13 +97,13 @@ func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects
 }
 
 // conflict handles a moved revision. For an arming event it is a budget that somebody
-// else spent: the guards are asked again with a new snapshot. Anything else means that
+// else spent: the guards are asked again, with fresh readings and a new snapshot. Anything else means that
 // the record on disk is not ours: the owner ends and adopts the host afresh.
-func (o *owner) conflict(ctx context.Context, ev ha.Event, err error) {
-	if ev.Kind == ha.EvPlace {
+func (o *owner) conflict(ev ha.Event, err error) {
+	var c *leases.ConflictError
+	if ev.Kind == ha.EvPlace && errors.As(err, &c) && strings.HasPrefix(c.Key, leases.BudgetsPrefix) {
 		o.log.Info("arm again", "cause", err)
-		o.place.waiting = ev.Snapshot.Purpose
-		o.onPlace(ctx, placeReady{purpose: ev.Snapshot.Purpose})
+		o.takePlace(ev.Snapshot.Purpose)
 		return
 	}
 	o.jobs.stop(fmt.Errorf("commit %s: %w", ev.Kind, err))

@@ -90,21 +90,19 @@ func runHook(ctx context.Context, path string, args []string, in []byte, timeout
 	}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
-		return nil, fmt.Errorf("hook %s: exit status %d: %s", path, exit.ExitCode(), bytes.TrimSpace(out.Bytes()))
+		return nil, fmt.Errorf("hook %s: exit status %d: %s", path, exit.ExitCode(), bytes.TrimSpace(out.kept))
 	}
-	return out.Bytes(), err
+	return out.kept, err
 }
 
 // limitedBuffer keeps the first max bytes and swallows the rest.
 type limitedBuffer struct {
-	bytes.Buffer
-	max int
+	kept []byte
+	max  int
 }
 
 func (b *limitedBuffer) Write(p []byte) (int, error) {
-	if room := b.max - b.Len(); room > 0 {
-		b.Buffer.Write(p[:min(room, len(p))])
-	}
+	b.kept = append(b.kept, p[:min(b.max-len(b.kept), len(p))]...)
 	return len(p), nil
 }
 

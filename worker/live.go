@@ -20,6 +20,7 @@ type liveFacts struct {
 	boot     string
 	lastPing time.Time // when the last ping or Hello arrived; zero: none since adoption
 	report   *agentpb.Report
+	deaf     time.Time // this worker itself stood still before: misses count from then
 	missing  bool      // pings are overdue, as last told to the machine
 	toldMiss time.Time // when that was told last
 
@@ -49,11 +50,24 @@ func (l *liveFacts) missAt(p ha.Policy) time.Time {
 	if from.IsZero() {
 		from = l.adopted.Add(grace(p))
 	}
-	return from.Add(time.Duration(p.HealthFailures) * p.PingInterval)
+	at := from.Add(time.Duration(p.HealthFailures) * p.PingInterval)
+	if deaf := l.deaf.Add(p.PingInterval); deaf.After(at) && !l.deaf.IsZero() {
+		return deaf
+	}
+	return at
 }
 
 // alive reports whether pings arrive in time.
 func (l *liveFacts) alive() bool { return !l.missing && !l.lastPing.IsZero() }
+
+// lastLife is when the host was last heard; of one not heard since the takeover nothing
+// later than that is known.
+func (l *liveFacts) lastLife() time.Time {
+	if l.lastPing.IsZero() {
+		return l.adopted
+	}
+	return l.lastPing
+}
 
 // missed tells the machine that pings are overdue.
 func (o *owner) missed(ctx context.Context, now time.Time) {

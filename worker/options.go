@@ -31,6 +31,9 @@ type Options struct {
 	Logger     *slog.Logger
 }
 
+// ErrOptions marks options that cannot be used; no restart will mend that.
+var ErrOptions = errors.New("bad options")
+
 const defaultTTL = 5 * time.Second
 
 // withDefaults fills what was left empty and names every wrong field.
@@ -65,5 +68,8 @@ func (o Options) withDefaults() (Options, error) {
 	if o.LeaseTTL < 2*time.Second || o.LeaseTTL > time.Minute || o.LeaseTTL%time.Second != 0 {
 		errs = append(errs, fmt.Errorf("leaseTTL: %v, allowed are whole seconds from 2s to 1m", o.LeaseTTL))
 	}
-	return o, errors.Join(errs...)
+	if len(errs) > 0 {
+		return o, fmt.Errorf("%w: %w", ErrOptions, errors.Join(errs...))
+	}
+	return o, nil
 }

@@ -95,14 +95,19 @@ func (o *owner) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-timer.C:
+			o.drain(ctx) // what has arrived counts before what is overdue
 			o.onTime(ctx, o.now())
 		case <-o.in.ready:
-			for msg, ok := o.in.take(); ok && ctx.Err() == nil; msg, ok = o.in.take() {
-				o.handle(ctx, msg)
-			}
+			o.drain(ctx)
 		}
 	}
 	o.log.Debug("owner ended", "cause", context.Cause(ctx))
+}
+
+func (o *owner) drain(ctx context.Context) {
+	for msg, ok := o.in.take(); ok && ctx.Err() == nil; msg, ok = o.in.take() {
+		o.handle(ctx, msg)
+	}
 }
 
 func (o *owner) now() time.Time { return time.Now().UTC() }
@@ -269,8 +274,14 @@ func (o *owner) onTime(ctx context.Context, now time.Time) {
 			pause(ctx, 100*time.Millisecond)
 		}
 	}
-	if at := o.live.missAt(o.policy); !at.IsZero() && !at.After(now) {
-		o.missed(ctx, now)
+	if at := o.live.missAt(o.policy); !at.After(now) {
+		if !o.live.missing && now.Sub(at) > o.policy.PingInterval/2 {
+			// The timer itself is late: this worker was stopped or starved, and pings may
+			// wait unread in its sockets. Who did not listen must not judge.
+			o.live.deaf = now
+		} else {
+			o.missed(ctx, now)
+		}
 	}
 	if !o.live.powerAt.IsZero() && !o.live.powerAt.After(now) {
 		o.readPower(false)

@@ -26,13 +26,14 @@ const (
 // while it held it.
 type place struct {
 	waiting guard.Purpose
+	seq     int // of the last asking; answers to earlier ones are stale
 	held    bool
 	budgets []budgetState // as read for the last snapshot
 }
 
 // placeReady reports that a place is held and the power was freshly read.
 type placeReady struct {
-	purpose  guard.Purpose
+	seq      int
 	got      bool
 	readings []deviceReading
 }
@@ -41,19 +42,18 @@ type placeReady struct {
 // freshly: guards want to know what is so now (ha.md §7.1).
 func (o *owner) takePlace(p guard.Purpose) {
 	o.place.waiting = p
+	o.place.seq++
+	seq := o.place.seq
 	devices, bad := o.targets()
 	held := o.place.held
 	test := o.testDue(o.now())
-	started := o.jobs.begin(jobPlace, func(ctx context.Context) {
-		m := placeReady{purpose: p, got: held || o.w.pools.recovery.acquire(ctx)}
+	o.jobs.begin(jobPlace, func(ctx context.Context) { // an earlier asking still runs: its stale answer asks again
+		m := placeReady{seq: seq, got: held || o.w.pools.recovery.acquire(ctx)}
 		if m.got {
 			m.readings = o.w.readDevices(ctx, devices, bad, wpower.Urgent, test)
 		}
 		o.in.put("", m)
 	})
-	if !started {
-		o.log.Debug("already waiting for a place", "purpose", p)
-	}
 }
 
 // leave gives the place back; without one it does nothing.
@@ -74,13 +74,15 @@ func (o *owner) onPlace(ctx context.Context, m placeReady) {
 	if m.got {
 		o.place.held = true
 	}
-	if o.place.waiting == "" || !o.place.held { // nobody waits any more
+	switch {
+	case o.place.waiting == "": // nobody waits any more
 		o.place.leave(o)
 		return
+	case !o.place.held || m.seq != o.place.seq:
+		o.takePlace(o.place.waiting)
+		return
 	}
-	if len(m.readings) > 0 {
-		o.absorb(ctx, m.readings)
-	}
+	o.absorb(ctx, m.readings)
 	if ctx.Err() != nil || o.place.waiting == "" {
 		return
 	}

@@ -215,8 +215,8 @@ func (o *owner) absorb(ctx context.Context, readings []deviceReading) {
 	o.pow = next
 	o.tellPower(ctx)
 	o.tellEligible(ctx)
-	if len(readings) > 0 {
-		o.step(ctx, ha.Event{Kind: ha.EvPolicy}) // a power reading is one of the things that clear holds
+	if len(events) > 0 { // a change of power or of a test is one of the things that clear holds
+		o.step(ctx, ha.Event{Kind: ha.EvPolicy})
 	}
 }
 

@@ -195,6 +195,7 @@ func (r *reign) takeOrphans(ctx context.Context) error {
 	}
 	v.mu.RUnlock()
 	want := ring.Orphans(in, r.s.Worker())
+	r.findOwn()
 	missing := want[:0]
 	for _, n := range want {
 		if r.slots[n] == nil {
@@ -214,6 +215,16 @@ func (r *reign) takeOrphans(ctx context.Context) error {
 		r.w.log.Info("slots taken", "count", len(claims), "all", len(r.slots))
 	}
 	return err
+}
+
+// findOwn adopts slots that are this session's without this worker knowing: the answer
+// to a claim was lost.
+func (r *reign) findOwn() {
+	for _, kv := range r.w.mirror.List(leases.SlotsPrefix) {
+		if c, mine := r.s.ClaimOf(kv); mine && r.slots[c.Slot] == nil {
+			r.adopt(c)
+		}
+	}
 }
 
 func (r *reign) adopt(c leases.Claim) {

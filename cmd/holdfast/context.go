@@ -213,6 +213,8 @@ func newContextCmd(e *env) *cobra.Command {
 	var out outputFlags
 	list := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List the contexts", Args: cobra.NoArgs,
+		Long:    "Lists the contexts and marks the one in use. A dev fleet that has ended is shown as gone and never used.",
+		Example: "  holdfast context list\n  holdfast context list -o json\n  holdfast context list -o name",
 		RunE: func(*cobra.Command, []string) error {
 			c, err := loadConfig(e)
 			if err != nil {
@@ -233,12 +235,17 @@ func newContextCmd(e *env) *cobra.Command {
 	out.register(list)
 	use := &cobra.Command{
 		Use: "use NAME", Short: "Make a context the current one", Args: cobra.ExactArgs(1),
+		Long:              "Makes a context the one that is used when nothing else is said. HOLDFAST_ENDPOINT, --context and --endpoint go before it.",
+		Example:           "  holdfast context use prod\n  holdfast context use dev\n  holdfast --context prod get hosts   # for once only",
+		ValidArgsFunction: e.completeContexts,
 		RunE: func(_ *cobra.Command, args []string) error {
 			return changeContexts(e, args[0], func(c *config) error { c.Current = args[0]; return nil })
 		},
 	}
 	set := &cobra.Command{
 		Use: "set NAME --endpoint URL[,URL…]", Short: "Add or change a context", Args: cobra.ExactArgs(1),
+		Long:    "Gives the addresses of a fleet's workers a name. The first context becomes the current one; nobody is asked.",
+		Example: "  holdfast context set prod --endpoint http://worker-1:7080\n  holdfast context set prod --endpoint http://worker-1:7080,http://worker-2:7080\n  holdfast context set lab --endpoint 10.0.0.1:7080",
 		RunE: func(_ *cobra.Command, args []string) error {
 			if e.endpoint == "" {
 				return usage(errors.New("context set: --endpoint: empty, at least one is needed"))
@@ -264,6 +271,9 @@ func newContextCmd(e *env) *cobra.Command {
 	}
 	del := &cobra.Command{
 		Use: "delete NAME", Short: "Forget a context", Args: cobra.ExactArgs(1),
+		Long:              "Removes a context from the configuration. The fleet itself is not touched.",
+		Example:           "  holdfast context delete lab\n  holdfast context list\n  holdfast context use prod",
+		ValidArgsFunction: e.completeContexts,
 		RunE: func(_ *cobra.Command, args []string) error {
 			return changeContexts(e, args[0], func(c *config) error {
 				delete(c.Contexts, args[0])
@@ -285,6 +295,14 @@ func newContextCmd(e *env) *cobra.Command {
 
   # for one command only
   holdfast --context prod get hosts`, list, use, set, del)
+}
+
+func (e *env) completeContexts(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	c, err := loadConfig(e)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return slices.Sorted(maps.Keys(c.Contexts)), cobra.ShellCompDirectiveNoFileComp
 }
 
 // changeContexts edits the file; must, if not empty, has to be one of its contexts.

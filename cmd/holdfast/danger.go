@@ -62,9 +62,9 @@ func (e *env) printPlan(t *text, p v1.Plan) {
 	t.section(fmt.Sprintf("Instances on it (%d):", len(p.Instances)), p.Instances)
 	var budgets []string
 	for _, b := range p.Budgets {
-		budgets = append(budgets, b.Scope+": "+budgetText(&b)+" used")
+		budgets = append(budgets, fmt.Sprintf("%s: %s", b.Scope, budgetText(&b)))
 	}
-	t.section("Power-down budgets:", budgets)
+	t.section("Power-down budgets used:", budgets)
 	t.section("Guards:", e.guardLines(p.Guards))
 }
 

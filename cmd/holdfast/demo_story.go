@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 const (
 	storyPoll      = 100 * time.Millisecond
 	eventReleased  = "ha.safe-to-restart"
-	storyColumn    = 8
+	storyColumn    = 7
 	storyPatience  = 5 * time.Second // for one answer while a worker may be busy
 	storyTextWidth = 400
 )
@@ -26,13 +27,20 @@ const (
 // errStoryEnd ends a watch.
 var errStoryEnd = errors.New("the story is told")
 
-// story prints what happens to one host, each thing once, with seconds since it broke.
+// story prints what happens to one host, each thing once and in the order of time, with
+// seconds since it broke.
 type story struct {
 	out      io.Writer
 	host     string
 	began    time.Time
 	told     map[string]bool
+	pending  []storyLine
 	released bool // its instances were announced as safe to restart
+}
+
+type storyLine struct {
+	at         time.Time
+	what, text string
 }
 
 func newStory(out io.Writer, host string, began time.Time) *story {
@@ -41,14 +49,23 @@ func newStory(out io.Writer, host string, began time.Time) *story {
 
 // say prints a line of the teller's own.
 func (s *story) say(what, format string, args ...any) {
-	s.line(time.Now(), what, fmt.Sprintf(format, args...))
+	s.add(time.Now(), what, fmt.Sprintf(format, args...))
+	s.flush()
 }
 
-func (s *story) line(at time.Time, what, text string) {
+func (s *story) add(at time.Time, what, text string) {
 	if r := []rune(text); len(r) > storyTextWidth {
 		text = string(r[:storyTextWidth]) + "…"
 	}
-	fmt.Fprintf(s.out, "%+6.1fs  %-*s  %s\n", at.Sub(s.began).Seconds(), storyColumn, what, text)
+	s.pending = append(s.pending, storyLine{at, what, text})
+}
+
+func (s *story) flush() {
+	slices.SortStableFunc(s.pending, func(a, b storyLine) int { return a.at.Compare(b.at) })
+	for _, l := range s.pending {
+		fmt.Fprintf(s.out, "%+6.1fs  %-*s  %s\n", l.at.Sub(s.began).Seconds(), storyColumn, l.what, l.text)
+	}
+	s.pending = s.pending[:0]
 }
 
 // follow tells the story from the event log and the incident's ledger until done says
@@ -117,32 +134,34 @@ func (s *story) look(ctx context.Context, c *v1.Client) (v1.Host, error) {
 	}
 	for i := len(all) - 1; i >= 0; i-- { // oldest first
 		for _, entry := range all[i].Ledger {
-			if s.first(entry.At.String() + entry.What + entry.Text) {
-				s.line(entry.At, entry.What, entry.Text)
+			if !s.first(entry.At.String() + entry.What + entry.Text) {
+				continue
 			}
-		}
-		for _, g := range all[i].Guards {
-			text := strings.TrimSpace(fmt.Sprintf("%s: %s %s", g.Guard, g.Verdict, g.Reason))
-			if s.first(all[i].ID + text) {
-				s.line(time.Now(), "guard", text)
+			s.add(entry.At, entry.What, entry.Text)
+			if entry.What == "guard" {
+				for _, g := range all[i].Guards {
+					s.add(entry.At, "", strings.TrimRight(fmt.Sprintf("  %-9s %s: %s", g.Guard, g.Verdict, g.Reason), " "))
+				}
 			}
 		}
 	}
+	s.flush()
 	return h, nil
 }
 
-// event tells what the ledger does not.
+// event tells what the ledger does not: it has every change of the state.
 func (s *story) event(ev v1.Event) {
 	if ev.Type == eventReleased {
 		s.released = true
+	}
+	if ev.Data["to"] != "" || !s.first(ev.ID) {
+		return
 	}
 	text := ev.Message
 	if len(ev.Instances) > 0 {
 		text += " [" + strings.Join(ev.Instances, ", ") + "]"
 	}
-	if s.first(ev.ID) {
-		s.line(ev.At, "event", ev.Type+": "+text)
-	}
+	s.add(ev.At, "event", ev.Type+": "+text)
 }
 
 func (s *story) first(key string) bool {

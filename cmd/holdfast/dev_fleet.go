@@ -139,13 +139,16 @@ func runFleet(ctx context.Context, e *env, o devOptions, use func(context.Contex
 	if err != nil {
 		return err
 	}
-	down.add("simulated hosts", inBackground(f.world.Run, fail))
-
 	f.client, err = v1.NewClient(v1.Options{Endpoints: f.workers.endpoints(), Actor: "holdfast dev", Timeout: 5 * time.Second})
 	if err != nil {
 		return err
 	}
-	if err := f.getReady(ctx); err != nil {
+	if err := f.declare(ctx); err != nil {
+		return whyEnded(ctx, err)
+	}
+	// Hosts are switched on once they are on record: unknown ones are told to come back later.
+	down.add("simulated hosts", inBackground(f.world.Run, fail))
+	if err := f.awaitLinks(ctx); err != nil {
 		return whyEnded(ctx, err)
 	}
 	f.took = time.Since(began)
@@ -187,8 +190,8 @@ func whyEnded(ctx context.Context, err error) error {
 	return err
 }
 
-// getReady registers the fleet and waits until every agent is linked.
-func (f *devFleet) getReady(ctx context.Context) error {
+// declare waits for the workers and registers the fleet with them.
+func (f *devFleet) declare(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, readyWait, fmt.Errorf("not ready after %v", readyWait))
 	defer cancel()
 	if err := poll(ctx, func() (string, error) {
@@ -200,9 +203,13 @@ func (f *devFleet) getReady(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if err := f.register(ctx); err != nil {
-		return err
-	}
+	return f.register(ctx)
+}
+
+// awaitLinks waits until every agent is linked.
+func (f *devFleet) awaitLinks(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, readyWait, fmt.Errorf("not ready after %v", readyWait))
+	defer cancel()
 	each, err := f.eachWorker()
 	if err != nil {
 		return err

@@ -17,7 +17,7 @@ var powerVerbs = []struct {
 	{"off", "Switch a host off hard", "Cuts the power of the host through its devices and reads it until it is settled OFF. Everything that runs there ends at once.", true},
 	{"soft", "Ask a host to shut down", "Asks the operating system to shut down. A host that does not obey in time stays on and is watched again.", true},
 	{"reset", "Reset a host", "Pulls the reset line: everything that runs there ends at once and the host boots again. It proves nothing about OFF.", true},
-	{"cycle", "Power a host off and on", "Cuts the power and gives it back: everything that runs there ends at once and the host boots again.", true},
+	{"cycle", "Power a host off and on", "Cuts the power and gives it back. Everything that runs there ends at once and the host boots again.", true},
 	{"identify", "Blink a host's locator light", "Lets the host's locator light blink for a while, for the person in front of the rack. Nothing else changes.", false},
 	{"test", "Test a host's power devices", "Reaches each device, logs in, reads status and identity and checks the privilege, without switching anything. A test that does not pass ends with exit code 5.", false},
 }

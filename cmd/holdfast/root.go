@@ -86,6 +86,7 @@ func newRoot(e *env) *cobra.Command {
 	add("set", newApplyCmd(e), newSettingsCmd(e), newContextCmd(e))
 	add("try", newDevCmd(e), newDemoCmd(e))
 	root.AddCommand(newVersionCmd(e), newCompletionCmd(e), newChildCmd(e))
+	e.completeFlag(root, "context", e.completeContexts)
 	markStarted(root, e)
 	return root
 }

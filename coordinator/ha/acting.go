@@ -17,7 +17,7 @@ type answered struct {
 }
 
 // evaluate asks the guards when a place is held that the record waits for. What the
-// record itself knows is laid over the snapshot where it makes the answer stricter.
+// record itself knows is laid over the snapshot: it is what the commit compares.
 func (s *step) evaluate() {
 	if s.ev.Snapshot == nil {
 		return
@@ -29,6 +29,7 @@ func (s *step) evaluate() {
 		return
 	}
 	snap.Host = s.r.Host
+	snap.Quiet.LastOtherAction = s.r.LastOtherAction()
 	if snap.Quiet.Until.Before(s.r.QuietUntil) {
 		snap.Quiet.Until = s.r.QuietUntil
 	}
@@ -177,7 +178,9 @@ func (s *step) emit(effects []power.TxnEffect) {
 		if e.Do != power.DoSend || e.Verb == power.Identify {
 			continue
 		}
-		s.r.LastAction = s.now
+		if s.r.LastAction = s.now; running(s.r.OrderTxn) && s.r.OrderTxn.ID == e.Txn {
+			s.otherAction()
+		}
 		s.note("packet", "%s to %s", e.Verb, e.Device)
 		switch e.Verb {
 		case power.HardOff:

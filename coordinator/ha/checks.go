@@ -23,6 +23,7 @@ func suspect(s *step) {
 	if s.r.open() {
 		i := s.inc()
 		i.Boot, i.Unknowns, i.Actives, i.AgentBy = s.r.Boot.ID, 0, 0, time.Time{}
+		s.r.Passes, s.r.PassSince = 0, time.Time{}
 		s.scheduleFirst()
 	} else {
 		s.newIncident(why)
@@ -35,7 +36,7 @@ func suspect(s *step) {
 }
 
 func (s *step) newIncident(cause string) {
-	s.r.Incident = &Incident{ID: s.id("i"), Opened: s.now, Cause: cause, Boot: s.r.Boot.ID, Protected: s.r.Protected}
+	s.r.Incident = &Incident{ID: s.id("i"), Opened: s.now, Cause: cause, Boot: s.r.Boot.ID, Protected: s.r.Protected, OtherAction: s.r.LastAction}
 	s.own = true
 	s.r.Passes, s.r.PassSince = 0, time.Time{}
 	s.scheduleFirst()

@@ -49,6 +49,15 @@ func (r Record) Unhealthy() bool {
 	return false
 }
 
+// LastOtherAction is the last power action outside the open incident, operators'
+// included (ha.md §6, guard quiet); zero: none known.
+func (r Record) LastOtherAction() time.Time {
+	if r.open() {
+		return r.Incident.OtherAction
+	}
+	return r.LastAction
+}
+
 // open reports whether an incident runs.
 func (r Record) open() bool { return r.Incident != nil && r.Incident.Ended.IsZero() }
 

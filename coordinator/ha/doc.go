@@ -7,11 +7,16 @@
 //
 // One call decides: Step(record, event, policy) returns the next record and the effects
 // to start once that record is committed. Every transition is a row of the table in
-// table.go; the diagram in docs, `holdfast explain` and the test of totality are made
-// from the same rows.
+// table.go and table_orders.go; what changes nothing is listed in ignored.go; the
+// diagram in docs and the test of totality are made from the same rows. After every
+// event the facts on record are looked at once more (the rows on "facts"), so that a
+// fact counts from whatever state it finds the host in.
+//
+// A newcomer reads table.go, then testdata/crash.txt, then acting.go.
 //
 // Invariants: Step is pure and total; an event without a row is a recorded no-op;
 // unknown is never read as idle, off or failed; power readings alone end no incident;
 // an adoption never makes a suspect; no packet is asked for before every guard allowed
-// it in this incident; FENCED means proof of at least Policy.ProofMin on record.
+// it in this incident; FENCED means proof of at least Policy.ProofMin on record; one
+// tick serves every deadline that has come.
 package ha

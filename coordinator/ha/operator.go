@@ -82,11 +82,20 @@ func goalOf(v OrderVerb) (power.Goal, power.Verb) {
 // orderPower begins the order's transaction outside any incident's action.
 func (s *step) orderPower() {
 	goal, verb := goalOf(s.ev.Order.Verb)
-	s.r.OrderBy, s.r.LastAction = s.ev.Order.By, s.now
+	s.r.OrderBy = s.ev.Order.By
+	s.otherAction()
 	t, effects := power.Begin(s.id("t"), goal, verb, s.r.Boot.ID, s.p.Ladder, s.now, s.p.Fence)
 	s.r.OrderTxn = &t
 	s.emit(effects)
 	s.orderDone()
+}
+
+// otherAction notes a power action that automation did not take in this incident.
+func (s *step) otherAction() {
+	s.r.LastAction = s.now
+	if s.r.open() {
+		s.inc().OtherAction = s.now
+	}
 }
 
 // orderDown: off or soft of a host without an incident. No suspicion follows.
@@ -110,7 +119,7 @@ func orderFence(s *step) {
 	why := s.why
 	from := s.r.State
 	s.drop(why)
-	s.r.LastAction = s.now
+	s.otherAction()
 	s.arm(guard.Fence, goal, verb, orNone(s.ev.Order.By))
 	s.inc().From = from
 	s.why = why
@@ -277,9 +286,8 @@ func believeOff(s *step) {
 	why := s.why
 	s.drop(why)
 	if running(s.r.OrderTxn) {
-		t, effects := s.r.OrderTxn.Step(power.TxnEvent{Txn: s.r.OrderTxn.ID, At: s.now, Cancel: why}, s.p.Fence)
+		_, effects := s.r.OrderTxn.Step(power.TxnEvent{Txn: s.r.OrderTxn.ID, At: s.now, Cancel: why}, s.p.Fence)
 		s.r.OrderTxn, s.r.OrderBy = nil, ""
-		_ = t
 		s.emit(effects)
 	}
 	by := o.By

@@ -168,17 +168,18 @@ type Incident struct {
 	Waiting  guard.Purpose `json:"waiting,omitempty"`  // asked for a place to act for this purpose
 	Budgeted bool          `json:"budgeted,omitempty"` // its budget slot is spent
 
-	Purpose   guard.Purpose `json:"purpose,omitempty"`  // what the running action is for; "operator" actions have By set
-	By        string        `json:"by,omitempty"`       // operator, for an operator's action
-	From      State         `json:"from,omitempty"`     // state the running action was begun in
-	Epoch     string        `json:"epoch,omitempty"`    // claim under which the running action was armed
-	Attempts  int           `json:"attempts,omitempty"` // recovery attempts begun
-	Action    *power.Txn    `json:"action,omitempty"`   // running or last power transaction
-	AgentBy   time.Time     `json:"agentBy,omitzero"`   // after a cycle: agent must be back by then
-	Repairs   int           `json:"repairs,omitempty"`
-	OffSeen   time.Time     `json:"offSeen,omitzero"`    // confirm: first of the readings that found it OFF
-	OffSentTo []string      `json:"offSentTo,omitempty"` // devices that were sent a hard off
-	Flapping  bool          `json:"flapping,omitempty"`  // third return within 10 min: 5 min of passes are asked for
+	Purpose     guard.Purpose `json:"purpose,omitempty"`  // what the running action is for; "operator" actions have By set
+	By          string        `json:"by,omitempty"`       // operator, for an operator's action
+	From        State         `json:"from,omitempty"`     // state the running action was begun in
+	Epoch       string        `json:"epoch,omitempty"`    // claim under which the running action was armed
+	Attempts    int           `json:"attempts,omitempty"` // recovery attempts begun
+	Action      *power.Txn    `json:"action,omitempty"`   // running or last power transaction
+	AgentBy     time.Time     `json:"agentBy,omitzero"`   // after a cycle: agent must be back by then
+	Repairs     int           `json:"repairs,omitempty"`
+	OffSeen     time.Time     `json:"offSeen,omitzero"`     // confirm: first of the readings that found it OFF
+	OffSentTo   []string      `json:"offSentTo,omitempty"`  // devices that were sent a hard off
+	OtherAction time.Time     `json:"otherAction,omitzero"` // last power action outside this incident, operators' included
+	Flapping    bool          `json:"flapping,omitempty"`   // third return within 10 min: 5 min of passes are asked for
 
 	Ledger  []Entry   `json:"ledger,omitempty"` // bounded: newest MaxLedger entries
 	Ended   time.Time `json:"ended,omitzero"`

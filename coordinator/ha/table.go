@@ -45,6 +45,7 @@ var factRows = []Row{
 	{From: in(Initializing), On: evFacts, When: "not eligible", cond: notEligible, To: Unsupported, Do: sayNotEligible},
 	{From: in(Available), On: evFacts, When: "no longer eligible", cond: notEligible, To: Unsupported, Event: "ha.unsupported", Do: sayNotEligible},
 	{From: in(Initializing, Available), On: evFacts, When: "no power level can be read", cond: func(s *step) bool { return s.unreadable() }, To: Unsupported, Event: "ha.unprotected", Do: sayUnreadable},
+	{From: in(Initializing), On: evFacts, When: "ordered off", cond: func(s *step) bool { return s.r.OrderedOff }, To: Unsupported, Do: func(s *step) { s.because("ordered off") }},
 	{From: in(Unsupported), On: evFacts, When: "eligible, some power level reads ON, not ordered off, seen before", cond: supported, To: Initializing, Do: func(s *step) { s.because("eligible, and power reads ON") }},
 	{From: confirms, On: evFacts, When: "power found OFF, but a sign of life since the first of the readings", cond: offRefuted, Do: refuteOff},
 	{From: confirms, On: evFacts, When: "power found OFF that nobody ordered, and the host was protected or an incident is open", cond: foundOff, Do: findOff},

@@ -99,10 +99,12 @@ func sayWaiting(s *step) {
 func notConfirmingOn(s *step) bool { return !onWhileConfirming(s) }
 
 func heldAfterAttempt(s *step) {
-	if s.r.Off != nil {
-		s.r.Off = nil
-	}
+	stuck := s.r.Off != nil
+	s.r.Off = nil
 	held(s)
+	if stuck {
+		s.because("it did not switch on, and proving OFF anew is held by %s", s.r.Incident.Holds[0].By)
+	}
 }
 
 func ownBoot(s *step) bool { return !s.otherBoot() }

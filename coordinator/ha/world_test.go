@@ -62,6 +62,7 @@ type world struct {
 	visited   map[*Row]bool
 	packets   []power.Verb
 	quietLogs bool
+	fed       int
 	check     func(before Record, ev Event, s *step)
 }
 
@@ -271,8 +272,10 @@ func (w *world) act(v power.Verb) {
 			}
 		})
 	case power.HardOn:
-		w.chassis = true
-		w.startBoot()
+		if !w.chassis {
+			w.chassis = true
+			w.startBoot()
+		}
 	case power.Reset, power.Cycle:
 		w.die(false)
 		w.startBoot()
@@ -424,6 +427,8 @@ func (w *world) breakHow(how string) error {
 	case "bmc-lies":
 		w.die(false)
 		w.bmc = "lies"
+	case "thaw": // whatever stood still goes on, the same boot
+		w.os, w.agent, w.link, w.nextPing = true, true, true, w.now
 	case "bmc-says-off": // chassis off for the BMC only: the host runs on
 		w.chassis = false
 	case "no-boot":

@@ -85,7 +85,6 @@ func (r *run) adopt() {
 			continue
 		}
 		d.Phase, d.Run, d.Commanded = PhaseIdentify, OffRun{}, false
-		d.Offs = min(d.Offs, r.l.MaxOffs-1) // the new owner has at least one of its own
 	}
 }
 

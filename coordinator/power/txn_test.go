@@ -83,7 +83,7 @@ func TestNotSent(t *testing.T) {
 	b.send = func(time.Time, Verb) (TxnEvent, bool) { return TxnEvent{Err: DeadlinePassed}, false }
 	w := newWorld(t, Limits{}, map[string]*bmc{"bmc": b})
 	w.begin(GoalOff, "", one("bmc"))
-	for range 4 {
+	for range 3 { // identity, status, the hard off
 		w.step()
 	}
 	if w.txn.OffSent() || w.txn.Progress.Out == nil || w.txn.Progress.Out.Do == DoSend {
@@ -110,6 +110,25 @@ func TestVerdictWithinACycle(t *testing.T) {
 	w.run()
 	if !w.txn.OnSent() || w.txn.Verdict.On != On {
 		t.Errorf("ended: %+v", w.txn.Verdict)
+	}
+}
+
+// Once OFF is proven, a device that is silent for a while is not given up for the next
+// level: only what was switched off is switched on.
+func TestOnStaysWithTheProvenLevel(t *testing.T) {
+	b, n := honest(), 0
+	b.send = func(_ time.Time, v Verb) (TxnEvent, bool) {
+		if v == HardOn {
+			if n++; n <= 5 {
+				return TxnEvent{Err: Unreachable}, false
+			}
+		}
+		return TxnEvent{Sent: true, Outcome: Accepted}, true
+	}
+	w := newWorld(t, Limits{}, map[string]*bmc{"bmc": b, "pdu": honest()})
+	w.begin(GoalCycle, "", []Level{{N: 1, Devices: []string{"bmc"}}, {N: 2, Devices: []string{"pdu"}}})
+	if v := w.run(); v.On != On || v.Level != 1 || len(w.log["pdu"]) != 0 {
+		t.Errorf("%+v\n%s", v, w.trace.String())
 	}
 }
 
@@ -144,6 +163,16 @@ func TestSilent(t *testing.T) {
 			mute(Timeout)(b)
 		}, true},
 		{"does nothing", func(b *bmc) {
+			b.send = func(time.Time, Verb) (TxnEvent, bool) { return TxnEvent{Sent: true, Outcome: Accepted}, false }
+		}, false},
+		{"does nothing, and one answer was lost", func(b *bmc) {
+			n := 0
+			b.identity = func(time.Time) TxnEvent {
+				if n++; n == 1 {
+					return TxnEvent{Err: Timeout}
+				}
+				return TxnEvent{Matched: true}
+			}
 			b.send = func(time.Time, Verb) (TxnEvent, bool) { return TxnEvent{Sent: true, Outcome: Accepted}, false }
 		}, false},
 		{"the user may not", func(b *bmc) {

@@ -113,7 +113,7 @@ func (c *Client) do(ctx context.Context, r request, out any) error {
 		timeout = r.timeout
 	}
 	caller := ctx
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := withTimeout(ctx, timeout)
 	defer cancel()
 	write := r.method != http.MethodGet
 	if write && len(c.endpoints) > 1 && !c.answered.Load() {
@@ -174,7 +174,7 @@ func (c *Client) do(ctx context.Context, r request, out any) error {
 
 // try asks one endpoint.
 func (c *Client) try(ctx context.Context, n int, share time.Duration, r request, body []byte, out any) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, share, fmt.Errorf("no answer within %v", share.Round(time.Millisecond)))
+	ctx, cancel := withTimeout(ctx, share)
 	defer cancel()
 	resp, err := c.send(ctx, n, r, body)
 	if err != nil {
@@ -229,6 +229,11 @@ func (c *Client) send(ctx context.Context, n int, r request, body []byte) (*http
 		return nil, cause(ctx, err)
 	}
 	return resp, nil
+}
+
+// withTimeout ends with a cause that operators can read.
+func withTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, d, fmt.Errorf("no answer within %v", d.Round(time.Millisecond)))
 }
 
 // cause prefers the reason why ctx ended over "context deadline exceeded".

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package link
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// told is a Handler that admits every host but "foreign" and passes on what it is told.
+type told struct {
+	pings chan *agentpb.Ping
+	byes  chan *agentpb.Goodbye
+	gone  chan error
+}
+
+func (h *told) Hello(m *agentpb.Hello) (*agentpb.Welcome, *agentpb.Refusal) {
+	if m.Host == "foreign" {
+		return nil, &agentpb.Refusal{Reason: agentpb.Refusal_NOT_OWNER, Owner: &agentpb.Worker{Id: "w2", Address: "w2:1"}}
+	}
+	return &agentpb.Welcome{Worker: "w1"}, nil
+}
+
+func (h *told) Ping(_ *Session, p *agentpb.Ping, _ time.Time) (*agentpb.Pong, *agentpb.Refusal) {
+	if p.Seq == 666 {
+		return nil, &agentpb.Refusal{Reason: agentpb.Refusal_NO_OWNER}
+	}
+	h.pings <- p
+	return &agentpb.Pong{Seq: p.Seq}, nil
+}
+
+func (h *told) Goodbye(_ *Session, g *agentpb.Goodbye) { h.byes <- g }
+func (h *told) Gone(_ *Session, cause error)           { h.gone <- cause }
+
+type world struct {
+	*told
+	door *Server
+	conn *grpc.ClientConn
+}
+
+func open(t *testing.T) *world {
+	t.Helper()
+	h := &told{pings: make(chan *agentpb.Ping, 100), byes: make(chan *agentpb.Goodbye, 10), gone: make(chan error, 10)}
+	door := New(h, slog.New(slog.DiscardHandler))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := NewGRPC(door)
+	served := make(chan error, 1)
+	go func() { served <- g.Serve(l) }()
+	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		door.Close()
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+		g.Stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	return &world{h, door, conn}
+}
+
+type stream = grpc.BidiStreamingClient[agentpb.Up, agentpb.Down]
+
+func (w *world) hello(t *testing.T, h *agentpb.Hello) (stream, *agentpb.Down) {
+	t.Helper()
+	s, err := agentpb.NewLinkClient(w.conn).Connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Send(&agentpb.Up{Frame: &agentpb.Up_Hello{Hello: h}}); err != nil {
+		t.Fatal(err)
+	}
+	return s, recv(t, s)
+}
+
+func recv(t *testing.T, s stream) *agentpb.Down {
+	t.Helper()
+	d, err := s.Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func host(name string, number uint64) *agentpb.Hello {
+	return &agentpb.Hello{Host: name, BootId: "b1", ProcessId: "p1", Session: number}
+}
+
+func ping(t *testing.T, s stream, seq uint64) {
+	t.Helper()
+	if err := s.Send(&agentpb.Up{Frame: &agentpb.Up_Ping{Ping: &agentpb.Ping{Seq: seq}}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestSession walks Hello, Welcome, Ping, Pong, Ask, Answer, Goodbye and the end.
+func TestSession(t *testing.T) {
+	w := open(t)
+	s, first := w.hello(t, host("h1", 1))
+	if first.GetWelcome().GetWorker() != "w1" {
+		t.Fatalf("first frame %v, want a Welcome", first)
+	}
+	ping(t, s, 7)
+	if p := <-w.pings; p.Seq != 7 {
+		t.Errorf("handler saw ping %d", p.Seq)
+	}
+	if d := recv(t, s); d.GetPong().GetSeq() != 7 {
+		t.Errorf("got %v, want pong 7", d)
+	}
+	asked := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		a, err := w.door.Ask(ctx, "h1", &agentpb.Request{Body: &agentpb.Request_Health{}})
+		if err == nil && a.GetHealth() == nil {
+			err = errors.New("another answer than was given")
+		}
+		asked <- err
+	}()
+	r := recv(t, s).GetRequest()
+	if r.GetId() == "" || r.GetTimeoutMs() <= 0 {
+		t.Errorf("request %v has no id or no time", r)
+	}
+	for _, id := range []string{"nobody-asked", r.GetId()} {
+		if err := s.Send(&agentpb.Up{Frame: &agentpb.Up_Answer{Answer: &agentpb.Answer{Id: id, Body: &agentpb.Answer_Health{Health: &agentpb.HealthAnswer{}}}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-asked; err != nil {
+		t.Error(err)
+	}
+	if err := s.Send(&agentpb.Up{Frame: &agentpb.Up_Goodbye{Goodbye: &agentpb.Goodbye{Kind: agentpb.Goodbye_AGENT_STOP}}}); err != nil {
+		t.Fatal(err)
+	}
+	<-w.byes
+	if err := s.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	<-w.gone
+	if w.door.Count() != 0 || w.door.Session("h1") != nil {
+		t.Error("the session outlived its stream")
+	}
+	if _, err := w.door.Ask(t.Context(), "h1", &agentpb.Request{}); !errors.Is(err, ErrNotLinked) {
+		t.Errorf("asking a host that is gone: %v", err)
+	}
+}
+
+// TestRefusals: each wrong beginning is told why.
+func TestRefusals(t *testing.T) {
+	w := open(t)
+	if _, d := w.hello(t, host("foreign", 1)); d.GetRefusal().GetOwner().GetId() != "w2" {
+		t.Errorf("got %v, want a redirect to w2", d)
+	}
+	if _, d := w.hello(t, &agentpb.Hello{Host: "h1"}); d.GetRefusal().GetReason() != agentpb.Refusal_BAD_HELLO {
+		t.Errorf("got %v for a Hello without boot", d)
+	}
+	s, _ := w.hello(t, host("h1", 1))
+	ping(t, s, 666)
+	if d := recv(t, s); d.GetRefusal().GetReason() != agentpb.Refusal_NO_OWNER {
+		t.Errorf("got %v, want the handler's refusal", d)
+	}
+	<-w.gone
+	s, _ = w.hello(t, host("h1", 2))
+	if err := s.Send(&agentpb.Up{Frame: &agentpb.Up_Hello{Hello: host("h2", 1)}}); err != nil {
+		t.Fatal(err)
+	}
+	if d := recv(t, s); d.GetRefusal().GetReason() != agentpb.Refusal_BAD_HELLO {
+		t.Errorf("got %v: a stream may not speak for a second host", d)
+	}
+	<-w.gone
+}
+
+// TestNewestSessionWins: the older is told why, a late older one is refused.
+func TestNewestSessionWins(t *testing.T) {
+	w := open(t)
+	old, _ := w.hello(t, host("h1", 1))
+	if _, d := w.hello(t, host("h1", 2)); d.GetWelcome() == nil {
+		t.Fatalf("the newer session got %v", d)
+	}
+	if d := recv(t, old); d.GetRefusal().GetReason() != agentpb.Refusal_REPLACED {
+		t.Errorf("the older session got %v, want REPLACED", d)
+	}
+	if _, d := w.hello(t, host("h1", 1)); d.GetRefusal().GetReason() != agentpb.Refusal_REPLACED {
+		t.Errorf("a late older session got %v, want REPLACED", d)
+	}
+	reboot := host("h1", 1)
+	reboot.BootId = "b2"
+	if _, d := w.hello(t, reboot); d.GetWelcome() == nil {
+		t.Errorf("another boot got %v", d)
+	}
+}
+
+// TestAskEndsWithItsContext: a host that never answers costs its deadline, no more.
+func TestAskEndsWithItsContext(t *testing.T) {
+	w := open(t)
+	w.hello(t, host("h1", 1))
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := w.door.Ask(ctx, "h1", &agentpb.Request{}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	ses := w.door.Session("h1")
+	ses.mu.Lock()
+	defer ses.mu.Unlock()
+	if len(ses.waiting) != 0 {
+		t.Error("an abandoned question is still waited for")
+	}
+}
+
+// TestSlowReaderIsCut: an agent that does not read holds no memory beyond its queue.
+func TestSlowReaderIsCut(t *testing.T) {
+	w := open(t)
+	w.hello(t, host("h1", 1))
+	ses := w.door.Session("h1")
+	big := &agentpb.Down{Frame: &agentpb.Down_Welcome{Welcome: &agentpb.Welcome{Worker: string(make([]byte, 64<<10))}}}
+	for {
+		select {
+		case cause := <-w.gone:
+			if cause == nil {
+				t.Error("the session was cut without a cause")
+			}
+			return
+		default:
+			ses.send(big)
+		}
+	}
+}

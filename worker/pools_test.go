@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package worker
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestLimiterNeverExceedsItsSize: caps are hard, also while waiting callers give up and
+// the size changes.
+func TestLimiterNeverExceedsItsSize(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l limiter
+		l.resize(1)
+		if !l.acquire(t.Context()) {
+			t.Fatal("the first place was not given")
+		}
+		gaveUp, cancel := context.WithCancel(t.Context())
+		lost, got := make(chan bool, 1), make(chan bool, 1)
+		go func() { lost <- l.acquire(gaveUp) }()
+		synctest.Wait()
+		go func() { got <- l.acquire(t.Context()) }()
+		synctest.Wait()
+		cancel()
+		if <-lost {
+			t.Error("a caller that gave up got a place")
+		}
+		select {
+		case <-got:
+			t.Fatal("a second place of one was given")
+		default:
+		}
+		l.release()
+		if !<-got {
+			t.Error("the freed place was not handed over")
+		}
+		l.resize(2)
+		if !l.acquire(t.Context()) {
+			t.Error("a larger pool has no more places")
+		}
+		if l.held != 2 {
+			t.Errorf("%d places held of 2", l.held)
+		}
+	})
+}
+
+// TestMailboxCoalesces: what repeats is kept once, in its place; order is kept.
+func TestMailboxCoalesces(t *testing.T) {
+	m := newMailbox()
+	m.put("ping", 1)
+	m.put("", "a")
+	m.put("ping", 2)
+	m.put("", "b")
+	var got []any
+	for x, ok := m.take(); ok; x, ok = m.take() {
+		got = append(got, x)
+	}
+	if !slices.Equal(got, []any{2, "a", "b"}) {
+		t.Errorf("took %v", got)
+	}
+	if m.depth() != 0 {
+		t.Errorf("depth %d of an empty mailbox", m.depth())
+	}
+}
+
+// TestLossWindow: a worker that lost many agents at once counts them for a minute.
+func TestLossWindow(t *testing.T) {
+	var l lossWindow
+	at := time.Unix(1000, 0)
+	l.add("h1", at)
+	l.add("h2", at.Add(30*time.Second))
+	l.add("h3", at.Add(30*time.Second))
+	l.back("h3")
+	if n := l.count(at.Add(59 * time.Second)); n != 2 {
+		t.Errorf("%d lost within the minute, want 2", n)
+	}
+	if n := l.count(at.Add(61 * time.Second)); n != 1 {
+		t.Errorf("%d lost after h1 left the window, want 1", n)
+	}
+}
