@@ -86,6 +86,7 @@ func (b *backend) host(id string, spec versioned[v1.HostSpec]) v1.Host {
 	w := b.w()
 	h := v1.Host{Spec: spec.Val, Revision: spec.Rev}
 	s := &h.Status
+	s.Linked = v1.LinkedUnknown
 	s.Slot = w.slotOf(spec.Val.Partition, id)
 	if o, rev, ok := w.view.slotOwner(s.Slot); ok {
 		s.Owner, s.Epoch = o.Worker, leases.Epoch{Generation: w.generation, Revision: rev}.String()
@@ -96,7 +97,10 @@ func (b *backend) host(id string, spec versioned[v1.HostSpec]) v1.Host {
 	w.mu.Unlock()
 	if p != nil {
 		rec.Val, known = p.record, true
-		s.Linked, s.LastPing, s.Boot = p.linked, p.lastPing, p.boot
+		s.Linked, s.LastPing, s.Boot = v1.LinkedNo, p.lastPing, p.boot
+		if p.linked {
+			s.Linked = v1.LinkedYes
+		}
 	}
 	if !known {
 		s.State, s.Power, s.Reason = string(ha.None), "UNKNOWN", "no worker has looked at it yet"

@@ -172,6 +172,18 @@ func (b *backend) WatchHosts(ctx context.Context, f api.HostFilter, fn func(v1.H
 		if err != nil {
 			return err
 		}
+		present := map[string]bool{}
+		for _, h := range hosts {
+			present[h.Spec.ID] = true
+		}
+		for id := range sent {
+			if !present[id] { // it is gone, or the filter selects it no more
+				delete(sent, id)
+				if err := fn(v1.Host{Spec: v1.HostSpec{ID: id}, Deleted: true}); err != nil {
+					return err
+				}
+			}
+		}
 		for _, h := range hosts {
 			quiet := h
 			quiet.Status.LastPing = time.Time{}

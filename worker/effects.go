@@ -4,10 +4,10 @@ package worker
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
+	"github.com/holdfast-ha/holdfast/coordinator/guard"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/worker/provider"
 )
@@ -97,23 +97,15 @@ func (o *owner) start(ctx context.Context, e ha.Effect) {
 
 // startCheck asks neighbours, within a place of the activity pool and the deadline.
 func (o *owner) startCheck(e ha.Effect) {
-	q, err := o.question(e.ID, o.policy.CheckWindow)
+	q := o.question(e.ID, o.policy.CheckWindow)
 	deadline := e.Deadline
 	asked := q.Asked
 	prov := o.provider()
 	run := func(ctx context.Context) {
 		ctx, cancel := context.WithDeadline(ctx, deadline)
 		defer cancel()
-		unknown := func(why string) ha.Check {
-			return ha.Check{ID: e.ID, Asked: asked, Done: o.now(), Verdict: ha.Unknown, Reason: why}
-		}
-		var c ha.Check
-		switch {
-		case err != nil:
-			c = unknown(err.Error())
-		case !o.w.pools.activity.acquire(ctx):
-			c = unknown("no place in the pool of activity checks was free in time")
-		default:
+		c := ha.Check{ID: e.ID, Asked: asked, Done: o.now(), Verdict: ha.Unknown, Reason: "no place in the pool of activity checks was free in time"}
+		if o.w.pools.activity.acquire(ctx) {
 			c = prov.Activity(ctx, q)
 			o.w.pools.activity.release()
 		}
@@ -134,11 +126,10 @@ func verdictWord(v ha.Verdict) string {
 
 // question gathers whom to ask and what about (ha.md §5: readers are linked hosts of
 // the cluster whose own health passes).
-func (o *owner) question(id string, window time.Duration) (provider.Question, error) {
+func (o *owner) question(id string, window time.Duration) provider.Question {
 	q := provider.Question{
 		ID: id, Asked: o.now(), Subject: o.facts(), Window: window, Max: o.eff.Int("ha.activity.checkers"),
 	}
-	others := 0
 	for host, p := range o.w.neighbours(o.spec.Val.Partition, o.host) {
 		switch p.record.State {
 		case ha.Fenced, ha.Failed:
@@ -147,16 +138,23 @@ func (o *owner) question(id string, window time.Duration) (provider.Question, er
 		if p.record.Admin.Maintenance {
 			continue
 		}
-		others++
+		q.Others++
 		if p.alive && p.healthy && p.linked {
 			q.Readers = append(q.Readers, provider.Reader{Host: host, Pools: p.pools, Domain: p.rack})
 		}
 	}
-	q.Only = others == 1
-	if len(q.Readers) == 0 {
-		return q, fmt.Errorf("no second reader: none of the %d other hosts of %s is linked and healthy", others, o.spec.Val.Partition)
+	return q
+}
+
+// onCheck hands a finished check to the machine. A ping that arrived after the check was
+// asked is a sign of life that no reader can outvote (ha.md §5).
+func (o *owner) onCheck(ctx context.Context, c ha.Check) {
+	o.jobs.end(jobCheck)
+	if c.Verdict != ha.Active && o.live.alive() && o.live.lastPing.After(c.Asked) {
+		c.Verdict, c.Reason = ha.Active, "its agent's pings arrive"
+		c.Signals.Agent = guard.FamilyAlive
 	}
-	return q, nil
+	o.step(ctx, ha.Event{Kind: ha.EvActivity, Check: &c, Life: o.live.lastPing})
 }
 
 // takeBaseline looks once at a healthy host, to know which signals it gives while it is
@@ -168,10 +166,7 @@ func (o *owner) takeBaseline() {
 		return
 	}
 	boot, timeout, prov := o.rec.Boot.ID, o.policy.CheckTimeout, o.provider()
-	q, err := o.question("baseline", o.policy.CheckWindow)
-	if err != nil {
-		return
-	}
+	q := o.question("baseline", o.policy.CheckWindow)
 	q.Max = 1
 	o.jobs.begin(jobBaseline, func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, timeout)

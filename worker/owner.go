@@ -197,8 +197,7 @@ func (o *owner) handle(ctx context.Context, msg any) {
 	case placeReady:
 		o.onPlace(ctx, m)
 	case checkDone:
-		o.jobs.end(jobCheck)
-		o.step(ctx, ha.Event{Kind: ha.EvActivity, Check: &m.check})
+		o.onCheck(ctx, m.check)
 	case baselineDone:
 		o.onBaseline(ctx, m)
 	case repairDone:

@@ -73,7 +73,7 @@ func (e *env) order(ctx context.Context, out outputFlags, s safety, dangerous bo
 	what := req.Verb + " " + host
 	if err := e.doOrder(ctx, out, s, dangerous, host, req); err != nil {
 		var p *v1.Problem
-		if errors.As(err, &p) {
+		if errors.As(err, &p) && !strings.HasPrefix(p.Detail, what) {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		return err

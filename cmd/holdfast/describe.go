@@ -103,9 +103,9 @@ func (e *env) describeHost(t *text, h v1.Host, events []v1.Event) {
 	t.field("Reason", s.Reason)
 	t.field("Power", e.state(s.Power)+sinceText(t, s.PowerSince))
 	t.field("Boot", s.Boot)
-	link := "no agent is linked"
-	if s.Linked {
-		link = "linked"
+	link := map[string]string{v1.LinkedYes: "linked", v1.LinkedNo: "not linked"}[s.Linked]
+	if link == "" {
+		link = "not known: its owner did not answer"
 	}
 	if !s.LastPing.IsZero() {
 		link += ", last ping " + t.at(s.LastPing)
@@ -150,9 +150,13 @@ func (e *env) describeHost(t *text, h v1.Host, events []v1.Event) {
 			t.printf("  revoked: %s\n", p.Revoked)
 		}
 	}
+	width := 0
+	for _, x := range events {
+		width = max(width, len(x.Type))
+	}
 	var lines []string
 	for _, x := range events {
-		lines = append(lines, fmt.Sprintf("%s  %-10s %s", print.Exact(x.At), x.Type, x.Message))
+		lines = append(lines, fmt.Sprintf("%s  %-*s  %s", print.Exact(x.At), width, x.Type, x.Message))
 	}
 	t.section("Last events:", lines)
 }

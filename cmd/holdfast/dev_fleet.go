@@ -225,7 +225,7 @@ func (f *devFleet) awaitLinks(ctx context.Context) error {
 				return fmt.Sprintf("list hosts: %v", err), nil
 			}
 			for _, h := range all {
-				if h.Status.Linked {
+				if h.Status.Linked == v1.LinkedYes {
 					delete(missing, h.Spec.ID)
 				}
 			}

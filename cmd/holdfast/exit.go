@@ -51,7 +51,7 @@ func (e *env) report(ctx context.Context, err error) int {
 	if err == nil {
 		return exitOK
 	}
-	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || exitCode(err) == exitFailed) {
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return exitInterrupted
 	}
 	text, hint := err.Error(), ""

@@ -95,7 +95,6 @@ func hostsTable(labels bool) print.Table[v1.Host] {
 				}
 				return strings.Join(by, ",")
 			}},
-			{Name: "LINKED", Wide: true, Value: func(h v1.Host) any { return yesNo(h.Status.Linked) }},
 			{Name: "BOOT", Wide: true, Value: func(h v1.Host) any { return h.Status.Boot }},
 			{Name: "INCIDENT", Wide: true, Value: func(h v1.Host) any { return h.Status.Incident }},
 			{Name: "SINCE", Wide: true, Value: func(h v1.Host) any { return print.Moment(h.Status.Since) }},
@@ -127,9 +126,20 @@ func budgetText(b *v1.Budget) string {
 	if b == nil {
 		return ""
 	}
-	s := fmt.Sprintf("%d/%d in %s", b.Used, b.Limit, b.Window)
+	s := fmt.Sprintf("%d/%d in %s", b.Used, b.Limit, span(b.Window))
 	if b.Latched {
 		s += " (latched)"
+	}
+	return s
+}
+
+// span is a duration without the zeros that Go puts behind it: 1h0m0s is 1h.
+func span(s string) string {
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
 	}
 	return s
 }
@@ -355,9 +365,13 @@ func (e *env) guardLines(guards []v1.GuardAnswer) []string {
 }
 
 func entryLines(entries []v1.Entry) []string {
+	width := 0
+	for _, x := range entries {
+		width = max(width, len(x.What))
+	}
 	var out []string
 	for _, x := range entries {
-		out = append(out, fmt.Sprintf("%s  %-10s %s", x.At.UTC().Format("15:04:05"), x.What, x.Text))
+		out = append(out, fmt.Sprintf("%s  %-*s  %s", x.At.UTC().Format("15:04:05"), width, x.What, x.Text))
 	}
 	return out
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -32,8 +33,8 @@ func (c condition) holds(fields map[string]string) bool {
 
 func parseCondition(s string) (condition, error) {
 	field, value, ok := strings.Cut(s, "=")
-	if !ok || value == "" || !slices.Contains([]string{"state", "power", "linked", "boot", "owner"}, field) {
-		return condition{}, usage(fmt.Errorf("for: %q, allowed are state=…, power=…, linked=yes|no, boot=…, owner=…; several values with commas", s))
+	if !ok || value == "" || !slices.Contains([]string{"state", "power", "boot", "owner"}, field) {
+		return condition{}, usage(fmt.Errorf("for: %q, allowed are state=…, power=…, boot=…, owner=…; several values with commas", s))
 	}
 	return condition{field, strings.Split(value, ",")}, nil
 }
@@ -78,7 +79,7 @@ func newWaitCmd(e *env) *cobra.Command {
 		return e.wait(cmd.Context(), api, looks, want, timeout)
 	}
 	f := c.Flags()
-	f.StringVar(&cond, "for", "state=AVAILABLE", "condition: state=…, power=…, linked=…, boot=…, owner=…")
+	f.StringVar(&cond, "for", "state=AVAILABLE", "condition: state=…, power=…, boot=…, owner=…")
 	f.DurationVar(&timeout, "timeout", 5*time.Minute, "longest wait; 0 looks once")
 	f.StringVarP(&partition, "partition", "p", "", "with hosts: only those of this partition and below it")
 	f.StringVarP(&selector, "selector", "l", "", "with hosts: only those with these labels")
@@ -117,7 +118,7 @@ func lookAt(arg string, q v1.HostQuery) (look, error) {
 
 func hostFields(h v1.Host) map[string]string {
 	s := h.Status
-	return map[string]string{"state": s.State, "power": s.Power, "linked": yesNo(s.Linked), "boot": s.Boot, "owner": s.Owner}
+	return map[string]string{"state": s.State, "power": s.Power, "boot": s.Boot, "owner": s.Owner}
 }
 
 // wait looks until all is as wanted. A fleet that does not answer is waited for too; a
@@ -158,7 +159,8 @@ func (e *env) lookAll(ctx context.Context, api *v1.Client, looks []look, want co
 		if err != nil {
 			return "", err
 		}
-		for name, fields := range things {
+		for _, name := range slices.Sorted(maps.Keys(things)) {
+			fields := things[name]
 			total++
 			if !want.holds(fields) {
 				missing++

@@ -316,8 +316,11 @@ func (m Machine) NextRead(now time.Time, every time.Duration, l ReadLimits) time
 			fmt.Fprint(h, d.Name, d.Tried.UnixNano())
 			spread := time.Duration(h.Sum64()%2001) - 1000 // of 10,000
 			wait := every + every/10000*spread
-			if d.Next != Unknown {
-				wait = min(wait, l.WithDefaults().ConfirmAfter)
+			switch after := l.WithDefaults().ConfirmAfter; {
+			case d.Next != Unknown:
+				wait = min(wait, after)
+			case d.Fails > 0 && d.State != Unknown: // find out soon whether contact is lost
+				wait = min(wait, 5*after)
 			}
 			next = earlier(next, d.Tried.Add(wait))
 		}

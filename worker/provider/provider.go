@@ -42,7 +42,7 @@ type Question struct {
 	Asked   time.Time
 	Subject Facts
 	Readers []Reader
-	Only    bool // exactly one other host is left that could be asked (ha.md §5)
+	Others  int // other hosts that are not FENCED, FAILED or in maintenance: with exactly one, its word is enough (ha.md §5)
 	Window  time.Duration
 	Max     int // readers to ask
 }

@@ -36,7 +36,7 @@ func NewFleet() *Fleet {
 		Revision: 100, changed: make(chan struct{}), Elsewhere: map[string]string{},
 		HostMap: map[string]v1.Host{
 			"h-1": {Revision: 11, Spec: v1.HostSpec{V: 1, ID: "h-1", Partition: "z1/p1/c1", Provider: "kvm", Labels: map[string]string{"rack": "7"}, Pools: []string{"pool-a"}, Power: []v1.Device{device}},
-				Status: v1.HostStatus{State: "AVAILABLE", Since: at(60), Reason: "its health check passes", Power: "ON", PowerSince: at(5), Devices: reading("ON"), Boot: "b-1", Linked: true, LastPing: at(298), Owner: "w-1", Epoch: "1/77", Slot: 17, Instances: []string{"vm-1", "vm-2"}}},
+				Status: v1.HostStatus{State: "AVAILABLE", Since: at(60), Reason: "its health check passes", Power: "ON", PowerSince: at(5), Devices: reading("ON"), Boot: "b-1", Linked: v1.LinkedYes, LastPing: at(298), Owner: "w-1", Epoch: "1/77", Slot: 17, Instances: []string{"vm-1", "vm-2"}}},
 			"h-2": {Revision: 12, Spec: v1.HostSpec{V: 1, ID: "h-2", Partition: "z1/p1/c1", Provider: "kvm", Labels: map[string]string{"rack": "8"}},
 				Status: v1.HostStatus{State: "SUSPECT", Since: at(180), Reason: "3 pings missed", Power: "ON", Devices: reading("ON"), Boot: "b-2", Owner: "w-1", Epoch: "1/77", Slot: 17, Incident: "i-2", Instances: []string{"vm-3"},
 					Holds: []v1.Hold{{By: "armed", Reason: "cluster z1/p1/c1 is disarmed", Clears: "holdfast ha arm cluster/z1/p1/c1", Since: at(190)}}}},

@@ -227,7 +227,7 @@ func (f *Fleet) Order(_ context.Context, who, id string, o v1.OrderRequest) (v1.
 	}
 	r := v1.OrderResult{ID: "o-1", Host: id, Verb: o.Verb, State: h.Status.State, Message: "on record"}
 	switch {
-	case o.Verb == "confirm-off" && h.Status.Linked && o.Second == "":
+	case o.Verb == "confirm-off" && h.Status.Linked == v1.LinkedYes && o.Second == "":
 		return r, v1.Problemf(v1.CodeRefused, "host %s gave a sign of life 2s ago", id).WithHint("a second operator may override this: --second NAME")
 	case o.Verb == "retry" && h.Status.State != "FAILED":
 		return r, v1.Problemf(v1.CodeConflict, "host %s is %s, only a host that is FAILED can be tried again", id, h.Status.State)

@@ -70,7 +70,7 @@ type HostStatus struct {
 	PowerSince   time.Time         `json:"powerSince,omitzero"`
 	Devices      []DeviceStatus    `json:"devices,omitempty"`
 	Boot         string            `json:"boot,omitempty"`
-	Linked       bool              `json:"linked"`
+	Linked       string            `json:"linked"`            // yes, no or unknown: only the owner knows
 	LastPing     time.Time         `json:"lastPing,omitzero"` // only from the owner
 	Owner        string            `json:"owner,omitempty"`
 	Epoch        string            `json:"epoch,omitempty"`
@@ -81,6 +81,13 @@ type HostStatus struct {
 	Contradicted []string          `json:"contradicted,omitempty"`
 	Labels       map[string]string `json:"-"`
 }
+
+// Values of HostStatus.Linked.
+const (
+	LinkedYes     = "yes"
+	LinkedNo      = "no"
+	LinkedUnknown = "unknown"
+)
 
 // DeviceStatus is the last that is known of one power device.
 type DeviceStatus struct {

@@ -175,7 +175,7 @@ func judge(f provider.Facts, readings []reading, needed int) (ha.Verdict, string
 			return ha.Unknown, unknown[0], votes, sig
 		}
 	case len(readings) == 0:
-		return ha.Unknown, "no second reader: no linked, healthy host of the cluster can look", votes, sig
+		return ha.Unknown, "no second reader", votes, sig
 	}
 	if len(idle) < needed {
 		return ha.Unknown, fmt.Sprintf("no second reader: %d of %d needed readers could look", len(idle), needed), votes, sig

@@ -80,10 +80,13 @@ func (*Provider) Health(f provider.Facts, r *agentpb.Report) (ha.Verdict, string
 // Activity implements provider.Provider.
 func (p *Provider) Activity(ctx context.Context, q provider.Question) ha.Check {
 	needed := 2
-	if q.Only {
+	if q.Others == 1 {
 		needed = 1
 	}
 	verdict, why, votes, sig := judge(q.Subject, p.gather(ctx, q), needed)
+	if verdict == ha.Unknown && len(votes) == 0 {
+		why += fmt.Sprintf(": none of the %d other hosts is linked and healthy", q.Others)
+	}
 	return ha.Check{ID: q.ID, Asked: q.Asked, Done: time.Now().UTC(), Verdict: verdict, Reason: why, Votes: votes, Signals: sig}
 }
 
