@@ -303,7 +303,7 @@ func (m Machine) Settled() Machine {
 }
 
 // NextRead is when the host's devices should be read again: now if one was never read,
-// soon if a change waits to be confirmed, else after every ± 10 %, spread so that a fleet
+// soon if a change or a loss of contact waits to be confirmed, else after every ± 10 %, spread so that a fleet
 // does not beat in step.
 func (m Machine) NextRead(now time.Time, every time.Duration, l ReadLimits) time.Time {
 	next := now.Add(every + every/10)
@@ -316,11 +316,8 @@ func (m Machine) NextRead(now time.Time, every time.Duration, l ReadLimits) time
 			fmt.Fprint(h, d.Name, d.Tried.UnixNano())
 			spread := time.Duration(h.Sum64()%2001) - 1000 // of 10,000
 			wait := every + every/10000*spread
-			switch after := l.WithDefaults().ConfirmAfter; {
-			case d.Next != Unknown:
-				wait = min(wait, after)
-			case d.Fails > 0 && d.State != Unknown: // find out soon whether contact is lost
-				wait = min(wait, 5*after)
+			if d.Next != Unknown || d.Fails > 0 && d.State != Unknown { // find out soon what is so
+				wait = min(wait, l.WithDefaults().ConfirmAfter)
 			}
 			next = earlier(next, d.Tried.Add(wait))
 		}

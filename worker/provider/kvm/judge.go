@@ -16,7 +16,8 @@ import (
 // counted.
 type seen struct {
 	stamp, disks, probe agentpb.Seen
-	why                 []string
+	life                []string // signs of life
+	why                 []string // everything else that was seen, or could not be
 }
 
 // read turns one answer into what it shows. A pool counts only if in the same two
@@ -45,7 +46,7 @@ func read(f provider.Facts, a *agentpb.ActivityAnswer) seen {
 			continue
 		case p.Stamp == moved:
 			s.stamp = moved
-			s.why = append(s.why, fmt.Sprintf("its stamp on %s moved", id))
+			s.life = append(s.life, fmt.Sprintf("its stamp on %s moved", id))
 		case p.Control != moved:
 			s.stamp = worse(s.stamp, unknown)
 			s.why = append(s.why, fmt.Sprintf("pool %s is frozen for this reader: no live host's stamp moved%s", id, detail(p.Detail)))
@@ -58,7 +59,7 @@ func read(f provider.Facts, a *agentpb.ActivityAnswer) seen {
 		switch {
 		case p.Disks == moved:
 			s.disks = moved
-			s.why = append(s.why, fmt.Sprintf("its instances write: %s", strings.Join(p.MovedDisks, ", ")))
+			s.life = append(s.life, fmt.Sprintf("its instances write: %s", strings.Join(p.MovedDisks, ", ")))
 		case len(disksOn(f, id)) == 0:
 		case p.Disks == unknown:
 			s.stamp = worse(s.stamp, unknown) // an unread disk makes idle as impossible as an unread pool
@@ -71,7 +72,7 @@ func read(f provider.Facts, a *agentpb.ActivityAnswer) seen {
 		switch {
 		case p.Answer == moved:
 			s.probe = moved
-			s.why = append(s.why, fmt.Sprintf("%s answered", p.Address))
+			s.life = append(s.life, fmt.Sprintf("%s answered", p.Address))
 		case p.Answer == still && s.probe == unknown:
 			s.probe = still
 			s.why = append(s.why, fmt.Sprintf("%s is silent", p.Address))
@@ -144,12 +145,12 @@ func judge(f provider.Facts, readings []reading, needed int) (ha.Verdict, string
 		}
 		s := read(f, r.answer)
 		v := vote(s)
-		why := strings.Join(s.why, "; ")
+		why := strings.Join(append(s.life, s.why...), "; ")
 		votes = append(votes, ha.Vote{Reader: r.reader, Verdict: v, Reason: why})
 		disks, probe = merge(disks, s.disks), merge(probe, s.probe)
 		switch v {
 		case ha.Active:
-			active = append(active, r.reader+": "+why)
+			active = append(active, r.reader+": "+strings.Join(s.life, "; "))
 		case ha.Idle:
 			idle = append(idle, r.reader)
 		default:
