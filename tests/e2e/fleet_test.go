@@ -70,6 +70,7 @@ type fleet struct {
 
 	mu      sync.Mutex
 	victims map[string]bool // hosts that power commands may reach
+	broke   time.Time       // when the last of them was broken
 }
 
 // start starts a fleet and waits until it says that it is ready. It is ended, and its
@@ -191,7 +192,12 @@ func (f *fleet) run(t *testing.T, args ...string) (stdout, stderr string, code i
 
 func run(t *testing.T, home string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	return runFor(t, time.Minute, home, args...)
+}
+
+func runFor(t *testing.T, limit time.Duration, home string, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, holdfast, args...)
 	cmd.Env = environ(home)
@@ -218,22 +224,25 @@ func (f *fleet) must(t *testing.T, args ...string) string {
 func (f *fleet) breaks(t *testing.T, host string, args ...string) {
 	t.Helper()
 	f.mu.Lock()
-	f.victims[host] = true
+	f.victims[host], f.broke = true, time.Now()
 	f.mu.Unlock()
 	f.must(t, append([]string{"dev", "break", host, "--how"}, args...)...)
 }
 
+// entry is one command that a BMC got.
+type entry = bmc.Entry
+
 // truth is what the BMCs were told about hosts; none: all of them.
-func (f *fleet) truth(t *testing.T, hosts ...string) []bmc.Entry {
+func (f *fleet) truth(t *testing.T, hosts ...string) []entry {
 	t.Helper()
-	var all []bmc.Entry
+	var all []entry
 	if err := json.Unmarshal([]byte(f.must(t, "dev", "truth")), &all); err != nil {
 		t.Fatal(err)
 	}
-	return slices.DeleteFunc(all, func(e bmc.Entry) bool { return len(hosts) > 0 && !slices.Contains(hosts, e.BMC) })
+	return slices.DeleteFunc(all, func(e entry) bool { return len(hosts) > 0 && !slices.Contains(hosts, e.BMC) })
 }
 
-func verbs(entries []bmc.Entry) (out []string) {
+func verbs(entries []entry) (out []string) {
 	for _, e := range entries {
 		out = append(out, string(e.Verb))
 	}
