@@ -104,7 +104,7 @@ func confirmHeld(s *step) {
 		s.keepReport()
 	}
 	o := s.off()
-	o.Waiting, o.ConfirmAt = false, s.now.Add(s.p.OffConfirmDelay)
+	o.Waiting, o.ConfirmAt = false, s.now.Add(s.p.confirmDelay())
 	s.setOffHolds(guardHolds(rep, s.now))
 	if s.r.State == Suspect || s.r.State == Degraded {
 		s.soon()
@@ -132,7 +132,12 @@ func (s *step) arm(purpose guard.Purpose, goal power.Goal, verb power.Verb, by s
 	}
 	s.r.Off = nil
 	s.r.Passes, s.r.PassSince = 0, time.Time{}
-	t, effects := power.Begin(s.id("t"), goal, verb, i.Boot, s.p.Ladder, s.now, s.p.Fence)
+	i.Boot = s.r.Boot.ID // what is to be proven over is the newest boot, whatever began the incident
+	ladder := s.p.Ladder
+	if by == "" {
+		ladder = slices.DeleteFunc(slices.Clone(ladder), s.contradicted)
+	}
+	t, effects := power.Begin(s.id("t"), goal, verb, i.Boot, ladder, s.now, s.p.Fence)
 	i.Action = &t
 	s.emit(effects)
 }
@@ -262,16 +267,28 @@ func (s *step) drop(why string) {
 	s.setHolds(nil)
 }
 
+// contradicted: a level with a device that is not believed does not count (ha.md §3).
+func (s *step) contradicted(l power.Level) bool {
+	return slices.ContainsFunc(l.Devices, func(d string) bool { return slices.Contains(s.r.Contradicted, d) })
+}
+
+// disbelieved: the verdict rests on a level that does not count; only an operator's order
+// works with one.
+func (s *step) disbelieved() bool {
+	a := s.r.Incident.Action
+	return a.Verdict != nil && slices.ContainsFunc(a.Ladder, func(l power.Level) bool { return l.N == a.Verdict.Level && s.contradicted(l) })
+}
+
 // proven: OFF is proven strongly enough, and that is not on record yet.
 func proven(s *step) bool {
 	a := s.r.Incident.Action
-	return a != nil && a.Verdict != nil && a.Verdict.Assurance >= s.p.ProofMin && a.Verdict.Assurance > power.A0 && !s.recorded()
+	return a != nil && a.Verdict != nil && a.Verdict.Assurance >= s.p.ProofMin && a.Verdict.Assurance > power.A0 && !s.disbelieved() && !s.recorded()
 }
 
-// recorded: the proof of this action is on record.
+// recorded: the proof of this action is on record. The readings name it: clocks may move.
 func (s *step) recorded() bool {
 	p, a := s.r.Proof, s.r.Incident.Action
-	return p != nil && a != nil && p.How == howSettled && !p.At.Before(a.Begun)
+	return p != nil && a != nil && a.Verdict != nil && p.How == howSettled && p.Boot == s.r.Incident.Boot && p.OffSince.Equal(a.Verdict.OffSince)
 }
 
 // prove records the proof and announces that the instances of that boot may be

@@ -20,6 +20,11 @@ func double(d time.Duration, p Policy) time.Duration {
 // silence is how long a living host is never silent.
 func (p Policy) silence() time.Duration { return time.Duration(p.HealthFailures) * p.PingInterval }
 
+// confirmDelay and confirmSilence are never shorter than a living host may be silent:
+// before that the silence of a host says nothing (preset seed pings once a minute).
+func (p Policy) confirmDelay() time.Duration   { return max(p.OffConfirmDelay, p.silence()) }
+func (p Policy) confirmSilence() time.Duration { return max(p.ConfirmSilence, p.silence()) }
+
 // clamp keeps a persisted deadline within [0, length] from now: the clock of the last
 // owner may have been wrong.
 func clamp(t, now time.Time, length time.Duration) time.Time {

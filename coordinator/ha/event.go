@@ -50,7 +50,7 @@ type Event struct {
 	Reason    string    `json:"reason,omitempty"`
 	ID        string    `json:"id,omitempty"`
 	Boot      string    `json:"boot,omitempty"`
-	Life      time.Time `json:"life,omitzero"` // newest sign of life the owner knows; wanted with EvHealth and EvOperator, welcome with any
+	Life      time.Time `json:"life,omitzero"` // newest sign of life the owner knows; with EvOperator until when the host may have lived, which is none
 	Instances []string  `json:"instances,omitempty"`
 
 	SeenDisks bool `json:"seenDisks,omitempty"`

@@ -221,9 +221,10 @@ func awaitSoft(s *step) {
 	s.because("soft off was sent; the host has until %s", clock(s.r.SoftBy))
 }
 
+// softReadsOff: an OFF from before the order says nothing of what it did.
 func softReadsOff(s *step) bool {
 	a := s.r.Incident.Action
-	return !s.r.SoftBy.IsZero() && s.r.Power == power.Off && a != nil && a.Done && a.Verb == power.SoftOff
+	return !s.r.SoftBy.IsZero() && s.r.Power == power.Off && a != nil && a.Done && a.Verb == power.SoftOff && s.r.PowerSince.After(a.Begun)
 }
 
 func settleSoft(s *step) {
@@ -250,21 +251,27 @@ func offBelieved(s *step) bool {
 		return true
 	}
 	age, known := s.silentFor()
-	return known && age >= s.p.ConfirmSilence
+	return known && age >= s.p.confirmSilence()
 }
 
 // silentFor is how long no sign of life was seen. Healthy hosts' pings are not on
-// record, so without an incident only the owner's own word (Event.Life) counts; a host
-// that never said Hello was never alive for us.
+// record, so without an incident only the owner's own word (Event.Life) counts; with
+// one the record tells, to within a silence (seeLife). A host that never said Hello was
+// never alive for us.
 func (s *step) silentFor() (age time.Duration, known bool) {
 	last := s.life
+	if told := utc(s.ev.Life); told.After(last) {
+		last = told
+	} else if told.IsZero() && !last.IsZero() {
+		last = last.Add(s.p.silence())
+	}
 	if s.r.Boot.Seen.After(last) {
 		last = s.r.Boot.Seen
 	}
 	if last.IsZero() {
-		return s.p.ConfirmSilence, true
+		return s.p.confirmSilence(), true
 	}
-	return s.now.Sub(last), !s.ev.Life.IsZero() || s.r.Unhealthy()
+	return max(0, s.now.Sub(last)), !s.ev.Life.IsZero() || s.r.Unhealthy()
 }
 
 func refuseOff(s *step) {
@@ -273,7 +280,7 @@ func refuseOff(s *step) {
 		s.refuse("when the host was last alive is not known here; a second operator can override")
 		return
 	}
-	s.refuse("a sign of life %s ago, %s of silence are asked for; a second operator can override", span(age), span(s.p.ConfirmSilence))
+	s.refuse("a sign of life %s ago, %s of silence are asked for; a second operator can override", span(age), span(s.p.confirmSilence()))
 }
 
 // believeOff records the operator's word as proof A5.

@@ -93,7 +93,7 @@ func foundOff(s *step) bool {
 // findOff begins the wait before a confirmation: a manual restart may pass, and after
 // UNKNOWN mains may be coming back.
 func findOff(s *step) {
-	delay := s.p.OffConfirmDelay
+	delay := s.p.confirmDelay()
 	if s.ev.Kind == EvPower && s.was.Power == power.Unknown {
 		delay = s.p.QuietPeriod
 	}

@@ -46,10 +46,12 @@ func TestPromisesHoldAtEveryStep(t *testing.T) {
 }
 
 func act(t *rapid.T, w *world) {
-	switch rapid.IntRange(0, 13).Draw(t, "act") {
+	switch rapid.IntRange(0, 14).Draw(t, "act") {
+	case 11:
+		w.setClock(time.Duration(rapid.SampledFrom([]int{-7200, -60, -5, 5, 60, 7200}).Draw(t, "clock")) * time.Second)
 	case 0, 1, 2, 12, 13:
 		how := rapid.SampledFrom([]string{"crash", "hang", "agent-killed", "link-lost", "storage-lost", "storage-lost-cluster", "reboot",
-			"power-off", "mains-lost", "bmc-dead", "bmc-lies", "bmc-says-off", "no-boot", "thaw", "thaw", "thaw"}).Draw(t, "how")
+			"power-off", "mains-lost", "bmc-dead", "bmc-lies", "bmc-says-off", "no-boot", "gate-deaf", "soft-slow", "thaw", "thaw", "thaw"}).Draw(t, "how")
 		if err := w.breakHow(how); err != nil {
 			t.Fatal(err)
 		}
@@ -129,9 +131,18 @@ func promises(t *rapid.T, w *world, before Record, ev Event, s *step, idle *bool
 		if r.open() || r.Gate != nil {
 			fail("AVAILABLE with an open incident or a gate")
 		}
+		if g := before.Gate; g != nil && !g.Confirmed {
+			fail("AVAILABLE before the rejoin gate was confirmed")
+		}
 	}
-	if ev.Kind == EvAdopted && r.State != before.State {
+	if ev.Kind == EvAdopted && r.State != before.State && !(slices.Contains(acting, before.State) && r.State == Suspect) {
 		fail("a hand-off changed the state")
+	}
+	if (slices.Contains(suspicion, r.State) || slices.Contains(acting, r.State)) && r.NextDeadline().IsZero() && r.Incident.Waiting == "" && (r.Off == nil || !r.Off.Waiting) {
+		fail("an incident that waits for nothing")
+	}
+	if next := r.NextDeadline(); next.After(ev.At.Add(time.Hour)) {
+		fail("a deadline further away than any setting says")
 	}
 	if ev.Kind == EvTick && past(r.NextDeadline(), ev.At) {
 		fail("a tick left a deadline standing")
@@ -153,6 +164,13 @@ func promises(t *rapid.T, w *world, before Record, ev Event, s *step, idle *bool
 			fail("unknown led to an action")
 		case e.Kind == Announce && e.Type == "ha.safe-to-restart" && (r.Proof == nil || r.Proof.Revoked != "" || r.Proof.Assurance < w.p.ProofMin):
 			fail("released without proof")
+		case e.Kind == Announce && e.Type == "ha.safe-to-restart" && (e.Boot != r.Boot.ID || e.Boot != r.Proof.Boot):
+			fail("released for a boot that is not the one proven over")
+		case e.Kind == Announce && e.Type == "ha.safe-to-restart" && r.Proof.How == howSettled && !w.jumped && w.boot() == e.Boot && w.lastPing.After(r.Proof.OffSince):
+			fail("released although the boot was alive since OFF was read")
+		case e.Kind == TxnDo && e.Txn.Do == power.DoSend && e.Txn.Verb != power.HardOff && r.Incident != nil && r.Incident.Action != nil &&
+			r.Incident.Action.ID == e.Txn.Txn && r.Incident.By == "" && (e.Txn.Verb != power.HardOn || r.Incident.Action.Verdict == nil || r.Incident.Action.Verdict.Assurance < power.A3):
+			fail("automation sent something else than off, or on before OFF was proven")
 		case e.Kind == Announce && e.Severity == "":
 			fail("an event without severity: " + e.Type)
 		case e.Kind == TxnDo && e.Txn.Do == power.DoSend && e.Txn.Verb == power.HardOff:

@@ -47,7 +47,7 @@ func rebootSeen(s *step) bool { return s.hello == helloNew && s.was.Boot.ID != "
 func firstBoot(s *step) bool { return s.hello == helloNew && s.was.Boot.ID == "" }
 
 func ungated(s *step) bool {
-	return s.hello == helloSame && s.r.Gate != nil && !s.r.Gate.Confirmed
+	return s.hello == helloSame && gateClosed(s)
 }
 
 func pushGate(s *step) { s.effect(Effect{Kind: PushGate, ID: s.r.Gate.Generation}) }
@@ -133,7 +133,28 @@ func repairedFailed(s *step) {
 // admissible: all that AVAILABLE asks for besides the health pass.
 func admissible(s *step) bool {
 	return pass(s) && s.r.Partition == PartitionActive && !s.r.Admin.Forbids() && s.r.Eligible == Pass &&
-		s.r.Power == power.On && (s.r.Gate == nil || s.r.Gate.Confirmed) && !goingDown(s.r)
+		s.r.Power == power.On && !gateClosed(s) && !goingDown(s.r)
+}
+
+// gateClosed: the running boot has not confirmed what it must not run. However well it
+// answers, its way to AVAILABLE leads through INITIALIZING.
+func gateClosed(s *step) bool { return s.r.Gate != nil && !s.r.Gate.Confirmed }
+
+// returnedToGate keeps the incident open, as with a host that comes back with a new boot.
+func returnedToGate(s *step) {
+	s.because("answers again; its rejoin gate is not confirmed")
+	s.drop(s.why)
+	pushGate(s)
+}
+
+// passEnds: the pass cancels the action, or convicts its device.
+func passEnds(s *step) bool { return passUnsent(s) || passSurvived(s) }
+
+func endedToGate(s *step) {
+	if passSurvived(s) {
+		contradictAction(s)
+	}
+	returnedToGate(s)
 }
 
 // goingDown: the boot that still answers was ordered, or said, to go.

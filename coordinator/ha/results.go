@@ -120,7 +120,10 @@ func fenceSilent(s *step) {
 func fenceFailed(s *step) {
 	v := s.result()
 	reason := v.Reason
-	if v.Assurance > power.A0 && v.Assurance < s.p.ProofMin {
+	switch {
+	case v.Assurance > power.A0 && s.disbelieved():
+		reason = "its device reads OFF and is not to be believed: the host lived after an earlier OFF"
+	case v.Assurance > power.A0 && v.Assurance < s.p.ProofMin:
 		reason = "proof is " + v.Assurance.String() + ", and " + s.p.ProofMin.String() + " is wanted"
 	}
 	s.because("no proof of OFF: %s; `holdfast host confirm-off` is the way on", reason)
@@ -157,12 +160,27 @@ func cancelledFailing(s *step) {
 	s.scheduleFirst()
 }
 
-// survived: the same boot is alive later than a living host could be silent after the
-// last hard off.
+// survived: the same boot is alive after its OFF was proven, or later than a living host
+// could be silent after the last hard off. A soft shutdown may take its time.
 func survived(s *step) bool {
+	a, life := s.r.Incident.Action, utc(s.ev.Life)
+	if s.otherBoot() || s.r.Incident.Boot != s.r.Boot.ID || a == nil || a.Goal == power.GoalVerb || !a.OffSent() {
+		return false
+	}
+	return life.After(s.r.LastOff.Add(s.p.silence())) || s.recorded() && life.After(s.r.Proof.At)
+}
+
+// lifeUnsettles: a sign of life after the first OFF reading of a run that is not settled
+// yet; too early to convict the device, but the readings before it prove nothing.
+func lifeUnsettles(s *step) bool {
 	a := s.r.Incident.Action
-	return !s.otherBoot() && s.r.Incident.Boot == s.r.Boot.ID && a != nil && a.OffSent() && !s.ev.Life.IsZero() &&
-		utc(s.ev.Life).After(s.r.LastOff.Add(s.p.silence()))
+	return !s.otherBoot() && running(a) && a.Unsettles(utc(s.ev.Life))
+}
+
+func unsettle(s *step) {
+	s.ev.Txn = &power.TxnEvent{Txn: s.r.Incident.Action.ID, At: s.now, Life: utc(s.ev.Life)}
+	feedAction(s)
+	s.note("seen", "alive since its power read OFF: OFF must settle anew")
 }
 
 func passSurvived(s *step) bool { return pass(s) && survived(s) }

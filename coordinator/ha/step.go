@@ -34,6 +34,7 @@ func Step(r Record, ev Event, p Policy) (Record, []Effect) {
 func (s *step) run() {
 	tick := s.ev
 	s.repair()
+	s.setClock()
 	s.observe()
 	s.decide(s.ev.Kind)
 	s.facts()
@@ -224,7 +225,7 @@ func (s *step) seeLife() {
 	if s.ev.Kind == EvGoodbye {
 		t = s.now
 	}
-	if !t.After(s.life) || s.otherBoot() {
+	if !t.After(s.life) || s.otherBoot() || s.ev.Kind == EvOperator { // until when it may have lived is no sign of life
 		return
 	}
 	s.life = t
@@ -270,21 +271,7 @@ func (s *step) adopt() {
 		s.unknownHealth()
 	}
 	s.r.Passes = 0
-	s.r.QuietUntil = clamp(s.r.QuietUntil, s.now, s.p.QuietPeriod)
-	s.r.SoftBy = clamp(s.r.SoftBy, s.now, s.p.SoftGrace)
-	if o := s.r.Off; o != nil {
-		if at := clamp(o.ConfirmAt, s.now, max(s.p.OffConfirmDelay, s.p.QuietPeriod)); at != o.ConfirmAt {
-			s.off().ConfirmAt = at
-		}
-	}
-	if !s.r.open() {
-		return
-	}
-	i := s.r.Incident
-	check, agent := clamp(i.CheckAt, s.now, max(i.Interval, s.p.CheckMax)), clamp(i.AgentBy, s.now, s.p.RecoveryWait)
-	if check != i.CheckAt || agent != i.AgentBy {
-		s.inc().CheckAt, s.inc().AgentBy = check, agent
-	}
+	s.clampDeadlines()
 }
 
 // inc is the incident, copied before the first change.

@@ -71,10 +71,12 @@ var healthRows = []Row{
 	{From: in(Initializing), On: EvHealth, When: "health pass, something is still missing", cond: pass, Do: sayWaiting},
 	{From: in(Initializing), On: EvHealth, When: "health fail within the quiet period", cond: both(fail, withinQuiet)},
 	{From: in(Available), On: EvHealth, When: "health fail", cond: fail, To: Suspect, Event: "ha.suspect", Do: suspect},
+	{From: suspicion, On: EvHealth, When: "two passes in a row, and its gate is not confirmed", cond: both(returns, gateClosed), To: Initializing, Event: "ha.initializing", Do: returnedToGate},
 	{From: suspicion, On: EvHealth, When: "two passes in a row, same boot (five minutes of them from the third return within 10 min)", cond: returns, To: Available, Event: "ha.available", Do: returned},
 	{From: suspicion, On: EvHealth, When: "third return within 10 min: flapping", cond: flapsNow, To: Degraded, Event: "ha.degraded", Do: flap},
 	{From: suspicion, On: EvHealth, When: "first health pass", cond: passCounts, Do: countPass},
 	{From: suspicion, On: EvHealth, When: "health fail after a pass", cond: failAfterPass, Do: dropPasses},
+	{From: acting, On: EvHealth, When: "health pass that ends the action, and its gate is not confirmed", cond: both(passEnds, gateClosed), To: Initializing, Event: "ha.initializing", Do: endedToGate},
 	{From: in(Fenced), On: EvHealth, When: "a ping of a boot from before the proof", cond: revenant, To: Failed, Event: "ha.failed", Do: failRevenant},
 	{From: in(Failed), On: EvHealth, When: "health pass", cond: pass, To: Initializing, Event: "ha.initializing", Do: repairedFailed},
 }
@@ -115,8 +117,8 @@ var actingRows = []Row{
 	{From: in(Recovering), On: EvPower, When: "switched on after all", cond: switchedOn, Do: awaitAgent},
 	{From: in(Recovering), On: EvHealth, When: "health pass before the irreversible packet was sent", cond: passUnsent, To: Available, Event: "ha.available", Do: cancelled},
 	{From: in(Recovering), On: EvHealth, When: "failing, but alive since the check, before the irreversible packet was sent", cond: lifeUnsent, To: Suspect, Event: "ha.suspect", Do: cancelledFailing},
-	{From: in(Recovering), On: EvHealth, When: "still passing, old boot, later than failures × interval after the last hard off", cond: passSurvived, To: Available, Event: "ha.available", Do: survivedWell},
-	{From: in(Recovering), On: EvHealth, When: "failing, but alive, old boot, later than failures × interval after the last hard off", cond: lifeSurvived, To: Suspect, Event: "ha.suspect", Do: survivedFailing},
+	{From: in(Recovering), On: EvHealth, When: "still passing, old boot, after the proof or later than failures × interval after the last hard off", cond: passSurvived, To: Available, Event: "ha.available", Do: survivedWell},
+	{From: in(Recovering), On: EvHealth, When: "failing, but alive, old boot, after the proof or later than failures × interval after the last hard off", cond: lifeSurvived, To: Suspect, Event: "ha.suspect", Do: survivedFailing},
 	{From: acting, On: EvTxn, When: "answer to the running action", cond: both(actionEvent, notConfirmingOn), Do: feedAction},
 }
 
@@ -131,8 +133,9 @@ var confirmRows = concat([]Row{
 	[]Row{
 		{From: in(Fencing), On: EvHealth, When: "health pass before the irreversible packet was sent", cond: passUnsent, To: Available, Event: "ha.available", Do: cancelled},
 		{From: in(Fencing), On: EvHealth, When: "failing, but alive since the check, before the irreversible packet was sent", cond: lifeUnsent, To: Suspect, Event: "ha.suspect", Do: cancelledFailing},
-		{From: in(Fencing), On: EvHealth, When: "still passing, old boot, later than failures × interval after the last hard off", cond: passSurvived, To: Available, Event: "ha.available", Do: survivedWell},
-		{From: in(Fencing), On: EvHealth, When: "failing, but alive, old boot, later than failures × interval after the last hard off", cond: lifeSurvived, To: Suspect, Event: "ha.suspect", Do: survivedFailing},
+		{From: in(Fencing), On: EvHealth, When: "still passing, old boot, after the proof or later than failures × interval after the last hard off", cond: passSurvived, To: Available, Event: "ha.available", Do: survivedWell},
+		{From: in(Fencing), On: EvHealth, When: "failing, but alive, old boot, after the proof or later than failures × interval after the last hard off", cond: lifeSurvived, To: Suspect, Event: "ha.suspect", Do: survivedFailing},
+		{From: acting, On: EvHealth, When: "alive since OFF was first read: OFF must settle anew", cond: lifeUnsettles, Do: unsettle},
 	})
 
 // abandonRows: one for each state that a confirmation can come from.

@@ -5,6 +5,7 @@ package ha
 import (
 	"strings"
 
+	"github.com/holdfast-ha/holdfast/coordinator/guard"
 	"github.com/holdfast-ha/holdfast/coordinator/power"
 )
 
@@ -29,6 +30,7 @@ var helloRows = []Row{
 	{From: others, On: EvHello, When: "a new boot, another was on record", cond: rebootSeen, Do: rebooted},
 	{From: others, On: EvHello, When: "the first boot ever seen", cond: firstBoot},
 	{From: States, On: EvHello, When: "the same boot, its gate is not confirmed", cond: ungated, Do: pushGate},
+	{From: acting, On: EvAdopted, When: "taken over by another worker, too late to go on without a fresh check", cond: outdated, To: Suspect, Event: "ha.suspect", Do: beginAgain},
 	{From: States, On: EvAdopted, When: "taken over by another worker", Do: resume},
 	{From: noIncident, On: EvGoodbye, When: "the agent said goodbye", cond: ownBoot, To: Initializing, Do: goodbye},
 	{From: []State{None, Ineligible, Suspect, Checking, Degraded, Fenced, Failed}, On: EvGoodbye, When: "the agent said goodbye", cond: ownBoot, Do: goodbye},
@@ -116,13 +118,30 @@ func goodbye(s *step) {
 	s.r.QuietBoot = s.r.Boot.ID
 }
 
+// outdated: an action that proved nothing yet rests on what is no longer so. Its time is
+// over, or nothing was sent and its verdict is too old to arm anything (ha.md §5). A
+// confirmation goes on: whatever it reads, ON abandons it.
+func outdated(s *step) bool {
+	i := s.r.Incident
+	if !running(i.Action) || i.Action.Verdict != nil || i.Purpose == guard.Confirm {
+		return false
+	}
+	old := i.Last == nil || s.now.Sub(i.Last.Asked) > s.p.CheckWindow+s.p.CheckTimeout
+	return s.now.After(i.Action.Deadline) || unsent(s) && old
+}
+
+func beginAgain(s *step) {
+	s.because("taken over when what the action rests on was too old: asked again")
+	s.drop(s.why)
+	s.scheduleFirst()
+	s.inc().CheckAt = s.now
+	s.effect(Effect{Kind: ReadPower})
+}
+
 // resume goes on from the record: what was asked is asked again, uncounted, and a
 // transaction reads before it acts. A hand-off never makes a suspect.
 func resume(s *step) {
-	if t := s.r.OrderTxn; running(t) {
-		s.ev.Txn = &power.TxnEvent{Txn: t.ID, At: s.now, Adopted: true}
-		feedOrder(s)
-	}
+	s.resumeTxns()
 	if s.r.Off != nil && s.r.Off.Waiting {
 		askConfirm(s)
 	}
@@ -136,10 +155,24 @@ func resume(s *step) {
 	if i.Waiting != "" {
 		s.wait(i.Waiting)
 	}
-	if running(i.Action) {
-		s.ev.Txn = &power.TxnEvent{Txn: i.Action.ID, At: s.now, Adopted: true}
+}
+
+// resumeTxns lets transactions read before they act. An operator's order whose time is
+// over was meant for another hour.
+func (s *step) resumeTxns() {
+	told := s.ev.Txn
+	if t := s.r.OrderTxn; running(t) {
+		s.ev.Txn = &power.TxnEvent{Txn: t.ID, At: s.now, Adopted: true}
+		if s.now.After(t.Deadline) {
+			s.ev.Txn.Cancel = "its time was over before it was taken over"
+		}
+		feedOrder(s)
+	}
+	if s.r.open() && running(s.r.Incident.Action) {
+		s.ev.Txn = &power.TxnEvent{Txn: s.r.Incident.Action.ID, At: s.now, Adopted: true}
 		feedAction(s)
 	}
+	s.ev.Txn = told
 }
 
 func names(states []State) string {

@@ -41,6 +41,7 @@ type world struct {
 	bmc                      string // ok, dead, lies (accepts everything, does nothing)
 	bootNo                   int
 	bootTakes                time.Duration // 0: does not boot
+	softTakes                time.Duration
 	instances                []string
 
 	agents   []timed // future events, sorted by time
@@ -63,6 +64,9 @@ type world struct {
 	packets   []power.Verb
 	quietLogs bool
 	fed       int
+	events    int  // fed so far
+	deaf      bool // its agent does not confirm gates
+	jumped    bool // the clock was set
 	check     func(before Record, ev Event, s *step)
 }
 
@@ -74,7 +78,7 @@ type timed struct {
 
 func newWorld(p Policy) *world {
 	w := &world{now: epoch, p: p, chassis: true, os: true, agent: true, link: true, pool: true, cluster: true, bmc: "ok", bootNo: 1,
-		bootTakes: 30 * time.Second, instances: []string{"i-1", "i-2"}, visited: map[*Row]bool{}, txnSeq: map[string]bool{}}
+		bootTakes: 30 * time.Second, softTakes: 10 * time.Second, instances: []string{"i-1", "i-2"}, visited: map[*Row]bool{}, txnSeq: map[string]bool{}}
 	w.rec = New("h1", w.now)
 	w.nextPing, w.nextRead, w.lastPing = w.now, w.now, w.now
 	return w
@@ -119,6 +123,7 @@ func (w *world) feed(ev Event) {
 		w.check(before, ev, s)
 	}
 	w.rec = s.r
+	w.events++
 	if before.State != w.rec.State {
 		w.logf("%s → %s: %s", before.State, w.rec.State, w.rec.Reason)
 	}
@@ -162,7 +167,9 @@ func (w *world) start(e Effect) {
 		w.job(time.Second, func() { w.feed(Event{Kind: EvRepaired, Reason: "exit 1"}) })
 	case PushGate:
 		w.logf("  gate: must not run %v", w.rec.Gate.MustNotRun)
-		w.job(100*time.Millisecond, func() { w.feed(Event{Kind: EvGate, ID: e.ID}) })
+		if !w.deaf {
+			w.job(100*time.Millisecond, func() { w.feed(Event{Kind: EvGate, ID: e.ID}) })
+		}
 	case CloseIncident:
 		w.logf("  incident closed: %s", e.Incident.Outcome)
 	}
@@ -266,7 +273,7 @@ func (w *world) act(v power.Verb) {
 	case power.HardOff:
 		w.later(time.Second, func() { w.die(true) })
 	case power.SoftOff:
-		w.later(10*time.Second, func() {
+		w.later(w.softTakes, func() {
 			if w.os {
 				w.die(true)
 			}
@@ -431,6 +438,10 @@ func (w *world) breakHow(how string) error {
 		w.os, w.agent, w.link, w.nextPing = true, true, true, w.now
 	case "bmc-says-off": // chassis off for the BMC only: the host runs on
 		w.chassis = false
+	case "soft-slow": // stops its instances first
+		w.softTakes = time.Minute
+	case "gate-deaf":
+		w.deaf = true
 	case "no-boot":
 		w.bootTakes = 0
 	default:
@@ -439,8 +450,19 @@ func (w *world) breakHow(how string) error {
 	return nil
 }
 
+// setClock moves the owner's clock; nothing else in the world notices.
+func (w *world) setClock(by time.Duration) {
+	w.jumped = true
+	for _, t := range []*time.Time{&w.now, &w.lastPing, &w.nextPing, &w.nextRead, &w.first} {
+		*t = t.Add(by)
+	}
+	for k := range w.agents {
+		w.agents[k].at = w.agents[k].at.Add(by)
+	}
+}
+
 func (w *world) repair() {
-	w.bmc, w.cluster, w.pool, w.link, w.bootTakes = "ok", true, true, true, 30*time.Second
+	w.bmc, w.cluster, w.pool, w.link, w.bootTakes, w.deaf = "ok", true, true, true, 30*time.Second, false
 	if !w.chassis && w.os {
 		w.chassis = true
 	}

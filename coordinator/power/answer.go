@@ -14,6 +14,8 @@ func (r *run) read(d *DeviceProgress, out TxnEffect, ev TxnEvent) {
 	moving := g.Transitional || g.Fault
 	if ev.Err == NoError && !moving {
 		switch {
+		case r.at.After(out.NotAfter.Add(r.l.PacketTimeout)): // nor would a tick have waited; the clock may have jumped
+			ev.Err, ev.Detail = Timeout, "the answer came too late to tell when it was so"
 		case g.State == Off && !g.Authentic:
 			ev.Err, ev.Detail = ProtocolViolation, "OFF in an answer that nothing ties to our credentials"
 		case g.State != On && g.State != Off:

@@ -216,7 +216,7 @@ func (d *DeviceState) take(ev ReadingEvent, l ReadLimits) {
 	switch s := g.State; {
 	case g.Transitional || g.Fault || s == d.State:
 		d.Next, d.NextAt = Unknown, time.Time{}
-	case s != d.Next:
+	case s != d.Next || d.NextAt.After(ev.At): // read for the first time, or by a clock that went back
 		d.Next, d.NextAt = s, ev.At
 	case d.State == Unknown || ev.At.Sub(d.NextAt) >= l.ConfirmAfter:
 		d.State, d.Since, d.First = s, ev.At, d.NextAt

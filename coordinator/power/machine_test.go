@@ -203,3 +203,14 @@ func TestNextRead(t *testing.T) {
 		t.Errorf("overdue: %s", got)
 	}
 }
+
+// A clock that goes back between two equal readings does not keep a change waiting.
+func TestMachineClockGoesBack(t *testing.T) {
+	m := bmcOnly(On)
+	for _, at := range []int{5000, 1000, 1003} {
+		m, _ = m.Step(ReadingEvent{At: sec(at), Device: "bmc", Reading: readOff}, ReadLimits{})
+	}
+	if m.State != Off {
+		t.Errorf("%s, want OFF", m.State)
+	}
+}

@@ -108,6 +108,14 @@ func (t Txn) OnSent() bool {
 	return t.Progress.OnPackets > 0 || t.Progress.sending(func(v Verb) bool { return v == HardOn })
 }
 
+// Unsettles reports whether a sign of life belies OFF readings that no verdict rests on
+// yet; such a sign is fed as TxnEvent.Life.
+func (t Txn) Unsettles(life time.Time) bool {
+	return !t.Done && t.Verdict == nil && slices.ContainsFunc(t.Progress.Devices, func(d DeviceProgress) bool { return d.Run.beliedBy(life) })
+}
+
+func (o OffRun) beliedBy(life time.Time) bool { return o.Count > 0 && life.After(o.First) }
+
 // LastOff is when the last irreversible packet left at the latest, zero if none did.
 func (t Txn) LastOff() time.Time { return t.Progress.LastOff }
 

@@ -156,6 +156,14 @@ func TestProperties(t *testing.T) {
 						t.Fatalf("event %+v changed something", ev)
 					}
 				}
+			case 4: // a sign of life counts as a reading of ON does (power.md §6.2.7)
+				if disturb {
+					w.now = w.now.Add(time.Millisecond)
+					for name := range devices {
+						w.remember(name, reading{at: w.now, on: true})
+					}
+					w.feed(TxnEvent{Life: w.now})
+				}
 			case 3: // the record goes through etcd
 				var back Txn
 				if err := json.Unmarshal([]byte(mustJSON(t, w.txn)), &back); err != nil {

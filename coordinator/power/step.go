@@ -23,6 +23,11 @@ func (t Txn) Step(ev TxnEvent, l Limits) (Txn, []TxnEffect) {
 		r.cancel(ev.Cancel)
 	case ev.Adopted:
 		r.adopt()
+	case !ev.Life.IsZero():
+		if !t.Unsettles(ev.Life) {
+			return t, nil
+		}
+		r.alive(ev.Life)
 	case ev.Seq != 0:
 		if out == nil || out.Seq != ev.Seq {
 			return t, nil
@@ -53,6 +58,17 @@ func (r *run) cancel(why string) {
 	r.end(v)
 }
 
+// alive forgets the OFF readings that a sign of life belies: as with a reading of ON, OFF
+// must settle anew (power.md §6.2.7).
+func (r *run) alive(life time.Time) {
+	for i := range r.Progress.Devices {
+		if d := &r.Progress.Devices[i]; d.Run.beliedBy(life) {
+			d.Run = OffRun{}
+			r.note(d.Name, "it read OFF, and the host gave a sign of life since: OFF must settle anew")
+		}
+	}
+}
+
 // adopt goes on as a new owner (leases.md §3.7): what was asked for may have happened;
 // identity and state are read first, the verb goes out again with a new intent, and the
 // OFF run starts afresh. The present level gets its whole time again, and the total is
@@ -61,6 +77,7 @@ func (r *run) adopt() {
 	p := &r.Progress
 	r.lost()
 	r.note("", "taken over by another worker: reading first")
+	p.LastOff = earlier(p.LastOff, r.at)
 	lasts := r.at.Add(r.l.levelTime())
 	r.Deadline = later(earlier(r.Deadline, r.at.Add(r.l.TotalDeadline)), lasts)
 	p.LevelBegun, p.LevelEnds, p.OnEnds = r.at, lasts, time.Time{}

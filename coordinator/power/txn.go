@@ -98,6 +98,7 @@ type TxnEvent struct {
 	Tick     bool      `json:"tick,omitempty"`
 	Adopted  bool      `json:"adopted,omitempty"` // a new owner: whatever was outstanding is lost, read first
 	Cancel   string    `json:"cancel,omitempty"`  // why it must send no further packet
+	Life     time.Time `json:"life,omitzero"`     // the boot to be proven off gave a sign of life then
 	Reading  Reading   `json:"reading,omitzero"`
 	Identity Identity  `json:"identity,omitzero"`
 	Matched  bool      `json:"matched,omitempty"`  // identity equals the pinned one

@@ -31,6 +31,42 @@ func TestReadingsOfAnotherTime(t *testing.T) {
 	}
 }
 
+// Nor does our own clock: a reading that seems to have taken longer than one may counts
+// as lost, so that hours which never were settle nothing.
+func TestClockThatJumpsSettlesNothing(t *testing.T) {
+	for _, jump := range []time.Duration{time.Minute, 5 * time.Hour} {
+		w := newWorld(t, Limits{}, map[string]*bmc{"bmc": honest()})
+		w.begin(GoalOff, "", one("bmc"))
+		for w.txn.Progress.Devices[0].Run.Count < 2 {
+			w.step()
+		}
+		w.now = w.now.Add(jump) // the third reading is under way
+		w.step()
+		if r, v := w.txn.Progress.Devices[0].Run, w.txn.Verdict; r.Count != 2 || v != nil && v.Assurance > A0 {
+			t.Errorf("%s: %+v, verdict %+v", jump, r, v)
+		}
+	}
+}
+
+// A sign of life belies the OFF readings before it (power.md §6.2.7): OFF settles anew.
+// One from before the first of them changes nothing.
+func TestLifeUnsettles(t *testing.T) {
+	w := newWorld(t, Limits{}, map[string]*bmc{"bmc": honest()})
+	w.begin(GoalOff, "", one("bmc"))
+	for w.txn.Progress.Devices[0].Run.Count < 3 {
+		w.step()
+	}
+	first := w.txn.Progress.Devices[0].Run.First
+	if w.feed(TxnEvent{Life: first}); w.txn.Progress.Devices[0].Run.Count != 3 || w.txn.Unsettles(first) {
+		t.Fatal("a sign of life from before OFF was read counts")
+	}
+	life := w.now.Add(-time.Millisecond)
+	w.feed(TxnEvent{Life: life})
+	if v := w.run(); v.Assurance != A3 || !v.OffSince.After(life) {
+		t.Errorf("%s, off since %s, alive at %s", v.Assurance, v.OffSince, life)
+	}
+}
+
 // No setting goes below what A3 means.
 func TestLimitsHaveAFloor(t *testing.T) {
 	b := honest()

@@ -12,8 +12,11 @@
 // answer, so no election is needed.
 //
 // Invariants, all proven as properties in ring_test.go:
-//   - total: with one member of positive weight every slot has a target;
+//   - total: with one member that may take slots every slot has a target;
 //   - bounded: a member's share s = slots·weight/Σweights is met within ⌊s⌋ … ⌈s⌉;
+//   - frozen members (restarting in place) keep exactly what they own. They count in the
+//     shares of the others while that comes out even, else the rest is shared without
+//     them; freezing members of a settled fleet moves nothing;
 //   - minimal: no assignment within these bounds moves fewer owned slots. With equal
 //     weights a leaving member moves nobody else's slots; with unequal weights rounding
 //     may move at most one slot per remaining member;

@@ -15,19 +15,20 @@ import (
 type Member struct {
 	ID     string
 	Zone   string
-	Weight int // share of the slots relative to the others; 0 or less takes none (draining)
+	Weight int  // share of the slots relative to the others; 0 or less takes none (draining)
+	Frozen bool // keeps exactly what it owns: it is restarted in place (leases.md §2.7)
 }
 
 // Input is one view of the fleet. Equal inputs give equal plans on every worker.
 type Input struct {
 	Slots    int
-	Members  []Member       // any order; of several with one ID the first in (weight, zone) order counts
+	Members  []Member       // any order; of several with one ID the first in (weight, zone, frozen) order counts
 	Owner    map[int]string // current owner of a slot; absent, "" or not a member means unowned
 	SlotZone map[int]string // zone a slot would rather live in; may be nil
 }
 
 // Target says where one slot belongs. From is the current owner if it is a member, else
-// "". To is "" only when no member has a positive weight and the slot is unowned.
+// "". To is "" only when nobody may take slots and the slot is unowned.
 type Target struct {
 	Slot     int
 	From, To string
@@ -38,8 +39,9 @@ func SlotOf(key string, slots int) int {
 	return int(hash(key) % uint64(max(slots, 1)))
 }
 
-// Plan returns a target for every slot, in slot order. When nobody has a positive weight
-// the present owners keep what they have: draining the last worker hands over to no one.
+// Plan returns a target for every slot, in slot order. When nobody may take slots, because
+// all are frozen or without weight, the present owners keep what they have: draining the
+// last worker hands over to no one.
 func Plan(in Input) []Target {
 	t := newTable(in)
 	t.place(t.shed())
@@ -54,6 +56,20 @@ func Plan(in Input) []Target {
 // hand-overs of a join, a drain or a rebalance. Orphans are not among them.
 func Moves(in Input) []Target {
 	return slices.DeleteFunc(Plan(in), func(t Target) bool { return t.From == "" || t.From == t.To })
+}
+
+// Least is how many hand-overs any assignment within the bounds of Plan needs: what the
+// number of Moves is measured against (leases.md §8).
+func Least(in Input) int {
+	t := newTable(in)
+	least, above := 0, 0
+	for i := range t.seats {
+		s := &t.seats[i]
+		high := s.floor + btoi(s.rest > 0)
+		least += max(0, s.load-high)
+		above += btoi(high > s.floor && s.load > s.floor)
+	}
+	return least + max(0, above-t.spare)
 }
 
 // Orphans returns the unowned slots that self should take, in slot order.
@@ -73,11 +89,13 @@ type seat struct {
 	Member
 	hash        uint64
 	load, quota int
+	floor, rest int // the share: whole slots, and what is left over in parts of the sum of weights
 }
 
 type table struct {
 	seats     []seat
 	now, next []int // seat index by slot, or nobody
+	spare     int   // slots left when every seat has its floor
 	hash      []uint64
 	zone      map[int]string
 }
@@ -85,7 +103,7 @@ type table struct {
 func newTable(in Input) *table {
 	members := slices.Clone(in.Members)
 	slices.SortFunc(members, func(a, b Member) int {
-		return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Weight, b.Weight), cmp.Compare(a.Zone, b.Zone))
+		return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Weight, b.Weight), cmp.Compare(a.Zone, b.Zone), cmp.Compare(btoi(a.Frozen), btoi(b.Frozen)))
 	})
 	members = slices.CompactFunc(members, func(a, b Member) bool { return a.ID == b.ID })
 	members = slices.DeleteFunc(members, func(m Member) bool { return m.ID == "" })
@@ -118,28 +136,18 @@ func (t *table) id(i int) string {
 	return t.seats[i].ID
 }
 
-// setQuotas gives every seat ⌊share⌋ or ⌈share⌉ slots, exactly as many as there are.
-// The rounding goes first to those that already hold it, so that balance alone moves
-// nothing twice.
+// setQuotas gives every seat ⌊share⌋ or ⌈share⌉ slots, exactly as many as there are. The
+// rounding goes first to those that already hold it, so that balance alone moves nothing
+// twice. Frozen seats have what they hold; they count in the shares of the others as long
+// as that comes out even, so that restarting workers of a settled fleet moves nothing.
 func (t *table) setQuotas() {
-	total := 0
-	for _, s := range t.seats {
-		total += s.Weight
+	if !t.share(true) {
+		t.share(false)
 	}
-	if total == 0 {
-		for i := range t.seats {
-			t.seats[i].quota = t.seats[i].load
-		}
-		return
-	}
-	left := len(t.now)
 	var rounded []int
-	rest := make(map[int]int)
 	for i := range t.seats {
 		s := &t.seats[i]
-		s.quota = len(t.now) * s.Weight / total
-		left -= s.quota
-		if rest[i] = len(t.now) * s.Weight % total; rest[i] > 0 {
+		if s.quota = s.floor; s.rest > 0 {
 			rounded = append(rounded, i)
 		}
 	}
@@ -147,19 +155,57 @@ func (t *table) setQuotas() {
 		x, y := &t.seats[a], &t.seats[b]
 		return cmp.Or(
 			-cmp.Compare(btoi(x.load > x.quota), btoi(y.load > y.quota)),
-			-cmp.Compare(rest[a], rest[b]),
+			-cmp.Compare(x.rest, y.rest),
 			cmp.Compare(x.hash, y.hash),
 			cmp.Compare(x.ID, y.ID))
 	})
-	for _, i := range rounded[:left] {
+	for _, i := range rounded[:t.spare] {
 		t.seats[i].quota++
 	}
 }
 
+// share sets floor and rest of every seat and what is spare then. With all set frozen
+// seats count in the shares; false when the others cannot be given exactly the rest so.
+func (t *table) share(all bool) bool {
+	slots, total := len(t.now), 0
+	for _, s := range t.seats {
+		if s.Frozen && !all {
+			slots -= s.load
+		} else {
+			total += s.Weight
+		}
+	}
+	t.spare = 0
+	if total == 0 { // nobody to take anything: all keep what they have
+		for i := range t.seats {
+			t.seats[i].floor, t.seats[i].rest = t.seats[i].load, 0
+		}
+		return true
+	}
+	t.spare = len(t.now)
+	roundings := 0
+	for i := range t.seats {
+		s := &t.seats[i]
+		s.floor, s.rest = slots*s.Weight/total, slots*s.Weight%total
+		if s.Frozen {
+			s.floor, s.rest = s.load, 0
+		}
+		t.spare -= s.floor
+		roundings += btoi(s.rest > 0)
+	}
+	return t.spare >= 0 && t.spare <= roundings
+}
+
 // shed frees what members hold above their quota and returns all slots without a
-// target. A member gives up slots of foreign zones first, then those it ranks lowest for.
+// target. A member gives up first what can go home to another zone, then what it ranks
+// lowest for. Slots without a zone hold no hosts as a rule: were they given up before or
+// after the others, hosts would pile up on one side.
 func (t *table) shed() []int {
 	held := make(map[int][]int, len(t.seats))
+	room := make(map[string]bool)
+	for _, s := range t.seats {
+		room[s.Zone] = room[s.Zone] || s.load < s.quota
+	}
 	var free []int
 	for s, i := range t.now {
 		if i == nobody {
@@ -174,7 +220,13 @@ func (t *table) shed() []int {
 			continue
 		}
 		mine := held[i]
-		slices.SortFunc(mine, func(a, b int) int { return t.prefer(b, i, a, i) })
+		away := func(s int) int { z := t.zone[s]; return btoi(z != "" && z != t.seats[i].Zone && room[z]) }
+		slices.SortFunc(mine, func(a, b int) int {
+			return cmp.Or(
+				-cmp.Compare(away(a), away(b)),
+				cmp.Compare(rank(t.hash[a], t.seats[i].hash), rank(t.hash[b], t.seats[i].hash)),
+				cmp.Compare(b, a))
+		})
 		for _, s := range mine[:over] {
 			t.next[s] = nobody
 			free = append(free, s)
@@ -192,7 +244,7 @@ func (t *table) place(free []int) {
 			if t.seats[i].load >= t.seats[i].quota {
 				continue
 			}
-			if best == nobody || t.prefer(s, i, s, best) < 0 {
+			if best == nobody || t.prefer(s, i, best) < 0 {
 				best = i
 			}
 		}
@@ -204,13 +256,12 @@ func (t *table) place(free []int) {
 	}
 }
 
-// prefer orders pairs of slot and seat, better first: own zone, then rendezvous rank.
-func (t *table) prefer(slotA, seatA, slotB, seatB int) int {
+// prefer orders seats for a slot, better first: own zone, then rendezvous rank.
+func (t *table) prefer(slot, a, b int) int {
 	return cmp.Or(
-		-cmp.Compare(t.local(slotA, seatA), t.local(slotB, seatB)),
-		-cmp.Compare(rank(t.hash[slotA], t.seats[seatA].hash), rank(t.hash[slotB], t.seats[seatB].hash)),
-		cmp.Compare(t.seats[seatA].ID, t.seats[seatB].ID),
-		cmp.Compare(slotA, slotB))
+		-cmp.Compare(t.local(slot, a), t.local(slot, b)),
+		-cmp.Compare(rank(t.hash[slot], t.seats[a].hash), rank(t.hash[slot], t.seats[b].hash)),
+		cmp.Compare(t.seats[a].ID, t.seats[b].ID))
 }
 
 func (t *table) local(slot, seat int) int {

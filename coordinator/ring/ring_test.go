@@ -44,10 +44,13 @@ func loads(owner map[int]string) map[string]int {
 }
 
 // genInput draws any view, also ones no healthy fleet would show: strangers as owners,
-// lopsided loads, zero weights.
+// lopsided loads, zero weights, any of them frozen.
 func genInput(t *rapid.T) Input {
 	in := Input{Slots: rapid.IntRange(0, 200).Draw(t, "slots"), Owner: map[int]string{}, SlotZone: map[int]string{}}
 	in.Members = fleet(rapid.SliceOfN(rapid.IntRange(0, 4), 0, 12).Draw(t, "weights")...)
+	for i := range in.Members {
+		in.Members[i].Frozen = rapid.IntRange(0, 5).Draw(t, "frozen") == 0
+	}
 	for s := range in.Slots {
 		if k := rapid.IntRange(-2, len(in.Members)).Draw(t, "owner"); k >= 0 {
 			in.Owner[s] = "w-" + strconv.Itoa(k) // len(Members) is a stranger
@@ -66,27 +69,62 @@ func sumWeights(ms []Member) (total int) {
 	return total
 }
 
-// leases.md §4: total, bounded, and never more movement than the bounds demand.
+// bounds says how many slots a member may hold.
+type bounds func(m Member) (lo, hi int)
+
+// boundsOf are the shares of an input by definition: those of all members if the thawed
+// can hold exactly what is not frozen within them, else those of the thawed alone. The
+// last result is how many slots the thawed have beyond their lower bounds; ok is false
+// when nobody may take slots.
+func boundsOf(in Input, have map[string]int) (b bounds, spare int, ok bool) {
+	var thawed []Member
+	free := in.Slots
+	for _, m := range in.Members {
+		if m.Frozen {
+			free -= have[m.ID]
+		} else {
+			thawed = append(thawed, m)
+		}
+	}
+	for _, of := range []struct{ slots, total int }{{in.Slots, sumWeights(in.Members)}, {free, sumWeights(thawed)}} {
+		if of.total == 0 {
+			continue
+		}
+		b := func(m Member) (lo, hi int) {
+			if m.Frozen {
+				return have[m.ID], have[m.ID]
+			}
+			return of.slots * m.Weight / of.total, (of.slots*m.Weight + of.total - 1) / of.total
+		}
+		least, most := 0, 0
+		for _, m := range thawed {
+			lo, hi := b(m)
+			least, most = least+lo, most+hi
+		}
+		if least <= free && free <= most {
+			return b, free - least, sumWeights(thawed) > 0
+		}
+	}
+	return nil, 0, false
+}
+
+// leases.md §4: total, bounded, and never more movement than the bounds demand. §2.7:
+// members that restart in place keep exactly what they own.
 func TestPlanIsTotalBoundedAndMinimal(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		in := genInput(t)
 		plan := Plan(in)
-		total := sumWeights(in.Members)
 		if len(plan) != in.Slots {
 			t.Fatalf("%d targets for %d slots", len(plan), in.Slots)
 		}
-		if total == 0 {
-			for _, p := range plan {
-				if p.To != p.From {
-					t.Fatalf("nobody can take slots, yet %+v moves", p)
-				}
-			}
-			return
+		frozen := map[string]bool{}
+		for _, m := range in.Members {
+			frozen[m.ID] = m.Frozen
 		}
 		have, moved := map[string]int{}, 0
 		for _, p := range plan {
-			if p.To == "" {
-				t.Fatalf("slot %d has no target", p.Slot)
+			if p.From != p.To && (frozen[p.From] || frozen[p.To]) {
+				t.Fatalf("%+v touches a frozen member", p)
 			}
 			if p.From != "" {
 				have[p.From]++
@@ -95,25 +133,66 @@ func TestPlanIsTotalBoundedAndMinimal(t *testing.T) {
 				}
 			}
 		}
+		within, spare, ok := boundsOf(in, have)
+		if !ok {
+			for _, p := range plan {
+				if p.To != p.From {
+					t.Fatalf("nobody can take slots, yet %+v moves", p)
+				}
+			}
+			return
+		}
+		for _, p := range plan {
+			if p.To == "" {
+				t.Fatalf("slot %d has no target", p.Slot)
+			}
+		}
 		got := loads(apply(plan))
 		// The fewest moves within the bounds: everything above ⌈share⌉ goes, and of those
 		// above ⌊share⌋ all but as many as there are slots left after everyone's floor.
-		least, extras, above := 0, in.Slots, 0
+		least, above := 0, 0
 		for _, m := range in.Members {
-			lo, hi := in.Slots*m.Weight/total, (in.Slots*m.Weight+total-1)/total
+			lo, hi := within(m)
 			if got[m.ID] < lo || got[m.ID] > hi {
 				t.Fatalf("%s holds %d, share is %d to %d", m.ID, got[m.ID], lo, hi)
 			}
-			extras -= lo
 			least += max(0, have[m.ID]-hi)
 			if hi > lo && have[m.ID] > lo {
 				above++
 			}
 		}
-		if least += max(0, above-extras); moved != least {
-			t.Fatalf("moved %d, the least is %d", moved, least)
+		if least += max(0, above-spare); moved != least || Least(in) != least {
+			t.Fatalf("moved %d, the least is %d, said to be %d", moved, least, Least(in))
 		}
 	})
+}
+
+// leases.md §2.7: a rolling restart of a settled fleet moves nothing, whatever the
+// weights and whoever restarts at the same time.
+func TestFreezingASettledFleetMovesNothing(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := Input{Slots: rapid.IntRange(0, 300).Draw(t, "slots")}
+		in.Members = fleet(rapid.SliceOfN(rapid.IntRange(0, 9), 1, 12).Draw(t, "weights")...)
+		in.Owner = apply(Plan(in))
+		for i := range in.Members {
+			in.Members[i].Frozen = rapid.Bool().Draw(t, "frozen")
+		}
+		if m := Moves(in); len(m) > 0 {
+			t.Fatalf("moves %v", m)
+		}
+	})
+}
+
+// A worker that dies while another restarts: the orphans go to those that are neither.
+func TestOrphansPassByFrozenMembers(t *testing.T) {
+	in := Input{Slots: 1024, Members: equal(4)}
+	in.Owner = apply(Plan(in))
+	in.Members = in.Members[:3] // w-3 died
+	in.Members[1].Frozen = true
+	got := loads(apply(Plan(in)))
+	if diff := cmp.Diff(map[string]int{"w-0": 384, "w-1": 256, "w-2": 384}, got); diff != "" {
+		t.Fatal(diff)
+	}
 }
 
 // Neither the order of members nor anything random may change the answer.
@@ -219,6 +298,43 @@ func TestOwnZoneFirst(t *testing.T) {
 		if want := "w-" + strconv.Itoa(p.Slot%3); p.To != want {
 			t.Fatalf("slot %d of %s went to %s", p.Slot, in.SlotZone[p.Slot], p.To)
 		}
+	}
+}
+
+// Only slots with hosts have a zone. Who joins gets its share of them like of the others,
+// wherever it and the hosts are, unless they come home with it.
+func TestZonesDoNotSkewTheLoad(t *testing.T) {
+	const slots, every = 1024, 4
+	for _, c := range []struct {
+		name, members, hosts, joiner string
+		low, high                    int // slots with hosts that the joiner gets; its share of them is 64
+	}{
+		{"all in one zone", "z1", "z1", "z1", 45, 85},
+		{"workers without a zone", "", "z1", "", 45, 85},
+		{"nobody in the zone of the hosts", "z1", "z2", "z1", 45, 85},
+		{"joiner elsewhere", "z1", "z1", "z2", 45, 85},
+		{"joiner comes home", "z1", "z2", "z2", 240, slots / every}, // all that each may give
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			in := Input{Slots: slots, Members: equal(3), SlotZone: map[int]string{}}
+			for s := 0; s < slots; s += every {
+				in.SlotZone[s] = c.hosts
+			}
+			for i := range in.Members {
+				in.Members[i].Zone = c.members
+			}
+			in.Owner = apply(Plan(in))
+			in.Members = append(in.Members, Member{ID: "joiner", Zone: c.joiner, Weight: 1})
+			got := 0
+			for _, m := range Moves(in) {
+				if in.SlotZone[m.Slot] != "" {
+					got++
+				}
+			}
+			if got < c.low || got > c.high {
+				t.Errorf("%d slots with hosts move, want %d to %d", got, c.low, c.high)
+			}
+		})
 	}
 }
 

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ha
+
+import (
+	"slices"
+	"time"
+)
+
+// clockSlack is more than the events of one owner, or two owners' clocks, are apart.
+const clockSlack = 30 * time.Second
+
+// setClock goes on by the present clock when the record tells of a time to come: the
+// clock was set back, or the last owner's was fast. Else deadlines would stand for as
+// long as it was wrong, and what was seen would seem younger than all that follows.
+func (s *step) setClock() {
+	told := []time.Time{s.r.Since, s.r.LastAction, s.r.LastLife}
+	if s.r.Off != nil {
+		told = append(told, s.r.Off.Seen)
+	}
+	if s.r.open() && len(s.r.Incident.Ledger) > 0 {
+		told = append(told, s.r.Incident.Ledger[len(s.r.Incident.Ledger)-1].At)
+	}
+	newest := slices.MaxFunc(told, time.Time.Compare)
+	if !newest.After(s.now.Add(clockSlack)) {
+		return
+	}
+	for _, t := range []*time.Time{&s.r.Since, &s.r.LastLife, &s.r.LastOff, &s.r.LastAction, &s.r.PassSince} {
+		*t = clamp(*t, s.now, 0)
+	}
+	if s.r.open() {
+		i := s.inc()
+		i.OtherAction, i.OffSeen = clamp(i.OtherAction, s.now, 0), clamp(i.OffSeen, s.now, 0)
+	}
+	if p := s.r.Proof; p != nil {
+		c := *p
+		c.At = clamp(c.At, s.now, 0)
+		s.r.Proof = &c
+	}
+	if o := s.r.Off; o != nil {
+		s.off().Seen = clamp(o.Seen, s.now, 0)
+	}
+	s.note("seen", "the clock went back by %s", span(newest.Sub(s.now)))
+	s.clampDeadlines()
+	if s.ev.Kind != EvAdopted {
+		s.resumeTxns()
+	}
+}
+
+// clampDeadlines brings persisted deadlines into [0, original length] from now
+// (ha.md §7).
+func (s *step) clampDeadlines() {
+	s.r.QuietUntil = clamp(s.r.QuietUntil, s.now, s.p.QuietPeriod)
+	s.r.SoftBy = clamp(s.r.SoftBy, s.now, s.p.SoftGrace)
+	if o := s.r.Off; o != nil {
+		if at := clamp(o.ConfirmAt, s.now, max(s.p.confirmDelay(), s.p.QuietPeriod)); at != o.ConfirmAt {
+			s.off().ConfirmAt = at
+		}
+	}
+	if !s.r.open() {
+		return
+	}
+	i := s.r.Incident
+	check, agent := clamp(i.CheckAt, s.now, max(i.Interval, s.p.CheckMax)), clamp(i.AgentBy, s.now, s.p.RecoveryWait)
+	answer := clamp(i.CheckBy, s.now, s.p.CheckTimeout+s.p.PingInterval)
+	if check != i.CheckAt || agent != i.AgentBy || answer != i.CheckBy {
+		i = s.inc()
+		i.CheckAt, i.AgentBy, i.CheckBy = check, agent, answer
+	}
+}
