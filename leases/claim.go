@@ -3,15 +3,11 @@
 package leases
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -33,6 +29,7 @@ type SlotRecord struct {
 	Worker string    `json:"worker"`
 	Boot   string    `json:"boot"`
 	Since  time.Time `json:"since"`
+	From   string    `json:"from,omitempty"` // boot that handed it over, after it had stopped all work on it
 }
 
 // ClaimOf reads a slot key as seen in a Mirror or a List: the claim, and whether this
@@ -53,83 +50,18 @@ func (s *Session) epoch(rev int64) Epoch { return Epoch{Generation: s.fleet.Gene
 // them. ErrFenced means that the lease is over.
 func (s *Session) Claim(ctx context.Context, slots []int) ([]Claim, error) {
 	slots = slices.Compact(slices.Sorted(slices.Values(slots)))
+	var moves []move
 	for _, n := range slots {
 		if n < 0 || n >= s.fleet.Slots {
 			return nil, fmt.Errorf("claim slot %d: want 0 to %d", n, s.fleet.Slots-1)
 		}
+		moves = append(moves, move{slot: n, to: s.seat()})
 	}
-	rec, err := json.Marshal(SlotRecord{V: 1, Worker: s.conf.Worker, Boot: s.conf.Boot, Since: time.Now().UTC().Truncate(time.Millisecond)})
+	claims, err := s.moveSlots(ctx, moves)
 	if err != nil {
-		return nil, fmt.Errorf("encode slot record: %w", err)
+		return claims, fmt.Errorf("claim slots %04d to %04d: %w", slots[0], slots[len(slots)-1], err)
 	}
-	var got []Claim
-	for batch := range slices.Chunk(slots, maxTxnOps) {
-		claims, err := s.claimBatch(ctx, batch, rec)
-		got = append(got, claims...)
-		if err != nil {
-			return got, fmt.Errorf("claim slots %04d to %04d: %w", batch[0], batch[len(batch)-1], err)
-		}
-	}
-	return got, nil
-}
-
-// claimBatch takes all at once; as long as that is refused it takes out those that have
-// an owner by now and tries the rest again.
-func (s *Session) claimBatch(ctx context.Context, slots []int, rec []byte) ([]Claim, error) {
-	var got []Claim
-	for len(slots) > 0 {
-		if !s.Valid(0) {
-			return got, fmt.Errorf("the lease may be over: %w", ErrFenced)
-		}
-		var cmps []clientv3.Cmp
-		var puts, reads []clientv3.Op
-		for _, n := range slots {
-			key := SlotKey(n)
-			cmps = append(cmps, clientv3.Compare(clientv3.CreateRevision(key), "=", 0))
-			puts = append(puts, clientv3.OpPut(key, string(rec), clientv3.WithLease(s.id)))
-			reads = append(reads, clientv3.OpGet(key))
-		}
-		resp, err := s.client.txn(ctx, cmps, puts, reads)
-		if err == nil && resp.Succeeded {
-			for _, n := range slots {
-				got = append(got, Claim{Slot: n, Epoch: s.epoch(resp.Header.Revision)})
-			}
-			break
-		}
-		switch {
-		case errors.Is(err, rpctypes.ErrLeaseNotFound):
-			return got, fmt.Errorf("the lease is gone: %w", ErrFenced)
-		case err != nil && isDefinite(err):
-			return got, err
-		case err != nil: // never blindly again: see whose they are
-			var rerr error
-			if resp, rerr = s.client.txn(ctx, nil, reads, nil); rerr != nil {
-				return got, fmt.Errorf("%w: %w; reading back: %w", ErrUnknownOutcome, err, rerr)
-			}
-		}
-		now := contents(resp)
-		got = append(got, s.mine(now)...)
-		slots = slices.DeleteFunc(slices.Clone(slots), func(n int) bool { _, taken := now[SlotKey(n)]; return taken })
-		if err != nil && len(slots) > 0 {
-			return got, fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
-		}
-	}
-	slices.SortFunc(got, bySlot)
-	return got, nil
-}
-
-func bySlot(a, b Claim) int { return cmp.Compare(a.Slot, b.Slot) }
-
-// mine picks the slots that this very lease holds. The boot alone would not do: an
-// earlier session of this process may still be running out.
-func (s *Session) mine(slots map[string]KV) []Claim {
-	var out []Claim
-	for _, kv := range slots {
-		if c, ok := s.ClaimOf(kv); ok {
-			out = append(out, c)
-		}
-	}
-	return out
+	return claims, nil
 }
 
 // Release gives up slots, each compared on its epoch: one that has another owner by now

@@ -166,7 +166,10 @@ func TestAnEarlierSessionsSlotsAreNotMine(t *testing.T) {
 	c := srv.Client(t)
 	first := open(t, c, "w-1", "b-1", 30*time.Second)
 	claimOne(t, first, 9)
-	second := open(t, c, "w-1", "b-1", 30*time.Second)
+	second, err := c.OpenSession(t.Context(), leases.SessionConfig{Worker: "w-1", Boot: "b-2", TTL: 30 * time.Second, Earlier: []string{"b-1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	if got, err := second.Claim(t.Context(), []int{9}); err != nil || len(got) != 0 {
 		t.Errorf("took over %v of a lease that has not ended, %v", got, err)
 	}

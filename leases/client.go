@@ -140,7 +140,8 @@ func (c *Client) firstContact(ctx context.Context) error {
 			c.saw(resp.Header)
 			return nil
 		}
-		if ctx.Err() == nil || last == nil {
+		// A word about certificates is kept: a member that refuses ours may also just hang up.
+		if last == nil || ctx.Err() == nil && !strings.Contains(last.Error(), "tls: ") {
 			last = errors.New(rpctypes.ErrorDesc(err))
 		}
 		if wait(ctx, 50*time.Millisecond) != nil {

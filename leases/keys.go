@@ -17,6 +17,7 @@ const (
 	WorkersPrefix    = Root + "workers/"
 	SlotsPrefix      = Root + "slots/"
 	EndsPrefix       = Root + "ends/"
+	DrainsPrefix     = Root + "drains/"
 	PartitionsPrefix = Root + "partitions/"
 	BudgetsPrefix    = Root + "budgets/"
 	HostsPrefix      = Root + "hosts/"
@@ -53,6 +54,9 @@ func SlotKey(slot int) string { return fmt.Sprintf("%s%04d", SlotsPrefix, slot) 
 
 // EndsKey says how a worker's boot ended.
 func EndsKey(worker, boot string) string { return EndsPrefix + worker + "/" + boot }
+
+// DrainKey says that operators want a worker to own nothing.
+func DrainKey(worker string) string { return DrainsPrefix + worker }
 
 // PartitionSpecKey is what operators want of a partition; path is zone, zone/pod or zone/pod/cluster.
 func PartitionSpecKey(path string) string { return PartitionsPrefix + path + "/spec" }

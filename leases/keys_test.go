@@ -20,6 +20,7 @@ func TestKeysAndSchemaAgree(t *testing.T) {
 		WorkerKey("w-1"):              "workers/<worker>",
 		SlotKey(7):                    "slots/<slot>",
 		EndsKey("w-1", "b-1"):         "ends/<worker>/<boot>",
+		DrainKey("w-1"):               "drains/<worker>",
 		PartitionSpecKey("z/p/c"):     "partitions/<path>/spec",
 		PartitionStateKey("spec"):     "partitions/<path>/state",
 		BudgetKey("host/h"):           "budgets/host/<host>",

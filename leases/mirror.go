@@ -55,7 +55,7 @@ func (m *Mirror) Age() time.Duration {
 }
 
 // WaitRevision returns once the mirror has applied rev, such as that of a commit whose
-// result is to be read here, or the context's cause.
+// result is to be read here, and told its subscribers, or the context's cause.
 func (m *Mirror) WaitRevision(ctx context.Context, rev int64) error {
 	for {
 		m.mu.RLock()
@@ -149,11 +149,13 @@ func (m *Mirror) apply(resp clientv3.WatchResponse) {
 			changes = append(changes, Change{Key: kv.Key, KV: old, Deleted: true})
 		}
 	}
+	m.mu.Unlock()
+	m.tell(changes) // whoever waits for the revision finds its subscribers up to date
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if rev > m.rev {
 		m.setRevision(rev)
 	}
-	m.mu.Unlock()
-	m.tell(changes)
 }
 
 // replace takes a listing in and tells the difference.
@@ -179,11 +181,13 @@ func (m *Mirror) replace(kvs []KV, rev int64, asOf time.Time) {
 		}
 	}
 	first := m.rev == 0
-	m.freshAt, m.pending = asOf, freshness{}
-	m.setRevision(rev)
 	m.mu.Unlock()
 	slices.SortFunc(changed, func(a, b Change) int { return byRevision(a.KV, b.KV) })
 	m.tell(append(gone, changed...))
+	m.mu.Lock()
+	m.freshAt, m.pending = asOf, freshness{}
+	m.setRevision(rev)
+	m.mu.Unlock()
 	if first {
 		close(m.synced)
 	}

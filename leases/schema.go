@@ -24,6 +24,7 @@ var Schema = []KeyDoc{
 	{"workers/<worker>", true, "own lease", "addresses, zone, weight, boot, state (ready, draining, restarting), settings of interest", `{"v":1,"worker":"w-1","boot":"b-7f3a","zone":"z1","weight":1,"state":"ready"}`},
 	{"slots/<slot>", true, "own mod_revision", "owner; the epoch is (generation, mod_revision of this key)", `{"v":1,"worker":"w-1","boot":"b-7f3a","since":"2026-11-21T14:28:00Z"}`},
 	{"ends/<worker>/<boot>", false, "created once", "how a worker ended (released, reaped, expired, evicted), at, last renewal; deleted after an hour", `{"v":1,"how":"reaped","at":"2026-11-21T14:28:00Z"}`},
+	{"drains/<worker>", false, "own mod_revision", "operators want the worker to own nothing, also after its restarts, until the key is gone: by, at, reason", `{"v":1,"worker":"w-1","by":"ops@10.0.0.9","at":"2026-11-21T14:28:00Z","reason":"new kernel"}`},
 	{"partitions/<path>/spec", false, "own mod_revision", "enabled, HA enabled, labels", `{"v":1,"enabled":true,"ha":true}`},
 	{"partitions/<path>/state", false, "slot of the path", "partition machine's state, since when and why", `{"v":1,"state":"ACTIVE","reason":"4 of 4 hosts eligible"}`},
 	{"budgets/host/<host>", false, "own mod_revision", "times of power-downs; touched only when arming", `{"v":1,"times":[]}`},

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,12 +21,12 @@ const revokeTimeout = time.Second // a lease that cannot be revoked ends by itse
 // SessionConfig describes a worker to OpenSession.
 type SessionConfig struct {
 	Worker string        // stable id
-	Boot   string        // new for every process; tells two lives of one worker apart
+	Boot   string        // new for every session; tells two lives of one worker apart
 	TTL    time.Duration // whole seconds, 1 s to 60 s; etcd may grant more, never less
 	Record any           // JSON object of workers/<worker>; v, worker and boot are set here
-	// KeepLease leaves the lease to run out when Run ends, instead of revoking it: for a
-	// restart in place, where slots must not move.
-	KeepLease bool
+	// Earlier are boots of this very process whose sessions were lost and on whose behalf
+	// nothing runs any more: a registration that they left may be replaced.
+	Earlier []string
 }
 
 func (c SessionConfig) check() error {
@@ -62,9 +63,9 @@ type Session struct {
 	over     bool      // lost is closed
 }
 
-// OpenSession grants a lease and registers workers/<worker> under it. A live registration
-// of the same worker with another boot is a *ConflictError naming that boot; one of the
-// same boot (an earlier session of this process) is replaced. The caller runs Run at once.
+// OpenSession grants a lease and registers workers/<worker> under it. It replaces a
+// registration of the same worker that is suspended (see Suspend) or one of conf.Earlier;
+// any other live one is a *ConflictError naming its boot. The caller runs Run at once.
 func (c *Client) OpenSession(ctx context.Context, conf SessionConfig) (*Session, error) {
 	if err := conf.check(); err != nil {
 		return nil, err
@@ -140,12 +141,13 @@ func (s *Session) register(ctx context.Context, record []byte) error {
 		}
 		kv := contents(resp)[key]
 		var holder struct {
-			Boot string `json:"boot"`
+			Boot  string `json:"boot"`
+			State string `json:"state"`
 		}
 		if err := kv.Decode(&holder); err != nil {
 			return err
 		}
-		if holder.Boot != s.conf.Boot {
+		if holder.State != Restarting && !slices.Contains(s.conf.Earlier, holder.Boot) {
 			return &ConflictError{Key: key, Have: kv.ModRevision, Holder: "boot " + holder.Boot}
 		}
 		cond = clientv3.Compare(clientv3.ModRevision(key), "=", kv.ModRevision)
@@ -209,9 +211,9 @@ func (s *Session) lose() {
 }
 
 // Run renews the lease every TTL/5 until the deadline passes or etcd says it is gone
-// (ErrFenced), or ctx ends. Then it revokes the lease, so that others take over at once,
-// unless KeepLease is set, and returns nil or why it could not. Stop what acts under the
-// session before ending ctx. Call it once.
+// (ErrFenced), or ctx ends. Then it records the end as released and revokes the lease, so
+// that others take over at once, and returns nil or why it could not. Stop what acts under
+// the session before ending ctx. Call it once.
 func (s *Session) Run(ctx context.Context) error {
 	var renewals sync.WaitGroup
 	defer renewals.Wait()
@@ -235,10 +237,7 @@ func (s *Session) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			s.lose()
-			if s.conf.KeepLease {
-				return nil
-			}
-			return s.revoke(ctx)
+			return s.End(ctx)
 		case <-s.lost:
 			return fmt.Errorf("lease of worker %s: gone: %w", s.conf.Worker, ErrFenced)
 		case <-tick.C:
@@ -267,10 +266,24 @@ func (s *Session) renew(ctx context.Context, sent time.Time) {
 	}
 }
 
+// End records that nothing acts under the session any more and takes its lease back.
+// Run does so at an orderly end. After a lost session call it once what acted has
+// stopped: then nobody has to wait for packets that cannot come. Idempotent.
+func (s *Session) End(ctx context.Context) error {
+	s.lose()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
+	defer cancel()
+	redial(s.client.lease, s.client.data) // what is left to do has less time than gRPC's back-off
+	if err := s.client.RecordEnd(ctx, s.conf.Worker, s.conf.Boot, Released, s.Deadline().Add(margin(s.ttl)-s.ttl)); err != nil {
+		return errors.Join(err, s.revoke(ctx))
+	}
+	return s.revoke(ctx)
+}
+
 func (s *Session) revoke(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
 	defer cancel()
-	if _, err := s.client.lease.Revoke(ctx, s.id); err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+	if err := s.client.revoke(ctx, s.id); err != nil {
 		return fmt.Errorf("revoke lease of worker %s, it ends by itself within %s: %w", s.conf.Worker, s.ttl, err)
 	}
 	return nil

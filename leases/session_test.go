@@ -92,32 +92,26 @@ func TestRevokedLeaseIsLostAtOnce(t *testing.T) {
 	wantErr(t, s.Update(t.Context(), nil), leases.ErrFenced)
 }
 
-// Ending a session in order frees its keys at once; KeepLease leaves them (leases.md §2.7).
-func TestEndOfRunRevokesUnlessTold(t *testing.T) {
+// Ending a session in order frees its keys at once, and says that nobody has to wait.
+func TestEndOfRunReleases(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	c := srv.Client(t)
-	for _, keep := range []bool{false, true} {
-		s, err := c.OpenSession(t.Context(), leases.SessionConfig{Worker: "w-1", Boot: "b-1", TTL: 30 * time.Second, KeepLease: keep})
-		if err != nil {
-			t.Fatal(err)
-		}
-		stop := run(t, s.Run)
-		claimOne(t, s, 7)
-		if err := stop(); err != nil {
-			t.Fatal(err)
-		}
-		if s.Valid(0) {
-			t.Error("valid after Run")
-		}
-		for _, key := range []string{leases.SlotKey(7), leases.WorkerKey("w-1")} {
-			if _, err := c.Get(t.Context(), key); keep && err != nil {
-				t.Errorf("KeepLease: %v", err)
-			} else if !keep && !errors.Is(err, leases.ErrNotFound) {
-				t.Errorf("%s outlived its session: %v", key, err)
-			}
+	s := open(t, c, "w-1", "b-1", 30*time.Second)
+	stop := run(t, s.Run)
+	claimOne(t, s, 7)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if s.Valid(0) {
+		t.Error("valid after Run")
+	}
+	for _, key := range []string{leases.SlotKey(7), leases.WorkerKey("w-1")} {
+		if _, err := c.Get(t.Context(), key); !errors.Is(err, leases.ErrNotFound) {
+			t.Errorf("%s outlived its session: %v", key, err)
 		}
 	}
+	wantEnd(t, c, "w-1", "b-1", leases.Released)
 }
 
 func TestOneLiveRegistrationPerWorker(t *testing.T) {
@@ -136,7 +130,10 @@ func TestOneLiveRegistrationPerWorker(t *testing.T) {
 		t.Errorf("a refused session left its lease behind: %v, %v", ids, err)
 	}
 
-	second := open(t, c, "w-1", "b-1", 30*time.Second) // the same process anew
+	second, err := c.OpenSession(t.Context(), leases.SessionConfig{Worker: "w-1", Boot: "b-2", TTL: 30 * time.Second, Earlier: []string{"b-1"}}) // the same process anew
+	if err != nil {
+		t.Fatal(err)
+	}
 	wantErr(t, first.Update(t.Context(), nil), leases.ErrFenced)
 	if err := second.Update(t.Context(), map[string]any{"state": "draining", "boot": "a lie"}); err != nil {
 		t.Fatal(err)
@@ -145,7 +142,7 @@ func TestOneLiveRegistrationPerWorker(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := `{"boot":"b-1","state":"draining","v":1,"worker":"w-1"}`; string(kv.Value) != want {
+	if want := `{"boot":"b-2","state":"draining","v":1,"worker":"w-1"}`; string(kv.Value) != want {
 		t.Errorf("record %s, want %s", kv.Value, want)
 	}
 	if !kv.Lease || kv.LeaseID != second.LeaseID() {

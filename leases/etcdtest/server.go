@@ -21,6 +21,24 @@ type Server struct {
 	etcd *embed.Etcd
 	dir  string
 	addr string // host:port, kept over a restart
+	tls  *TLS   // of the client port; nil is plaintext
+}
+
+// TLS secures the client port of a member: clients must show a certificate of the
+// authority with one of the names (leases.md §5).
+type TLS struct {
+	CA, Cert, Key string // files
+	AllowedCNs    []string
+}
+
+// StartTLS is Start with a secured client port. Client, Dial and Raw are not for it: use
+// leases.Dial with a TLS configuration.
+func StartTLS(t testing.TB, files TLS) *Server {
+	t.Helper()
+	s := &Server{dir: t.TempDir(), addr: "127.0.0.1:0", tls: &files}
+	s.start(t)
+	t.Cleanup(func() { s.Stop() })
+	return s
 }
 
 // Start starts a member with empty data and waits until it serves.
@@ -35,8 +53,12 @@ func Start(t testing.TB) *Server {
 func (s *Server) start(t testing.TB) {
 	t.Helper()
 	peer := url.URL{Scheme: "http", Host: "127.0.0.1:0"}
-	client := url.URL{Scheme: "http", Host: s.addr}
+	client := url.URL{Scheme: s.scheme(), Host: s.addr}
 	cfg := embed.NewConfig()
+	if s.tls != nil {
+		cfg.ClientTLSInfo.TrustedCAFile, cfg.ClientTLSInfo.CertFile, cfg.ClientTLSInfo.KeyFile = s.tls.CA, s.tls.Cert, s.tls.Key
+		cfg.ClientTLSInfo.ClientCertAuth, cfg.ClientTLSInfo.AllowedCNs = true, s.tls.AllowedCNs
+	}
 	cfg.Dir = s.dir
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
@@ -86,7 +108,14 @@ func (s *Server) Reset(t testing.TB) {
 func (s *Server) Addr() string { return s.addr }
 
 // Endpoints is what leases.Config takes.
-func (s *Server) Endpoints() []string { return []string{"http://" + s.addr} }
+func (s *Server) Endpoints() []string { return []string{s.scheme() + "://" + s.addr} }
+
+func (s *Server) scheme() string {
+	if s.tls != nil {
+		return "https"
+	}
+	return "http"
+}
 
 // Client dials the member; the test closes it at its end.
 func (s *Server) Client(t testing.TB) *leases.Client {
