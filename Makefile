@@ -3,6 +3,7 @@
 BIN := bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X main.version=$(VERSION)
+TOOLS := ipmitool fence-agents python3-sushy libvirt-clients
 APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -y -qq --no-install-recommends
 
 help: ## this list
@@ -18,10 +19,10 @@ dev: build ## a fleet on this machine to play with; Ctrl-C ends it
 	$(BIN)/holdfast dev
 
 test: tools ## all tests: units, real etcd, RMCP+ on UDP, real processes
-	go test ./...
+	go test -timeout 25m ./...
 
 race: tools ## the tests under the race detector
-	go test -race ./...
+	go test -race -timeout 60m ./...
 
 e2e: ## the table of breaks at both presets, over real processes
 	go test -tags e2e_full -timeout 40m ./tests/e2e/...
@@ -39,7 +40,7 @@ proto: ## regenerate agent/agentpb (needs protoc)
 	PATH="$$PATH:$$(go env GOPATH)/bin" protoc --go_out=. --go_opt=paths=source_relative --go-grpc_out=. --go-grpc_opt=paths=source_relative agent/agentpb/agent.proto
 
 tools: ## independent clients that the tests compare with (Debian packages)
-	@command -v ipmitool >/dev/null && command -v fence_ipmilan >/dev/null || (apt-get update -qq && $(APT) install ipmitool fence-agents)
+	@dpkg -s $(TOOLS) >/dev/null 2>&1 || (apt-get update -qq && $(APT) install $(TOOLS))
 
 clean: ## remove what build made
 	rm -rf $(BIN)

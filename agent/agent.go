@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/agent/trust"
 )
 
 // accessLimit is after how long a pool or a hypervisor that does not answer is hung.
@@ -20,7 +21,8 @@ const accessLimit = 5 * time.Second
 // Agent is one host's agent. Make it with New, then call Run once.
 type Agent struct {
 	opts     Options
-	process  string // names this process; later processes sort after earlier ones
+	trust    *trust.Source // nil: plaintext on loopback
+	process  string        // names this process; later processes sort after earlier ones
 	epochs   *epochs
 	workers  *workerList
 	settings *settings
@@ -30,11 +32,18 @@ type Agent struct {
 	requests chan struct{} // one token per request under way
 }
 
-// New validates the options (ErrOptions) and reads the state dir, which it creates if it
+// New validates the options and the certificate files (ErrOptions) and reads the state dir, which it creates if it
 // is missing. It starts nothing and opens no connection.
 func New(o Options) (*Agent, error) {
 	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
+	}
+	var certs *trust.Source
+	if !o.InsecureLoopback {
+		var err error
+		if certs, err = openTrust(o); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrOptions, err)
+		}
 	}
 	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("set up agent: state dir: %w", err)
@@ -53,7 +62,7 @@ func New(o Options) (*Agent, error) {
 	}
 	o.Logger = o.Logger.With("host", o.Host)
 	a := &Agent{
-		opts: o, process: process.String(), epochs: remembered, workers: list,
+		opts: o, trust: certs, process: process.String(), epochs: remembered, workers: list,
 		settings: newSettings(), health: newHealth(o.Hypervisor), gate: newGate(),
 		requests: make(chan struct{}, maxRequests),
 	}
@@ -73,6 +82,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	work.Go(func() error { return a.healthLoop(ctx) })
 	work.Go(func() error { return a.gateLoop(ctx) })
 	work.Go(func() error { return a.linkLoop(ctx) })
+	work.Go(func() error { return a.trustLoop(ctx) })
 	return work.Wait()
 }
 

@@ -170,7 +170,7 @@ func (p fakeProber) Probe(ctx context.Context, address string) (bool, error) { r
 // newAgent makes an agent of host h1 on a temporary state dir.
 func newAgent(t *testing.T, change func(*Options)) *Agent {
 	t.Helper()
-	o := Options{Host: "h1", Workers: []string{"127.0.0.1:1"}, StateDir: t.TempDir(), Version: "test", Hypervisor: &fakeHost{}}
+	o := Options{Host: "h1", Workers: []string{"127.0.0.1:1"}, StateDir: t.TempDir(), Version: "test", Hypervisor: &fakeHost{}, InsecureLoopback: true}
 	if change != nil {
 		change(&o)
 	}
@@ -221,13 +221,16 @@ func TestBadOptionsAreNamed(t *testing.T) {
 		`address "w1": want host:port`: func(o *Options) { o.Workers = []string{"w1"} },
 		`port "0" is not between`:      func(o *Options) { o.Workers = []string{"127.0.0.1:0"} },
 		"only loopback addresses":      func(o *Options) { o.Workers = []string{"10.0.0.1:7443"} },
+		"tls: empty, without cert":     func(o *Options) { o.InsecureLoopback = false },
+		"not allowed together with":    func(o *Options) { o.TLS.CA = "/ca" },
+		"tls.cert: empty, all of":      func(o *Options) { o.InsecureLoopback, o.TLS.CA = false, "/ca" },
 		"state dir is empty":           func(o *Options) { o.StateDir = "" },
 		"state dir: mkdir /dev/null":   func(o *Options) { o.StateDir = "/dev/null/x" },
 		"hypervisor is missing":        func(o *Options) { o.Hypervisor = nil },
 		`id "p" is given twice`:        func(o *Options) { o.Pools = []probe.Pool{newMemPool("p"), newMemPool("p")} },
 		"pools: number 1 has no id":    func(o *Options) { o.Pools = []probe.Pool{newMemPool("")} },
 	} {
-		o := Options{Host: "h1", Workers: []string{"127.0.0.1:1"}, StateDir: t.TempDir(), Hypervisor: &fakeHost{}}
+		o := Options{Host: "h1", Workers: []string{"127.0.0.1:1"}, StateDir: t.TempDir(), Hypervisor: &fakeHost{}, InsecureLoopback: true}
 		change(&o)
 		if _, err := New(o); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("New() = %v, want one line with %q", err, want)

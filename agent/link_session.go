@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
@@ -61,6 +59,7 @@ func (a *Agent) session(ctx context.Context, address, boot string, number uint64
 
 	stream, welcome, end := a.open(live, conn, boot, number)
 	if welcome == nil {
+		end = a.explain(end)
 		if end.err != nil && context.Cause(live) != nil {
 			end.err = context.Cause(live)
 		}
@@ -91,9 +90,9 @@ func (a *Agent) session(ctx context.Context, address, boot string, number uint64
 
 // connect prepares a connection; the first stream dials it.
 func (a *Agent) connect(address string) (*grpc.ClientConn, error) {
-	secure := insecure.NewCredentials()
-	if a.opts.TLS != nil {
-		secure = credentials.NewTLS(a.opts.TLS)
+	secure, err := a.credentials(address)
+	if err != nil {
+		return nil, err
 	}
 	return grpc.NewClient("passthrough:///"+address,
 		grpc.WithTransportCredentials(secure),

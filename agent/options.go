@@ -4,17 +4,16 @@ package agent
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"regexp"
 	"strconv"
 
 	"github.com/holdfast-ha/holdfast/agent/hypervisor"
 	"github.com/holdfast-ha/holdfast/agent/probe"
+	"github.com/holdfast-ha/holdfast/agent/trust"
 )
 
 // ErrOptions says that New was given options that cannot be used; nothing was touched.
@@ -30,12 +29,15 @@ type Options struct {
 	Version  string // sent in the Hello
 	// Dial reaches a worker; default net.Dialer.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
-	// TLS secures the link. nil is plaintext, allowed to loopback addresses only.
-	TLS        *tls.Config
-	Hypervisor hypervisor.Hypervisor
-	Pools      []probe.Pool // shared pools this host mounts; may be empty
-	Prober     probe.Prober // default probe.Net
-	Logger     *slog.Logger // default: discard
+	// TLS are the files of this host's certificate and of the authorities of the workers';
+	// they are read anew when they change.
+	TLS trust.Files
+	// InsecureLoopback is plaintext instead, to workers on this machine only.
+	InsecureLoopback bool
+	Hypervisor       hypervisor.Hypervisor
+	Pools            []probe.Pool // shared pools this host mounts; may be empty
+	Prober           probe.Prober // default probe.Net
+	Logger           *slog.Logger // default: discard
 }
 
 // check fills in defaults and names the first field that cannot be used.
@@ -45,6 +47,13 @@ func (o *Options) check() error {
 	}
 	if len(o.Workers) == 0 {
 		return errors.New("workers is empty: want at least one host:port")
+	}
+	switch {
+	case o.TLS.None() && !o.InsecureLoopback:
+		return fmt.Errorf("tls: empty, without certificates nothing is dialled: want ca, cert and key; a set for a lab: holdfast pki init --dir pki && holdfast pki issue host %s --dir pki; "+
+			"for plaintext on this machine alone: insecureLoopback: true", o.Host)
+	case !o.TLS.None() && o.InsecureLoopback:
+		return errors.New("insecureLoopback: true, not allowed together with tls")
 	}
 	for _, w := range o.Workers {
 		if err := o.checkAddress(w); err != nil {
@@ -87,8 +96,7 @@ func (o *Options) checkAddress(address string) error {
 	if err != nil {
 		return err
 	}
-	ip, err := netip.ParseAddr(host)
-	if o.TLS == nil && host != "localhost" && (err != nil || !ip.IsLoopback()) {
+	if o.InsecureLoopback && !trust.Loopback(host) {
 		return fmt.Errorf("address %q: without TLS only loopback addresses are allowed", address)
 	}
 	return nil

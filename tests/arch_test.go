@@ -95,14 +95,17 @@ var rules = []rule{
 	{"production has no pretend parts: sim is imported by cmd/holdfast and tests only", func(p pkg, path string, ours bool) bool {
 		return ours && under(path, "sim") && !under(p.name(), "sim", "cmd/holdfast", "tests")
 	}},
-	{"trust boundary: worker and agent meet in agent/agentpb only", func(p pkg, path string, ours bool) bool {
-		return ours && (under(p.name(), "worker") && under(path, "agent") && path != "agent/agentpb" || under(p.name(), "agent") && under(path, "worker"))
+	{"trust boundary: worker and agent meet in agent/agentpb and agent/trust only", func(p pkg, path string, ours bool) bool {
+		return ours && (under(p.name(), "worker") && under(path, "agent") && path != "agent/agentpb" && path != "agent/trust" || under(p.name(), "agent") && under(path, "worker"))
 	}},
 	{"swap gRPC in one folder: only worker/link and agent use it", func(p pkg, path string, _ bool) bool {
 		return strings.HasPrefix(path, "google.golang.org/grpc") && !under(p.name(), "worker/link", "agent", "leases")
 	}},
 	{"swap go-ipmi in one folder: only worker/power/ipmi uses it", func(p pkg, path string, _ bool) bool {
 		return strings.HasPrefix(path, "github.com/bougou/go-ipmi") && !under(p.name(), "worker/power/ipmi")
+	}},
+	{"swap gofish in one folder: only worker/power/redfish uses it", func(p pkg, path string, _ bool) bool {
+		return strings.HasPrefix(path, "github.com/stmcginnis/gofish") && !under(p.name(), "worker/power/redfish")
 	}},
 	{"cobra is for operators: only cmd/holdfast uses it", func(p pkg, path string, _ bool) bool {
 		return strings.HasPrefix(path, "github.com/spf13/") && p.name() != "cmd/holdfast"
@@ -143,7 +146,7 @@ func TestImportRulesCatch(t *testing.T) {
 	for _, c := range [][2]string{
 		{"coordinator/ha", "net"}, {"coordinator/power", ours("coordinator/guard")}, {"worker", "go.etcd.io/etcd/client/v3"},
 		{"leases", ours("coordinator/ring")}, {"agent", ours("leases")}, {"worker", ours("sim/bmc")}, {"worker", ours("agent/probe")},
-		{"worker", "google.golang.org/grpc"}, {"worker/power", "github.com/bougou/go-ipmi/pkg/client"}, {"worker", "github.com/spf13/cobra"},
+		{"worker", "google.golang.org/grpc"}, {"worker/power", "github.com/bougou/go-ipmi/pkg/client"}, {"worker", "github.com/stmcginnis/gofish"}, {"worker", "github.com/spf13/cobra"},
 		{"worker/power/redfish", ours("worker/power/ipmi")}, {"worker", ours("tests/e2e")},
 	} {
 		short, own := strings.CutPrefix(c[1], module)

@@ -200,32 +200,6 @@ func (b *backend) Partition(_ context.Context, path string) (v1.Partition, error
 	return x, nil
 }
 
-// Workers implements api.Backend.
-func (b *backend) Workers(context.Context) ([]v1.Worker, error) {
-	w := b.w()
-	slots, hosts := map[string]int{}, map[string]int{}
-	specs := w.view.hosts()
-	w.view.mu.RLock()
-	for _, s := range w.view.slots {
-		slots[s.Val.Worker]++
-	}
-	for id, s := range specs {
-		hosts[w.view.slots[w.slotOf(s.Val.Partition, id)].Val.Worker]++
-	}
-	var out []v1.Worker
-	for id, m := range w.view.workers {
-		x := m.Val
-		x.Slots, x.Hosts = slots[id], hosts[id]
-		if id == w.o.ID {
-			x.Links = w.door.Count()
-		}
-		out = append(out, x)
-	}
-	w.view.mu.RUnlock()
-	slices.SortFunc(out, func(a, b v1.Worker) int { return cmp.Compare(a.ID, b.ID) })
-	return out, nil
-}
-
 // Allocate implements api.Backend.
 func (b *backend) Allocate(_ context.Context, partition string, needHA bool) ([]v1.Candidate, error) {
 	var in []ha.Candidate
@@ -261,7 +235,7 @@ func (b *backend) OwnerAPI(host string) (string, bool) {
 	}
 	s, _, held := w.view.slotOwner(w.slotOf(spec.Val.Partition, host))
 	if m, live := w.view.worker(s.Worker); held && live && s.Worker != w.o.ID {
-		return "http://" + m.API, false
+		return w.wire.apiURL(m.API), false
 	}
 	return "", false
 }

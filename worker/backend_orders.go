@@ -67,15 +67,17 @@ func (b *backend) PlanOrder(ctx context.Context, id string, o v1.OrderRequest) (
 		}
 		p.Warnings = append(p.Warnings, "if the host runs all the same, its instances will run twice")
 	}
+	var problem error
 	err := b.w().live(ctx, id, func(ctx context.Context, ow *owner) {
 		bs, err := ow.readBudgets(ctx)
-		if err != nil {
-			return
-		}
+		problem = etcdProblem("budgets of "+id, err)
 		for _, x := range bs {
 			p.Budgets = append(p.Budgets, v1.Budget{Scope: x.scope, Used: x.counter.Used(ow.now(), x.window), Limit: x.limit, Window: x.window.String(), Latched: x.counter.Latched})
 		}
 	})
+	if err == nil {
+		err = problem
+	}
 	return p, err
 }
 
@@ -126,9 +128,10 @@ func (b *backend) Order(ctx context.Context, who, id string, o v1.OrderRequest) 
 func (w *Worker) testPower(ctx context.Context, res v1.OrderResult) (v1.OrderResult, error) {
 	done := make(chan []deviceReading, 1)
 	var state string
+	var ended <-chan struct{}
 	busy := false
 	err := w.live(ctx, res.Host, func(_ context.Context, o *owner) {
-		state = string(o.rec.State)
+		state, ended = string(o.rec.State), o.jobs.ctx.Done()
 		busy = !o.startReading(true, true, done)
 	})
 	if err != nil {
@@ -152,6 +155,8 @@ func (w *Worker) testPower(ctx context.Context, res v1.OrderResult) (v1.OrderRes
 		res.Message = fmt.Sprintf("%d of %d devices pass", len(readings)-failed, len(readings))
 		res.Failed = failed > 0 || len(readings) == 0
 		return res, nil
+	case <-ended:
+		return res, &v1.Problem{Status: 503, Code: "unavailable", Title: "not the owner", Detail: fmt.Sprintf("power test of %s: the host went to another owner meanwhile", res.Host), Hint: "try again in a moment"}
 	case <-ctx.Done():
 		return res, context.Cause(ctx)
 	}

@@ -136,10 +136,16 @@ func (b *backend) DeleteHost(ctx context.Context, who, id string, ifRev int64) e
 	if s := b.host(id, had).Status; s.Incident != "" {
 		return refused(fmt.Sprintf("delete host %s: incident %s is open (%s)", id, s.Incident, s.State), "put it into maintenance or wait for the incident to end")
 	}
+	rec, _ := get(b.view, b.view.ha, id)
+	if t := rec.Val.OrderTxn; t != nil && !t.Done {
+		return refused(fmt.Sprintf("delete host %s: power order %s runs", id, t.ID), "wait for its end")
+	}
 	x := b.audit("host.forgotten", who, "host "+id+" was removed from the record", "")
 	x.Host, x.Partition = id, had.Val.Partition
-	_, err := b.write(ctx, "host "+id, at(leases.HostSpecKey(id), ifRev, had.Rev), x,
-		leases.Delete(leases.HostSpecKey(id)), leases.Delete(leases.HostHAKey(id)), leases.Delete(leases.HostPowerKey(id)), leases.Delete(leases.BudgetKey("host/"+id)))
+	// Compared with the record that was looked at: what began since is not forgotten.
+	_, err := b.write(ctx, "host "+id, at(leases.HostSpecKey(id), ifRev, had.Rev).At(leases.HostHAKey(id), rec.Rev), x,
+		leases.Delete(leases.HostSpecKey(id)), leases.Delete(leases.HostHAKey(id)), leases.Delete(leases.HostPowerKey(id)),
+		leases.Delete(leases.OpsKey(id)), leases.Delete(leases.BudgetKey("host/"+id)))
 	return err
 }
 

@@ -6,7 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -30,18 +30,31 @@ type intent struct {
 	Verb     power.Verb `json:"verb"`
 	Device   string     `json:"device"`
 	Worker   string     `json:"worker"`
+	Boot     string     `json:"boot"`
 	Epoch    string     `json:"epoch"`
 	At       time.Time  `json:"at"`
 	Deadline time.Time  `json:"deadline"`
+	// Until then a packet of an owner before this one may still come: who overwrites an
+	// intent hands that on.
+	OnNotBefore time.Time `json:"onNotBefore,omitzero"`
 }
 
 // commit writes the next record with everything that belongs to the same moment: the
 // events it announces, the budget it spends, the intent of a packet, the incident it
 // closes. One transaction, compared on the claim's epoch and on every record's
-// revision. It returns whether o.rec is the next record now; if not, no effect may
-// start.
+// revision; a packet also on the host's declaration, and an answer of the guards on
+// every switch that they were shown. It returns whether o.rec is the next record now; if
+// not, no effect may start.
 func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects []ha.Effect) bool {
 	g := o.claim.Guard().At(leases.HostHAKey(o.host), o.recRev)
+	if ev.Kind == ha.EvPlace || slices.ContainsFunc(effects, sends) {
+		g = g.At(leases.HostSpecKey(o.host), o.spec.Rev)
+	}
+	if ev.Kind == ha.EvPlace {
+		for key, rev := range o.place.switches {
+			g = g.At(key, rev)
+		}
+	}
 	ops := []leases.Op{leases.Put(leases.HostHAKey(o.host), next)}
 	var announced []v1.Event
 	for _, e := range effects {
@@ -67,6 +80,12 @@ func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects
 			}
 		}
 	}
+	failed := false
+	defer func() {
+		if failed { // the warning is this owner's: another one's success says nothing of it
+			o.w.health.clear("CommitsFail")
+		}
+	}()
 	for backoff := 50 * time.Millisecond; ; backoff = min(2*backoff, time.Second) {
 		cctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 		rev, err := o.s.Commit(cctx, g, ops...)
@@ -74,7 +93,6 @@ func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects
 		switch {
 		case err == nil:
 			o.w.metrics.commits.WithLabelValues("ok").Inc()
-			o.w.health.clear("CommitsFail")
 			o.rec, o.recRev = next, rev
 			o.w.announced(announced)
 			return true
@@ -84,9 +102,10 @@ func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects
 			return false
 		case errors.Is(err, leases.ErrConflict):
 			o.w.metrics.commits.WithLabelValues("conflict").Inc()
-			o.conflict(ev, err)
+			o.conflict(ctx, ev, err)
 			return false
 		}
+		failed = true
 		o.w.metrics.commits.WithLabelValues("error").Inc()
 		o.log.Warn("commit", "event", ev.Kind, "cause", err)
 		o.w.health.set("CommitsFail", "critical", fmt.Sprintf("host %s: %v; nothing is done about a host before it is on record", o.host, err))
@@ -96,17 +115,45 @@ func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects
 	}
 }
 
-// conflict handles a moved revision. For an arming event it is a budget that somebody
-// else spent: the guards are asked again, with fresh readings and a new snapshot. Anything else means that
-// the record on disk is not ours: the owner ends and adopts the host afresh.
-func (o *owner) conflict(ev ha.Event, err error) {
+func sends(e ha.Effect) bool { return e.Kind == ha.TxnDo && e.Txn.Do == power.DoSend }
+
+// conflict handles a moved revision. If it is the host's own record, that is not ours:
+// the owner ends and adopts the host afresh. Otherwise somebody was quicker with a budget,
+// a switch or the host's declaration: nothing was written, and it is decided anew with
+// what is so now, after fresh readings and a new snapshot where guards were asked.
+func (o *owner) conflict(ctx context.Context, ev ha.Event, err error) {
 	var c *leases.ConflictError
-	if ev.Kind == ha.EvPlace && errors.As(err, &c) && strings.HasPrefix(c.Key, leases.BudgetsPrefix) {
-		o.log.Info("arm again", "cause", err)
-		o.takePlace(ev.Snapshot.Purpose)
+	if !errors.As(err, &c) || c.Key == leases.HostHAKey(o.host) {
+		o.jobs.stop(fmt.Errorf("commit %s: %w", ev.Kind, err))
 		return
 	}
-	o.jobs.stop(fmt.Errorf("commit %s: %w", ev.Kind, err))
+	o.log.Info("decide again", "event", ev.Kind, "cause", err)
+	if c.Key == leases.HostSpecKey(o.host) {
+		if err := o.reloadSpec(ctx); err != nil {
+			o.jobs.stop(fmt.Errorf("commit %s: %w", ev.Kind, err))
+			return
+		}
+	}
+	switch ev.Kind { // a tick comes again by itself, an operator is told
+	case ha.EvPlace:
+		o.takePlace(ev.Snapshot.Purpose)
+	case ha.EvTxn:
+		o.in.put("", ev)
+	}
+}
+
+// reloadSpec takes over what the host's declaration says now.
+func (o *owner) reloadSpec(ctx context.Context) error {
+	cctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	if err := o.loadSpec(cctx); err != nil {
+		return err
+	}
+	if o.spec.Val.Partition != o.home {
+		return errRemoved
+	}
+	o.tellPolicy(ctx)
+	return nil
 }
 
 // spend adds one slot of every budget of the snapshot to the transaction.
@@ -133,7 +180,8 @@ type budgetState struct {
 func (o *owner) intent(at time.Time, e *power.TxnEffect) intent {
 	return intent{
 		V: 1, ID: fmt.Sprintf("%s/%d", e.Txn, e.Seq), Txn: e.Txn, Seq: e.Seq, Verb: e.Verb, Device: e.Device,
-		Worker: o.s.Worker(), Epoch: o.claim.Epoch.String(), At: at, Deadline: e.NotAfter,
+		Worker: o.s.Worker(), Boot: o.s.Boot(), Epoch: o.claim.Epoch.String(), At: at, Deadline: e.NotAfter,
+		OnNotBefore: o.onNotBefore.Round(0),
 	}
 }
 

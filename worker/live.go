@@ -26,6 +26,7 @@ type liveFacts struct {
 
 	baselineAt time.Time // next look
 	powerAt    time.Time // next ordinary power reading
+	powerSeen  bool      // some device was asked since adoption
 	eligible   ha.Verdict
 	eligWhy    string
 }
@@ -163,8 +164,13 @@ func (o *owner) tellPartition(ctx context.Context) {
 	o.step(ctx, ha.Event{Kind: ha.EvPartition, Partition: state})
 }
 
-// tellEligible asks the provider and tells the machine when the answer changed.
+// tellEligible asks the provider and tells the machine when the answer changed. Until a
+// new owner has asked the power devices itself the last answer stands: how old the test
+// on record is says only how long nothing changed.
 func (o *owner) tellEligible(ctx context.Context) {
+	if !o.live.powerSeen && len(o.spec.Val.Power) > 0 {
+		return
+	}
 	v, why := o.provider().Eligible(o.facts())
 	if v == o.live.eligible && why == o.live.eligWhy {
 		return

@@ -20,6 +20,9 @@ type metrics struct {
 	reg *prometheus.Registry
 
 	claims, linked prometheus.Gauge
+	taken          *prometheus.CounterVec
+	handovers      prometheus.Counter
+	handoverTime   prometheus.Histogram
 	stuckDeadlines prometheus.Counter
 	steps          *prometheus.HistogramVec
 	transitions    *prometheus.CounterVec
@@ -51,6 +54,10 @@ func newMetrics(w *Worker) *metrics {
 	}
 	m.claims = gauge("claims", "Slots owned by this worker.")
 	m.linked = gauge("agents_connected", "Agents linked to this worker.")
+	m.taken = counter("slots_taken_total", "Slots taken by this worker, by how: orphan, back (after its own restart), handed (pushed by another).", "how")
+	m.handovers = prometheus.NewCounter(prometheus.CounterOpts{Name: "holdfast_slots_handed_over_total", Help: "Slots pushed to other workers."})
+	m.handoverTime = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "holdfast_handover_duration_seconds", Help: "Time of one batch of hand-overs, from stopping the work to the answer of etcd.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 14)})
+	m.reg.MustRegister(m.handovers, m.handoverTime)
 	m.stuckDeadlines = prometheus.NewCounter(prometheus.CounterOpts{Name: "holdfast_stuck_deadlines_total", Help: "Deadlines that a tick did not move: a defect of the transition table."})
 	m.reg.MustRegister(m.stuckDeadlines)
 	m.steps = histogram("step_duration_seconds", "Time of one decision of the HA machine by event.", prometheus.ExponentialBuckets(1e-6, 4, 8), "event")

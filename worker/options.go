@@ -3,12 +3,14 @@
 package worker
 
 import (
-	"crypto/tls"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
+	"github.com/holdfast-ha/holdfast/agent/trust"
 	"github.com/holdfast-ha/holdfast/leases"
 )
 
@@ -19,14 +21,29 @@ type Options struct {
 	Zone   string
 	Weight int // share of slots relative to others, default 1
 
-	Etcd    []string
-	EtcdTLS *tls.Config
+	Etcd []string
+	// Certificate files: the worker's own, for every connection, and other ones for etcd
+	// where etcd does not know those. They are read anew when they change.
+	TLS, EtcdTLS trust.Files
+	// InsecureLoopback is plaintext instead, with loopback addresses everywhere.
+	InsecureLoopback bool
 
 	ListenAPI, ListenAgents       string // host:port; port 0 takes a free one
 	AdvertiseAPI, AdvertiseAgents string // default: the listening address
 
-	LeaseTTL   time.Duration // 2s to 60s, default 5s
-	SecretsDir string        // directory that `file:` references may point into
+	LeaseTTL time.Duration // 2s to 60s, default 5s
+	// RestartGrace is how long an orderly end keeps the slots for this worker's next
+	// process, up to 5m; 0 gives them back at once.
+	RestartGrace time.Duration
+	// Listeners that a parent process opened, instead of ListenAPI and ListenAgents.
+	APIListener, AgentsListener net.Listener
+	// Standby, if set, is called when the worker knows all it needs to; it joins the
+	// fleet when Standby returns. OnSession is told of each lease before anything is
+	// claimed under it.
+	Standby   func(ctx context.Context)
+	OnSession func(boot string, lease int64)
+
+	SecretsDir string // directory that `file:` references may point into
 	Version    string
 	Logger     *slog.Logger
 }
@@ -68,6 +85,10 @@ func (o Options) withDefaults() (Options, error) {
 	if o.LeaseTTL < 2*time.Second || o.LeaseTTL > time.Minute || o.LeaseTTL%time.Second != 0 {
 		errs = append(errs, fmt.Errorf("leaseTTL: %v, allowed are whole seconds from 2s to 1m", o.LeaseTTL))
 	}
+	if o.RestartGrace < 0 || o.RestartGrace > 5*time.Minute {
+		errs = append(errs, fmt.Errorf("restartGrace: %v, allowed are 0s to 5m", o.RestartGrace))
+	}
+	errs = append(errs, o.checkWire()...)
 	if len(errs) > 0 {
 		return o, fmt.Errorf("%w: %w", ErrOptions, errors.Join(errs...))
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
@@ -37,7 +38,7 @@ type owner struct {
 	eff    effective
 	policy ha.Policy
 
-	adoptedTxn bool // a power transaction was running when this owner took over
+	onNotBefore time.Time // until then a packet of an earlier owner may still come
 
 	live  liveFacts
 	jobs  jobs
@@ -61,10 +62,12 @@ type (
 	}
 	goneMsg struct{ at time.Time }
 	// callMsg runs fn on the owner's goroutine and answers on done; operators' reads
-	// and orders come this way.
+	// and orders come this way. Whoever sets taken first decides: the owner runs it, or
+	// the caller has gone and it never runs.
 	callMsg struct {
-		fn   func(ctx context.Context)
-		done chan struct{}
+		fn    func(ctx context.Context)
+		taken *atomic.Bool
+		done  chan struct{}
 	}
 )
 
@@ -76,8 +79,8 @@ func newOwner(w *Worker, s *leases.Session, c leases.Claim, host string) *owner 
 func (o *owner) run(ctx context.Context) {
 	ctx, stop := context.WithCancelCause(ctx)
 	o.jobs.init(ctx, stop)
+	defer o.endPlace()
 	defer o.jobs.wait()
-	defer o.place.leave(o)
 	defer stop(nil)
 	if err := o.load(ctx); err != nil {
 		if ctx.Err() == nil {
@@ -119,6 +122,7 @@ func (o *owner) load(ctx context.Context) error {
 	if err := o.loadSpec(ctx); err != nil {
 		return err
 	}
+	o.home = o.spec.Val.Partition
 	var err error
 	if o.recRev, err = o.fetch(ctx, leases.HostHAKey(o.host), &o.rec); err != nil {
 		return err
@@ -130,8 +134,15 @@ func (o *owner) load(ctx context.Context) error {
 		return err
 	}
 	o.live = newLiveFacts(o.now())
-	o.adoptedTxn = o.rec.OrderTxn != nil || o.rec.Incident != nil && o.rec.Incident.Action != nil && !o.rec.Incident.Action.Done
 	o.refreshPolicy()
+	wait, err := o.strayTime(ctx)
+	if err != nil {
+		return err
+	}
+	if wait > 0 {
+		o.onNotBefore = o.live.adopted.Add(wait)
+		o.policy.Fence.OnNotBefore = o.onNotBefore
+	}
 	return nil
 }
 
@@ -141,11 +152,10 @@ func (o *owner) loadSpec(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if rev == 0 {
-		return errRemoved
+	if rev == 0 || o.w.slotOf(spec.Partition, o.host) != o.claim.Slot {
+		return errRemoved // or moved: the mirror is behind
 	}
 	o.spec = versioned[v1.HostSpec]{Rev: rev, Val: spec}
-	o.home = spec.Partition
 	return nil
 }
 
@@ -182,11 +192,17 @@ func (o *owner) handle(ctx context.Context, msg any) {
 		o.onHello(ctx, m)
 	case pingMsg:
 		o.onPing(ctx, m)
-	case goneMsg:
-		o.live.linked = false
+	case goneMsg: // a newer session may have come meanwhile
+		o.live.linked = o.w.door.Session(o.host) != nil
 		o.metricsLinked()
+		o.publish()
 	case specChanged:
-		if v, ok := o.w.view.spec(o.host); ok && v.Rev > o.spec.Rev {
+		v, ok := o.w.view.spec(o.host)
+		switch {
+		case !ok || v.Rev <= o.spec.Rev:
+		case v.Val.Partition != o.home:
+			o.jobs.stop(errRemoved) // it belongs to another slot now
+		default:
 			o.spec = v
 			o.tellPolicy(ctx)
 		}
@@ -204,8 +220,10 @@ func (o *owner) handle(ctx context.Context, msg any) {
 		o.jobs.end(jobRepair)
 		o.step(ctx, ha.Event{Kind: ha.EvRepaired, Reason: m.why})
 	case callMsg:
-		m.fn(ctx)
-		close(m.done)
+		if m.taken.CompareAndSwap(false, true) {
+			m.fn(ctx)
+			close(m.done)
+		}
 	}
 }
 
@@ -229,9 +247,7 @@ func (o *owner) step(ctx context.Context, ev ha.Event) ([]ha.Effect, bool) {
 	for _, e := range effects {
 		o.start(ctx, e)
 	}
-	if o.place.held && o.place.waiting == "" && !o.acting() {
-		o.place.leave(o)
-	}
+	o.leaveIdle()
 	return effects, true
 }
 
@@ -282,7 +298,11 @@ func (o *owner) onTime(ctx context.Context, now time.Time) {
 			o.missed(ctx, now)
 		}
 	}
-	if !o.live.powerAt.IsZero() && !o.live.powerAt.After(now) {
+	switch at := o.live.powerAt; {
+	case at.IsZero() || at.After(now):
+	case o.txn != nil: // it holds the devices' sessions, and reads them itself
+		o.live.powerAt = now.Add(o.readLimits().ConfirmAfter)
+	default:
 		o.readPower(false)
 	}
 	if !o.live.baselineAt.IsZero() && !o.live.baselineAt.After(now) {
@@ -291,16 +311,24 @@ func (o *owner) onTime(ctx context.Context, now time.Time) {
 }
 
 // call runs fn on the owner's goroutine and waits for it. Error: the owner has ended,
-// or ctx has.
+// or ctx has; then fn has not run and never will. Once it runs it is waited for: what it
+// writes for its caller must not change behind the caller's back, and no order is carried
+// out after its giver was told that it was not.
 func (o *owner) call(ctx context.Context, fn func(ctx context.Context)) error {
-	m := callMsg{fn: fn, done: make(chan struct{})}
+	m := callMsg{fn: fn, taken: new(atomic.Bool), done: make(chan struct{})}
 	o.in.put("", m)
+	var err error
 	select {
 	case <-m.done:
 		return nil
 	case <-o.jobs.ctx.Done():
-		return fmt.Errorf("host %s: this worker does not own it any more", o.host)
+		err = fmt.Errorf("host %s: this worker does not own it any more", o.host)
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		err = context.Cause(ctx)
 	}
+	if m.taken.CompareAndSwap(false, true) {
+		return err
+	}
+	<-m.done
+	return nil
 }

@@ -50,13 +50,17 @@ func (p *partition) run(ctx context.Context) {
 	p.w.mu.Lock()
 	p.w.parts[p.path] = p
 	p.w.mu.Unlock()
-	defer func() {
+	defer func() { // what the next owner commits is not ours to remember
 		p.w.mu.Lock()
 		if p.w.parts[p.path] == p {
 			delete(p.w.parts, p.path)
+			delete(p.w.partStates, p.path)
 		}
 		p.w.mu.Unlock()
 	}()
+	if p.rev != 0 {
+		p.w.setPartitionState(p.path, p.rec)
+	}
 	t := time.NewTicker(time.Minute) // a safety net beside the wake-ups
 	defer t.Stop()
 	for {
@@ -87,11 +91,19 @@ func (p *partition) load(ctx context.Context) error {
 	return json.Unmarshal(kv.Value, &p.rec)
 }
 
-// facts counts the members (ha.md §2: eligible, fit, with an open incident).
+// facts counts the members (ha.md §2: eligible, fit, with an open incident). One whose
+// owner is not there yet counts as it is on record and is not fit: a hand-off takes no
+// partition down.
 func (p *partition) facts() ha.PartitionFacts {
 	f := ha.PartitionFacts{Disabled: p.w.view.disabled(p.path)}
-	for _, m := range p.w.neighbours(p.path, "") {
+	here := p.w.neighbours(p.path, "")
+	for _, host := range p.w.view.members(p.path) {
 		f.Members++
+		m, ok := here[host]
+		if !ok {
+			rec, _ := get(p.w.view, p.w.view.ha, host)
+			m = &published{record: rec.Val}
+		}
 		r := m.record
 		eligible := r.Eligible == ha.Pass && !r.Admin.Forbids()
 		open := r.Incident != nil && r.Incident.Ended.IsZero()
@@ -225,11 +237,12 @@ func (w *Worker) publish(host string, p *published) {
 
 // neighbours are the published facts of the other hosts of a partition.
 func (w *Worker) neighbours(path, except string) map[string]*published {
+	members := w.view.members(path)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	out := map[string]*published{}
-	for host, p := range w.shown {
-		if o := w.owners[host]; host != except && o != nil && o.home == path {
+	for _, host := range members {
+		if p, o := w.shown[host], w.owners[host]; host != except && p != nil && o != nil && o.home == path {
 			out[host] = p
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/coordinator/budget"
@@ -28,13 +29,15 @@ type place struct {
 	waiting guard.Purpose
 	seq     int // of the last asking; answers to earlier ones are stale
 	held    bool
-	budgets []budgetState // as read for the last snapshot
+	// As read for the last snapshot; compared when its answer is committed.
+	budgets  []budgetState
+	switches map[string]int64 // keys that disarm or disable, with their revisions
 }
 
 // placeReady reports that a place is held and the power was freshly read.
 type placeReady struct {
 	seq      int
-	got      bool
+	taken    bool // by this asking; whoever handles the report answers for it
 	readings []deviceReading
 }
 
@@ -48,8 +51,8 @@ func (o *owner) takePlace(p guard.Purpose) {
 	held := o.place.held
 	test := o.testDue(o.now())
 	o.jobs.begin(jobPlace, func(ctx context.Context) { // an earlier asking still runs: its stale answer asks again
-		m := placeReady{seq: seq, got: held || o.w.pools.recovery.acquire(ctx)}
-		if m.got {
+		m := placeReady{seq: seq, taken: !held && o.w.pools.recovery.acquire(ctx)}
+		if held || m.taken {
 			m.readings = o.w.readDevices(ctx, devices, bad, wpower.Urgent, test)
 		}
 		o.in.put("", m)
@@ -71,25 +74,42 @@ func (p *place) leave(o *owner) {
 // the transaction.
 func (o *owner) onPlace(ctx context.Context, m placeReady) {
 	o.jobs.end(jobPlace)
-	if m.got {
-		o.place.held = true
-	}
+	o.place.held = o.place.held || m.taken
 	switch {
 	case o.place.waiting == "": // nobody waits any more
-		o.place.leave(o)
+		o.leaveIdle()
 		return
 	case !o.place.held || m.seq != o.place.seq:
 		o.takePlace(o.place.waiting)
 		return
 	}
 	o.absorb(ctx, m.readings)
-	if ctx.Err() != nil || o.place.waiting == "" {
-		return
+	if ctx.Err() != nil || o.place.waiting == "" || m.seq != o.place.seq {
+		return // the readings themselves have changed what is wanted
 	}
 	snap := o.snapshot(ctx, o.place.waiting, m.readings)
 	o.place.waiting = ""
 	o.step(ctx, ha.Event{Kind: ha.EvPlace, At: snap.At, Snapshot: &snap})
-	o.latch(ctx)
+	o.latch(ctx, snap.At)
+	o.leaveIdle()
+}
+
+// leaveIdle gives the place back unless it is used or waited for.
+func (o *owner) leaveIdle() {
+	if o.place.held && o.place.waiting == "" && !o.acting() {
+		o.place.leave(o)
+	}
+}
+
+// endPlace gives back what an owner that has ended, and all its jobs, still holds: its
+// place, or one in a report that nobody read.
+func (o *owner) endPlace() {
+	for msg, ok := o.in.take(); ok; msg, ok = o.in.take() {
+		if m, is := msg.(placeReady); is && m.taken {
+			o.place.held = true
+		}
+	}
+	o.place.leave(o)
 }
 
 // acting reports whether the host's state is one that holds a place.
@@ -101,11 +121,14 @@ func (o *owner) snapshot(ctx context.Context, p guard.Purpose, readings []device
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
 	budgets, err := o.readBudgets(ctx)
+	if err == nil {
+		err = o.w.catchUp(ctx)
+	}
 	s.At = o.now()
 	if err != nil {
-		o.log.Warn("read budgets", "cause", err)
+		o.log.Warn("gather facts for the guards", "cause", err)
 	}
-	o.place.budgets = budgets
+	o.place.budgets, o.place.switches = budgets, o.w.view.switches(o.spec.Val.Partition, o.host)
 	s.Gathered = err == nil
 	s.Claim = guard.ClaimFacts{Epoch: o.claim.Epoch.String(), ValidFor: time.Until(o.s.Deadline()), NeededFor: o.policy.Fence.PacketTimeout}
 	specRev := o.spec.Rev
@@ -133,7 +156,7 @@ func (o *owner) snapshot(ctx context.Context, p guard.Purpose, readings []device
 	}
 	s.Self = o.w.self(s.At)
 	if err == nil {
-		s.Self.ReadAge = 0 // the budgets were read linearizably just now
+		s.Self.ReadAge = 0 // what is shown here has caught up with a linearizable read
 	}
 	spent := o.rec.Incident != nil && o.rec.Incident.Budgeted
 	for _, b := range budgets {
@@ -221,10 +244,11 @@ func (o *owner) readBudgets(ctx context.Context) ([]budgetState, error) {
 
 // latch writes down that an incident asked for a slot and found none: power-downs of
 // that scope stop until a human resets or grants more (ha.md §4).
-func (o *owner) latch(ctx context.Context) {
+func (o *owner) latch(ctx context.Context, asked time.Time) {
 	i := o.rec.Incident
-	if i == nil || i.Budgeted || i.Guards == nil || o.rec.State == ha.Recovering || o.rec.State == ha.Fencing {
-		return
+	if i == nil || i.Guards == nil || !i.Guards.At.Equal(asked) ||
+		!slices.ContainsFunc(i.Guards.Holding(), func(a guard.Answer) bool { return a.Guard == "budget" }) {
+		return // nobody asked for a slot just now, or there was one
 	}
 	now := o.now()
 	for _, b := range o.place.budgets {
@@ -245,6 +269,16 @@ func (o *owner) latch(ctx context.Context) {
 		o.w.announced([]v1Event{x})
 	}
 	o.place.budgets = nil
+}
+
+// catchUp waits until this worker's copy of etcd shows all that was written before the
+// call: no switch that an operator has been told of may be missed by the guards.
+func (w *Worker) catchUp(ctx context.Context) error {
+	rev, err := w.client.Revision(ctx)
+	if err == nil {
+		err = w.mirror.WaitRevision(ctx, rev)
+	}
+	return err
 }
 
 // self is what this worker knows of its own sight.

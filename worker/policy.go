@@ -4,6 +4,7 @@ package worker
 
 import (
 	"cmp"
+	"context"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/power"
+	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
 
@@ -21,7 +23,7 @@ type v1Event = v1.Event
 func (o *owner) refreshPolicy() {
 	o.eff = o.w.view.effective(o.spec.Val.Partition, o.host, o.now())
 	o.policy = policyOf(o.eff, o.spec.Val)
-	o.policy.Fence.OnNotBefore = o.onNotBefore()
+	o.policy.Fence.OnNotBefore = o.onNotBefore
 	o.policy.Disarmed = strings.Join(o.w.view.disarmed(o.spec.Val.Partition, o.host, o.now()), "; ")
 }
 
@@ -104,12 +106,33 @@ func (w *Worker) applyPools(e effective) {
 	w.pools.powerRate.SetBurst(n)
 }
 
-// onNotBefore: a transaction taken over from an owner whose packets may still be on
-// their way must not send ON before those can have arrived (leases.md §3.5: without a
-// record of how the old owner ended, its lease and one command deadline).
-func (o *owner) onNotBefore() time.Time {
-	if !o.adoptedTxn {
-		return time.Time{}
+// strayTime is how long after the takeover a packet of an earlier owner may still come:
+// ON must wait for it (leases.md §3.5). An earlier owner that could have one on its way
+// has left an intent; how its session ended decides.
+func (o *owner) strayTime(ctx context.Context) (time.Duration, error) {
+	var left intent
+	rev, err := o.fetch(ctx, leases.OpsKey(o.host), &left)
+	if err != nil || rev == 0 {
+		return 0, err
 	}
-	return o.live.adopted.Add(o.s.TTL() + o.eff.Duration("power.command.deadline"))
+	command := o.eff.Duration("power.command.deadline")
+	// What its writer still had to wait for. Clamped: clocks differ.
+	before := min(max(0, left.OnNotBefore.Sub(o.live.adopted)), o.s.TTL()+command)
+	if left.Boot == o.s.Boot() {
+		return before, nil
+	}
+	var end leases.EndRecord
+	if _, err := o.fetch(ctx, leases.EndsKey(left.Worker, left.Boot), &end); err != nil {
+		return 0, err
+	}
+	slot, _, _ := o.w.view.slotOwner(o.claim.Slot)
+	switch handed := slot.Boot == o.s.Boot() && slot.From == left.Boot; {
+	case end.How == leases.Released || end.How == leases.Reaped:
+		return before, nil
+	case end.How == leases.Expired: // whoever took its slots back, nobody knows what it does
+		return max(before, command), nil
+	case left.Boot != "" && handed: // by one that lives, after all work had stopped
+		return before, nil
+	}
+	return o.s.TTL() + command, nil
 }

@@ -23,6 +23,7 @@ type deviceReading struct {
 	asked    time.Time
 	reading  power.Reading
 	err      error
+	noTurn   bool // err is ours: the device was not even asked
 	tested   bool // it was a test: identity was read too
 	identity power.Identity
 }
@@ -127,7 +128,8 @@ func (w *Worker) readDevice(ctx context.Context, t target, u wpower.Urgency, tes
 	ctx, cancel := context.WithTimeout(ctx, 2*t.Limits.Answer+t.Limits.Gap+5*time.Second)
 	defer cancel()
 	if !w.pools.power.acquire(ctx) {
-		r.err = &wpower.Error{Kind: power.Timeout, Op: "status", Detail: "no place in the power pool was free in time"}
+		r.err = &wpower.Error{Kind: power.DeadlinePassed, Op: "status", Detail: "no place in the power pool was free in time"}
+		r.noTurn = true
 		return r
 	}
 	defer w.pools.power.release()
@@ -177,6 +179,10 @@ func (o *owner) absorb(ctx context.Context, readings []deviceReading) {
 	var transitions []power.Transition
 	var events []v1.Event
 	for _, r := range readings {
+		if r.noTurn {
+			continue // our haste says nothing of the device
+		}
+		o.live.powerSeen = true
 		var t []power.Transition
 		next.Machine, t = next.Machine.Step(power.ReadingEvent{
 			At: now, Device: r.device, Reading: r.reading, Err: wpower.KindOf(r.err), Detail: errText(r.err),
@@ -257,9 +263,13 @@ func settledTests(m map[string]deviceRecord) map[string]deviceRecord {
 }
 
 // keepTest records a test's outcome and pins the identity at the first good one
-// (power.md §9.4).
+// (power.md §9.4). A device that was busy, slow or away for a moment is not failed by
+// that; if it stays away the power machine says so.
 func (o *owner) keepTest(devices map[string]deviceRecord, r deviceReading, now time.Time) (events []v1.Event) {
 	was := devices[r.device]
+	if r.err != nil && was.TestOK && !wpower.KindOf(r.err).Final() {
+		return nil // it could not be tried: the good one counts until it is too old
+	}
 	d := deviceRecord{Pinned: was.Pinned, Tested: now, TestOK: r.err == nil, TestErr: errText(r.err)}
 	if r.err == nil && d.Pinned == (power.Identity{}) && o.specPin(r.device) == (power.Identity{}) {
 		d.Pinned = r.identity

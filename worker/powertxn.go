@@ -191,17 +191,20 @@ func (x *exchanger) send(ctx context.Context, t target, c wpower.Conn, e *power.
 	out, err := c.Do(ctx, wpower.Command{
 		Verb: e.Verb, ID: fmt.Sprintf("%s/%d", e.Txn, e.Seq), Epoch: x.o.claim.Epoch.String(), NotAfter: e.NotAfter,
 		Before: func() error {
-			if !x.o.s.Valid(min(t.Limits.Packet, 2*time.Second)) {
-				return errLease
-			}
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
+			// Last: nothing that may block comes between this and the packet, not even a log.
+			if !x.o.s.Valid(min(t.Limits.Packet, 2*time.Second)) {
+				return errLease
+			}
 			sent.Store(true)
-			x.o.log.Info("packet", "device", t.Device, "verb", e.Verb, "intent", fmt.Sprintf("%s/%d", e.Txn, e.Seq), "epoch", x.o.claim.Epoch)
 			return nil
 		},
 	})
+	if sent.Load() {
+		x.o.log.Info("packet", "device", t.Device, "verb", e.Verb, "intent", fmt.Sprintf("%s/%d", e.Txn, e.Seq), "epoch", x.o.claim.Epoch, "outcome", out)
+	}
 	ev.Outcome = out
 	ev.Sent = sent.Load() || wpower.MayHaveRun(err)
 	return err

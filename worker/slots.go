@@ -5,113 +5,20 @@ package worker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-ha/holdfast/coordinator/ring"
 	"github.com/holdfast-ha/holdfast/leases"
 )
-
-// settle is how long a worker waits before it takes orphans of a fleet that nobody owns
-// at all: workers that start together then share the slots from the beginning.
-const settle = 500 * time.Millisecond
-
-// member keeps this worker a member of the fleet: it opens a session, owns slots under
-// it, and begins again with a new one when the lease is lost.
-func (w *Worker) member(ctx context.Context) error {
-	select {
-	case <-w.mirror.Synced():
-	case <-ctx.Done():
-		return nil
-	}
-	for ctx.Err() == nil {
-		s, err := w.client.OpenSession(ctx, leases.SessionConfig{Worker: w.o.ID, Boot: w.boot, TTL: w.o.LeaseTTL, Record: w.record("ready")})
-		switch {
-		case errors.Is(err, leases.ErrConflict):
-			w.health.set("WorkerIDTaken", "critical", fmt.Sprintf("another live worker is registered as %s: waiting until it is gone", w.o.ID))
-		case err != nil:
-			w.health.set("EtcdUnreachable", "critical", "no lease could be had: "+err.Error())
-		default:
-			w.health.clear("WorkerIDTaken")
-			w.health.clear("EtcdUnreachable")
-			err = w.reign(ctx, s)
-		}
-		if err != nil && ctx.Err() == nil {
-			w.log.Warn("not a member", "cause", err)
-			if !pause(ctx, time.Second) {
-				return nil
-			}
-		}
-	}
-	return nil
-}
-
-// pause waits for d; false when ctx ended first.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
-}
-
-// reign owns slots under one session, until it is lost or ctx ends. When it returns no
-// owner of this session runs any more.
-func (w *Worker) reign(ctx context.Context, s *leases.Session) error {
-	w.mu.Lock()
-	w.session, w.reignBegan = s, time.Now().UTC()
-	w.mu.Unlock()
-	w.log.Info("joined", "lease_valid", time.Until(s.Deadline()).Round(time.Millisecond))
-	owners, stop := context.WithCancelCause(ctx)
-	live, liveCtx := errgroup.WithContext(ctx)
-	run := &reign{w: w, s: s, ctx: owners, began: time.Now()}
-	live.Go(func() error {
-		defer run.endAll()
-		return run.loop(liveCtx)
-	})
-	// The session ends last: its orderly end gives the slots back, and by then no owner
-	// may still be acting.
-	sessionCtx, endSession := context.WithCancel(context.WithoutCancel(ctx))
-	defer endSession()
-	var sessionErr error
-	sessionDone := make(chan struct{})
-	go func() {
-		defer close(sessionDone)
-		sessionErr = s.Run(sessionCtx)
-	}()
-	select {
-	case <-s.Lost():
-		stop(leases.ErrFenced)
-	case <-sessionDone:
-		stop(leases.ErrFenced)
-	case <-liveCtx.Done():
-		stop(context.Canceled)
-	}
-	defer stop(nil)
-	err := live.Wait()
-	endSession()
-	<-sessionDone
-	w.mu.Lock()
-	w.session = nil
-	w.mu.Unlock()
-	if sessionErr != nil && ctx.Err() == nil {
-		return fmt.Errorf("lease lost: %w", sessionErr)
-	}
-	return err
-}
 
 // reign is the book-keeping of slots under one session.
 type reign struct {
 	w     *Worker
 	s     *leases.Session
 	ctx   context.Context // of all owners; ended with a cause when the session is lost
-	began time.Time
 	slots map[int]*slotRun
+	give  handing
+	seen  map[string]string // boots of the members seen last
 }
 
 // slotRun is one owned slot and what runs for it.
@@ -128,52 +35,45 @@ type running struct {
 	done chan struct{}
 }
 
-// loop follows the view: takes orphans that are ours to take, starts and stops owners.
-func (r *reign) loop(ctx context.Context) error {
-	r.slots = map[int]*slotRun{}
+// loop follows the view until ctx ends: takes slots that are ours to take, gives away
+// those that are not, starts and stops owners.
+func (r *reign) loop(ctx context.Context) {
 	retry := time.NewTicker(time.Second)
 	defer retry.Stop()
-	first := true
-	for {
-		if first {
-			if !r.settle(ctx) {
-				return nil
-			}
-			first = false
-		}
+	cold := r.w.view.cold()
+	for ctx.Err() == nil {
 		r.drop()
-		if err := r.takeOrphans(ctx); err != nil && ctx.Err() == nil {
-			r.w.log.Warn("take orphans", "cause", err)
+		r.recordEnds(ctx)
+		err := r.takeBack(ctx)
+		if cold {
+			// Nobody owned anything: workers that start together share from the beginning.
+			cold = !pause(ctx, settle)
+		}
+		if err = errors.Join(err, r.takeOrphans(ctx)); err != nil && ctx.Err() == nil {
+			r.w.log.Warn("take slots", "cause", err)
 		}
 		r.startOwners()
+		again := r.rebalance()
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-r.ctx.Done():
-			return nil
+		case done := <-r.give.done:
+			r.handed(done)
+		case <-again:
 		case <-r.w.kick:
 		case <-retry.C:
 		}
 	}
 }
 
-// settle waits while nobody owns anything, so that workers which start together share.
-func (r *reign) settle(ctx context.Context) bool {
-	r.w.view.mu.RLock()
-	cold := len(r.w.view.slots) == 0
-	r.w.view.mu.RUnlock()
-	return !cold || pause(ctx, settle)
-}
-
-// drop stops what runs for slots that the mirror shows in other hands.
+// drop stops what runs for slots that the mirror shows in other hands, or in nobody's.
 func (r *reign) drop() {
+	seen := r.w.mirror.Revision()
 	for n, run := range r.slots {
-		val, rev, ok := r.w.view.slotOwner(n)
-		stale := rev < run.claim.Epoch.Revision // the mirror has not seen our claim yet
-		if stale || (ok && val.Worker == r.s.Worker() && val.Boot == r.s.Boot() && rev == run.claim.Epoch.Revision) {
-			continue
+		if seen < run.claim.Epoch.Revision {
+			continue // the mirror has not come to our claim yet
 		}
-		if !ok && r.w.mirror.Revision() < run.claim.Epoch.Revision {
+		kv, ok := r.w.mirror.Get(leases.SlotKey(n))
+		if c, mine := r.s.ClaimOf(kv); ok && mine && c == run.claim {
 			continue
 		}
 		r.w.log.Warn("slot lost", "slot", n, "epoch", run.claim.Epoch)
@@ -182,23 +82,14 @@ func (r *reign) drop() {
 }
 
 func (r *reign) takeOrphans(ctx context.Context) error {
-	v := r.w.view
-	v.mu.RLock()
-	in := ring.Input{Slots: r.w.slotN, Owner: make(map[int]string, len(v.slots))}
-	for n, s := range v.slots {
-		in.Owner[n] = s.Val.Worker
+	if r.w.mirror.Age() > readAgeLimit {
+		return nil // who cannot see takes no new slots (leases.md §5)
 	}
-	for id, m := range v.workers {
-		if m.Val.State == "ready" {
-			in.Members = append(in.Members, ring.Member{ID: id, Zone: m.Val.Zone, Weight: m.Val.Weight})
-		}
-	}
-	v.mu.RUnlock()
-	want := ring.Orphans(in, r.s.Worker())
+	want := ring.Orphans(r.w.view.ringInput(r.w.slotN), r.s.Worker())
 	r.findOwn()
 	missing := want[:0]
 	for _, n := range want {
-		if r.slots[n] == nil {
+		if r.slots[n] == nil && !r.give.slots[n] {
 			missing = append(missing, n)
 		}
 	}
@@ -209,7 +100,7 @@ func (r *reign) takeOrphans(ctx context.Context) error {
 	defer cancel()
 	claims, err := r.s.Claim(ctx, missing)
 	for _, c := range claims {
-		r.adopt(c)
+		r.adopt(c, "orphan")
 	}
 	if len(claims) > 0 {
 		r.w.log.Info("slots taken", "count", len(claims), "all", len(r.slots))
@@ -220,14 +111,18 @@ func (r *reign) takeOrphans(ctx context.Context) error {
 // findOwn adopts slots that are this session's without this worker knowing: the answer
 // to a claim was lost.
 func (r *reign) findOwn() {
+	if r.w.mirror.Revision() < r.give.upTo {
+		return // the mirror still shows as ours what was handed over
+	}
 	for _, kv := range r.w.mirror.List(leases.SlotsPrefix) {
-		if c, mine := r.s.ClaimOf(kv); mine && r.slots[c.Slot] == nil {
-			r.adopt(c)
+		if c, mine := r.s.ClaimOf(kv); mine && r.slots[c.Slot] == nil && !r.give.slots[c.Slot] {
+			r.adopt(c, "handed")
 		}
 	}
 }
 
-func (r *reign) adopt(c leases.Claim) {
+func (r *reign) adopt(c leases.Claim, how string) {
+	r.w.metrics.taken.WithLabelValues(how).Inc()
 	ctx, stop := context.WithCancelCause(r.ctx)
 	r.slots[c.Slot] = &slotRun{claim: c, ctx: ctx, stop: stop, hosts: map[string]*running{}, parts: map[string]*running{}}
 	r.w.mu.Lock()
@@ -251,6 +146,11 @@ func (r *reign) startOwners() {
 			add(wantParts, n, p)
 		}
 	}
+	// First all that ends: a host that moved to another slot of ours has one owner at a time.
+	for n, run := range r.slots {
+		reap(run.hosts, wantHosts[n])
+		reap(run.parts, wantParts[n])
+	}
 	for n, run := range r.slots {
 		for path := range wantParts[n] {
 			if run.parts[path] == nil {
@@ -262,30 +162,26 @@ func (r *reign) startOwners() {
 				run.hosts[id] = r.start(run, newOwner(r.w, r.s, run.claim, id))
 			}
 		}
-		for id, h := range run.hosts {
-			select {
-			case <-h.done: // ended by itself: fenced, or its record was unreadable; tried again
-				delete(run.hosts, id)
-				continue
-			default:
-			}
-			if !wantHosts[n][id] {
-				h.end(errRemoved)
-				delete(run.hosts, id)
-			}
-		}
-		for path, p := range run.parts {
-			if !wantParts[n][path] {
-				p.end(errRemoved)
-				delete(run.parts, path)
-			}
+	}
+}
+
+// reap ends what is no longer wanted and forgets what ended by itself (fenced, a record
+// that moved or could not be read): this round starts it anew.
+func reap(all map[string]*running, want map[string]bool) {
+	for id, x := range all {
+		switch {
+		case !want[id]:
+			x.end(errRemoved)
+			delete(all, id)
+		case x.over():
+			delete(all, id)
 		}
 	}
 }
 
 var errRemoved = errors.New("no longer on record")
 
-func add(m map[int]map[string]bool, n int, id string) {
+func add[K comparable](m map[K]map[string]bool, n K, id string) {
 	if m[n] == nil {
 		m[n] = map[string]bool{}
 	}
@@ -305,33 +201,59 @@ func (r *reign) start(s *slotRun, what runner) *running {
 	return x
 }
 
+func (x *running) over() bool {
+	select {
+	case <-x.done:
+		return true
+	default:
+		return false
+	}
+}
+
 func (x *running) end(cause error) {
 	x.stop(cause)
 	<-x.done
 }
 
 // end stops a slot's goroutines and waits for them.
-func (r *reign) end(n int, cause error) {
+func (r *reign) end(n int, cause error) { r.stop(n, cause).wait() }
+
+// stop tells a slot's goroutines to end and forgets the slot.
+func (r *reign) stop(n int, cause error) *slotRun {
 	run := r.slots[n]
 	run.stop(cause)
-	for _, h := range run.hosts {
-		<-h.done
-	}
-	for _, p := range run.parts {
-		<-p.done
-	}
 	delete(r.slots, n)
 	r.w.mu.Lock()
 	delete(r.w.claims, n)
 	r.w.mu.Unlock()
 	r.w.metrics.claims.Set(float64(len(r.slots)))
+	return run
 }
 
-// endAll waits until nothing of this session runs any more.
-func (r *reign) endAll() {
-	for n := range r.slots {
-		r.end(n, context.Cause(r.ctx))
+// wait waits until nothing of a stopped slot runs any more.
+func (s *slotRun) wait() {
+	for _, h := range s.hosts {
+		<-h.done
 	}
+	for _, p := range s.parts {
+		<-p.done
+	}
+}
+
+// endAll waits until nothing of this session runs any more, and returns what it held.
+func (r *reign) endAll() []leases.Claim {
+	var held []leases.Claim
+	for _, run := range r.slots { // all at once: each may have to wait for a packet's deadline
+		held = append(held, run.claim)
+		run.stop(context.Cause(r.ctx))
+	}
+	for _, c := range held {
+		r.end(c.Slot, context.Cause(r.ctx))
+	}
+	if r.give.running() {
+		r.handed(<-r.give.done)
+	}
+	return held
 }
 
 // slotOf is the slot of a host: its partition's, so that a partition and all its hosts

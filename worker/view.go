@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,6 +29,7 @@ type slotValue struct {
 	Worker string    `json:"worker"`
 	Boot   string    `json:"boot"`
 	Since  time.Time `json:"since"`
+	From   string    `json:"from"`
 }
 
 // powerRecord is the value of hosts/<host>/power.
@@ -55,12 +57,15 @@ type view struct {
 
 	mu       sync.RWMutex
 	specs    map[string]versioned[v1.HostSpec]
+	byPart   map[string]map[string]bool // hosts of each partition
 	ha       map[string]versioned[ha.Record]
 	power    map[string]versioned[powerRecord]
 	parts    map[string]versioned[v1.PartitionSpec]
 	states   map[string]versioned[ha.PartitionRecord]
 	workers  map[string]versioned[v1.Worker]
+	drains   map[string]versioned[v1.Drain]
 	slots    map[int]versioned[slotValue]
+	ends     map[string]versioned[leases.EndRecord]            // worker/boot
 	settings map[string]map[string]versioned[v1.SettingRecord] // scope, name
 	version  int64                                             // of settings: bumped at every change
 	cache    map[string]cachedSettings                         // by host id
@@ -77,9 +82,10 @@ type cachedSettings struct {
 func newView(log *slog.Logger, changed func(kind, id string)) *view {
 	return &view{
 		log: log, changed: changed,
-		specs: map[string]versioned[v1.HostSpec]{}, ha: map[string]versioned[ha.Record]{},
+		specs: map[string]versioned[v1.HostSpec]{}, byPart: map[string]map[string]bool{}, ha: map[string]versioned[ha.Record]{},
 		power: map[string]versioned[powerRecord]{}, parts: map[string]versioned[v1.PartitionSpec]{},
 		states: map[string]versioned[ha.PartitionRecord]{}, workers: map[string]versioned[v1.Worker]{},
+		drains: map[string]versioned[v1.Drain]{}, ends: map[string]versioned[leases.EndRecord]{},
 		slots: map[int]versioned[slotValue]{}, settings: map[string]map[string]versioned[v1.SettingRecord]{},
 		cache: map[string]cachedSettings{},
 	}
@@ -95,7 +101,11 @@ func (v *view) apply(c leases.Change) {
 		kind, id = "host-"+part, host
 		switch part {
 		case "spec":
+			delete(v.byPart[v.specs[id].Val.Partition], id)
 			err = put(v.specs, id, c)
+			if s, ok := v.specs[id]; ok {
+				add(v.byPart, s.Val.Partition, id)
+			}
 		case "ha":
 			err = put(v.ha, id, c)
 		case "power":
@@ -111,9 +121,15 @@ func (v *view) apply(c leases.Change) {
 	} else if slot, ok := leases.SplitSlotKey(c.Key); ok {
 		kind = "slots"
 		err = put(v.slots, slot, c)
+	} else if worker, boot, ok := leases.SplitEndsKey(c.Key); ok {
+		kind, id = "ends", worker
+		err = put(v.ends, worker+"/"+boot, c)
 	} else if worker, ok := strings.CutPrefix(c.Key, leases.WorkersPrefix); ok {
 		kind, id = "workers", worker
 		err = put(v.workers, id, c)
+	} else if worker, ok := strings.CutPrefix(c.Key, leases.DrainsPrefix); ok {
+		kind, id = "drains", worker
+		err = put(v.drains, id, c)
 	} else if scope, name, ok := splitSetting(c.Key); ok {
 		kind, id = "settings", scope
 		m := maps.Clone(v.settings[scope])
@@ -168,6 +184,13 @@ func (v *view) hosts() map[string]versioned[v1.HostSpec] {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	return maps.Clone(v.specs)
+}
+
+// members lists the hosts of a partition that are on record.
+func (v *view) members(path string) []string {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return slices.Collect(maps.Keys(v.byPart[path]))
 }
 
 // scopes of a partition path, widest first, as the settings catalogue names them.
@@ -299,6 +322,21 @@ func (v *view) disabled(path string) (out []string) {
 	return out
 }
 
+// switches are the revisions of all keys by which people keep automation from acting on a
+// host, beside the host's own declaration; 0 for one that is not set.
+func (v *view) switches(path, host string) map[string]int64 {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	out := map[string]int64{}
+	for _, scope := range scopesOf(path, host) {
+		out[leases.SettingKey(scope, settingArmed)] = v.settings[scope][settingArmed].Rev
+	}
+	for _, p := range prefixesOf(path) {
+		out[leases.PartitionSpecKey(p)] = v.parts[p].Rev
+	}
+	return out
+}
+
 // owner returns who holds the slot, with the slot key's revision.
 func (v *view) slotOwner(slot int) (slotValue, int64, bool) {
 	s, ok := get(v, v.slots, slot)
@@ -308,4 +346,24 @@ func (v *view) slotOwner(slot int) (slotValue, int64, bool) {
 func (v *view) worker(id string) (v1.Worker, bool) {
 	w, ok := get(v, v.workers, id)
 	return w.Val, ok
+}
+
+// slotsOf are the slots that a worker holds, under any boot.
+func (v *view) slotsOf(worker string) map[int]versioned[slotValue] {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	out := map[int]versioned[slotValue]{}
+	for n, s := range v.slots {
+		if s.Val.Worker == worker {
+			out[n] = s
+		}
+	}
+	return out
+}
+
+// cold reports whether nobody owns anything.
+func (v *view) cold() bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return len(v.slots) == 0
 }

@@ -14,7 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
@@ -25,15 +24,15 @@ import (
 	"github.com/holdfast-ha/holdfast/worker/link"
 	wpower "github.com/holdfast-ha/holdfast/worker/power"
 	"github.com/holdfast-ha/holdfast/worker/power/ipmi"
+	"github.com/holdfast-ha/holdfast/worker/power/redfish"
 	"github.com/holdfast-ha/holdfast/worker/provider"
 	"github.com/holdfast-ha/holdfast/worker/provider/kvm"
 )
 
 // Worker is one management worker. Make it with New, start it with Run.
 type Worker struct {
-	o    Options
-	boot string
-	log  *slog.Logger
+	o   Options
+	log *slog.Logger
 
 	client       *leases.Client
 	mirror       *leases.Mirror
@@ -42,6 +41,7 @@ type Worker struct {
 	slotN        int
 	generation   int64
 
+	wire      wire
 	door      *link.Server
 	drivers   *wpower.Registry
 	gate      *wpower.Gate
@@ -66,26 +66,32 @@ type Worker struct {
 	kick       chan struct{} // membership, slots or host specs changed
 }
 
-// New checks the options and makes a worker; it starts nothing and opens nothing.
+// New checks the options, reads the certificates and makes a worker; it starts nothing
+// and opens no connection.
 func New(o Options) (*Worker, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return nil, err
 	}
+	certs, err := o.open()
+	if err != nil {
+		return nil, err
+	}
 	w := &Worker{
-		o: o, boot: uuid.NewString(), log: o.Logger.With("worker", o.ID), started: time.Now().UTC(),
+		o: o, wire: certs, log: o.Logger.With("worker", o.ID), started: time.Now().UTC(),
 		owners: map[string]*owner{}, parts: map[string]*partition{}, claims: map[int]leases.Claim{},
 		shown: map[string]*published{}, partStates: map[string]ha.PartitionRecord{},
 		kick: make(chan struct{}, 1), providers: map[string]provider.Provider{},
 	}
 	w.health = newHealth(time.Now)
 	w.metrics = newMetrics(w)
+	w.registerCertificates()
 	w.pools = newPools()
 	w.hook = newPageHook(w.log, w.pageCommand, func(result string) { w.metrics.pages.WithLabelValues(result).Inc() })
 	w.view = newView(w.log, w.changed)
 	w.door = link.New((*door)(w), w.log)
 	w.gate = wpower.NewGate()
-	if w.drivers, err = wpower.NewRegistry(ipmi.New(w.hostile)); err != nil {
+	if w.drivers, err = wpower.NewRegistry(append(childDrivers(), ipmi.New(w.hostile), redfish.New(redfish.Keep))...); err != nil {
 		return nil, err
 	}
 	w.register(kvm.New(w.door, w.epochOf))
@@ -105,7 +111,7 @@ func (w *Worker) hostile(t wpower.Target, r ipmi.Report) {
 
 // mirrorPrefixes are what every worker keeps a copy of: the small records of all hosts,
 // so that a takeover reads nothing and any worker answers operators.
-var mirrorPrefixes = []string{leases.WorkersPrefix, leases.SlotsPrefix, leases.PartitionsPrefix, leases.HostsPrefix, leases.SettingsPrefix}
+var mirrorPrefixes = []string{leases.WorkersPrefix, leases.DrainsPrefix, leases.SlotsPrefix, leases.EndsPrefix, leases.PartitionsPrefix, leases.HostsPrefix, leases.SettingsPrefix}
 
 func (w *Worker) pageCommand() (string, time.Duration) {
 	e := w.view.effective("", "", time.Now())
@@ -118,21 +124,21 @@ func (w *Worker) register(p provider.Provider) { w.providers[p.Kind()] = p }
 // operators. It gives its slots back before it returns. Errors: a port that is in use,
 // an etcd that refuses us; an etcd that is only away is waited for.
 func (w *Worker) Run(ctx context.Context) error {
-	apiL, err := listen(ctx, "listenAPI", w.o.ListenAPI)
+	apiL, err := listen(ctx, "listenAPI", w.o.ListenAPI, w.o.APIListener)
 	if err != nil {
 		return err
 	}
 	defer closeQuietly(apiL)
-	agentsL, err := listen(ctx, "listenAgents", w.o.ListenAgents)
+	agentsL, err := listen(ctx, "listenAgents", w.o.ListenAgents, w.o.AgentsListener)
 	if err != nil {
 		return err
 	}
 	defer closeQuietly(agentsL)
 	w.apiAddr, w.agentsAddr = orElse(w.o.AdvertiseAPI, apiL.Addr().String()), orElse(w.o.AdvertiseAgents, agentsL.Addr().String())
 
-	w.client, err = leases.Dial(ctx, leases.Config{Endpoints: w.o.Etcd, TLS: w.o.EtcdTLS, Logger: w.log})
+	w.client, err = leases.Dial(ctx, w.wire.etcdConfig(w.o.Etcd, w.log))
 	if err != nil {
-		return fmt.Errorf("connect to etcd: %w", err)
+		return fmt.Errorf("connect to etcd: %w", w.wire.explain(err))
 	}
 	defer w.client.Close()
 	conf, err := w.client.EnsureConfig(ctx)
@@ -146,9 +152,9 @@ func (w *Worker) Run(ctx context.Context) error {
 		w.mirror.Subscribe(p, w.view.apply)
 	}
 
-	grpcS := link.NewGRPC(w.door)
+	grpcS := link.NewGRPC(w.door, w.wire.own)
 	httpS := &http.Server{
-		Handler:           api.NewHandler((*backend)(w), api.HandlerOptions{Metrics: w.metrics.handler(), Logger: w.log, Version: w.o.Version}),
+		Handler:           api.NewHandler((*backend)(w), api.HandlerOptions{Metrics: w.metrics.handler(), Logger: w.log, Version: w.o.Version, Trust: w.wire.own, Forward: w.forward()}),
 		ReadHeaderTimeout: 10 * time.Second,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
@@ -156,6 +162,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	g.Go(func() error { return w.mirror.Run(ctx) })
 	g.Go(func() error { return w.eventsMirror.Run(ctx) })
 	g.Go(func() error { return w.watchFreshness(ctx) })
+	g.Go(func() error { return w.watchCertificates(ctx) })
 	g.Go(func() error { return w.trimEvents(ctx) })
 	g.Go(func() error { return w.hook.run(ctx) })
 	g.Go(func() error {
@@ -165,7 +172,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error {
-		if err := httpS.Serve(apiL); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		if err := w.serveAPI(apiL, httpS); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve operators: %w", err)
 		}
 		return nil
@@ -184,7 +191,10 @@ func (w *Worker) Run(ctx context.Context) error {
 	return err
 }
 
-func listen(ctx context.Context, field, addr string) (net.Listener, error) {
+func listen(ctx context.Context, field, addr string, open net.Listener) (net.Listener, error) {
+	if open != nil {
+		return open, nil
+	}
 	if addr == "" {
 		return nil, fmt.Errorf("%s: empty, allowed is host:port", field)
 	}
@@ -208,15 +218,15 @@ func orElse(a, b string) string {
 // record is this worker's entry in workers/<id>.
 func (w *Worker) record(state string) v1.Worker {
 	return v1.Worker{
-		ID: w.o.ID, Boot: w.boot, API: w.apiAddr, Agents: w.agentsAddr, Zone: w.o.Zone, Weight: w.o.Weight,
-		State: state, Started: w.started, PID: os.Getpid(), Version: w.o.Version,
+		ID: w.o.ID, API: w.apiAddr, Agents: w.agentsAddr, Zone: w.o.Zone, Weight: w.o.Weight,
+		State: state, Since: time.Now().UTC(), Started: w.started, PID: os.Getpid(), Version: w.o.Version,
 	}
 }
 
 // changed is told of every change in the view, from the mirror's goroutine.
 func (w *Worker) changed(kind, id string) {
 	switch kind {
-	case "workers", "slots", "host-spec":
+	case "workers", "drains", "slots", "ends", "host-spec":
 		select {
 		case w.kick <- struct{}{}:
 		default:

@@ -3,14 +3,13 @@
 package main
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"strconv"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -19,6 +18,7 @@ import (
 	"github.com/holdfast-ha/holdfast/agent/hypervisor"
 	"github.com/holdfast-ha/holdfast/agent/hypervisor/hostonly"
 	"github.com/holdfast-ha/holdfast/agent/probe"
+	"github.com/holdfast-ha/holdfast/agent/trust"
 )
 
 // errUsage marks what the caller of the program has to put right.
@@ -34,16 +34,18 @@ type config struct {
 	LogLevel   string       `json:"logLevel"`
 	TLS        tlsConfig    `json:"tls"`
 	Pools      []poolConfig `json:"pools"`
+	// InsecureLoopback is plaintext, to workers on this machine only.
+	InsecureLoopback bool `json:"insecureLoopback"`
 
 	level   slog.Level
 	version bool
 }
 
-// tlsConfig names files: all three, or none for plaintext on loopback.
+// tlsConfig names the certificate files.
 type tlsConfig struct {
+	CA   string `json:"ca"`
 	Cert string `json:"cert"`
 	Key  string `json:"key"`
-	CA   string `json:"ca"`
 }
 
 // poolConfig is one shared pool. Unless Mountpoint is false, Path must be a mount point
@@ -63,10 +65,13 @@ var fields = []struct {
 	{"state-dir", "directory of the agent's own state (default /var/lib/holdfast-agent)", func(c *config) *string { return &c.StateDir }},
 	{"hypervisor", "hypervisor of this host: " + builtWith(), func(c *config) *string { return &c.Hypervisor }},
 	{"log-level", "debug, info, warn or error (default info)", func(c *config) *string { return &c.LogLevel }},
-	{"tls-cert", "certificate file", func(c *config) *string { return &c.TLS.Cert }},
-	{"tls-key", "key file", func(c *config) *string { return &c.TLS.Key }},
+	{"tls-cert", "file with this host's certificate (holdfast://host/ID)", func(c *config) *string { return &c.TLS.Cert }},
+	{"tls-key", "file with its key", func(c *config) *string { return &c.TLS.Key }},
 	{"tls-ca", "file with the workers' certificate authorities", func(c *config) *string { return &c.TLS.CA }},
 }
+
+// loopbackFlag is the one flag that may stand without a value.
+const loopbackFlag = "insecure-loopback"
 
 // load reads file, then environment, then flags.
 func load(args []string, getenv func(string) string) (*config, error) {
@@ -75,6 +80,7 @@ func load(args []string, getenv func(string) string) (*config, error) {
 	set := flag.NewFlagSet("holdfast-agent", flag.ContinueOnError)
 	set.SetOutput(io.Discard)
 	set.BoolVar(&c.version, "version", false, "")
+	set.BoolFunc(loopbackFlag, "", func(v string) error { given[loopbackFlag] = v; return nil })
 	for _, name := range names() {
 		set.Func(name, "", func(v string) error { given[name] = v; return nil })
 	}
@@ -86,7 +92,7 @@ func load(args []string, getenv func(string) string) (*config, error) {
 	if set.NArg() > 0 {
 		return nil, fmt.Errorf("%w: argument %q: only flags are allowed (see --help)", errUsage, set.Arg(0))
 	}
-	for _, name := range names() {
+	for _, name := range append(names(), loopbackFlag) {
 		if _, found := given[name]; found {
 			continue
 		}
@@ -105,6 +111,12 @@ func load(args []string, getenv func(string) string) (*config, error) {
 	for _, f := range fields {
 		if v, found := given[f.name]; found {
 			*f.at(c) = v
+		}
+	}
+	if v, found := given[loopbackFlag]; found {
+		var err error
+		if c.InsecureLoopback, err = strconv.ParseBool(v); err != nil {
+			return nil, fmt.Errorf("%w: insecureLoopback: %q, allowed are true and false", errUsage, v)
 		}
 	}
 	if err := c.level.UnmarshalText([]byte(c.LogLevel)); err != nil {
@@ -153,53 +165,21 @@ func (c *config) options() (agent.Options, error) {
 		}
 		o.Pools = append(o.Pools, pool)
 	}
-	var err error
-	if o.TLS, err = c.TLS.load(); err != nil {
-		return o, fmt.Errorf("%w: tls: %w", errUsage, err)
-	}
+	o.TLS, o.InsecureLoopback = trust.Files(c.TLS), c.InsecureLoopback
 	return o, nil
-}
-
-// load reads the key pair anew at each handshake, so that a renewed certificate needs no
-// restart.
-func (t tlsConfig) load() (*tls.Config, error) {
-	if t == (tlsConfig{}) {
-		return nil, nil
-	}
-	if t.Cert == "" || t.Key == "" || t.CA == "" {
-		return nil, errors.New("want all of cert, key and ca, or none")
-	}
-	if _, err := tls.LoadX509KeyPair(t.Cert, t.Key); err != nil {
-		return nil, err
-	}
-	authorities, err := os.ReadFile(t.CA)
-	if err != nil {
-		return nil, err
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(authorities) {
-		return nil, fmt.Errorf("ca %s: no certificate found", t.CA)
-	}
-	return &tls.Config{
-		MinVersion: tls.VersionTLS13,
-		RootCAs:    roots,
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
-			return &pair, err
-		},
-	}, nil
 }
 
 // usage is the help text.
 func usage() string {
 	var b strings.Builder
 	b.WriteString("holdfast-agent keeps one host linked to Holdfast's workers.\n\nUsage: holdfast-agent --config FILE\n\n")
-	line := func(name, text string) { fmt.Fprintf(&b, "  --%-12s %s\n", name, text) }
+	line := func(name, text string) { fmt.Fprintf(&b, "  --%-18s %s\n", name, text) }
 	line("config", "configuration file (YAML)")
 	line("workers", "host:port,… of the first workers to ask")
 	for _, f := range fields {
 		line(f.name, f.usage)
 	}
+	line(loopbackFlag, "plaintext, to workers on this machine only")
 	line("version", "print version and hypervisors, and exit")
 	b.WriteString("\nFlags beat HOLDFAST_AGENT_… variables (--state-dir: HOLDFAST_AGENT_STATE_DIR), which beat the file.\nPools are configured in the file: pools: [{id: p1, path: /mnt/p1}]\n")
 	return b.String()

@@ -59,7 +59,8 @@ func TestLaterSourcesWin(t *testing.T) {
 // Bad input gets one clear line naming field, value and what is allowed, and exit code 2;
 // what is no configuration's fault gets 1.
 func TestBadInput(t *testing.T) {
-	good := "host: h1\nworkers: ['127.0.0.1:1']\nhypervisor: none\nstateDir: " + t.TempDir() + "\n"
+	bare := "host: h1\nworkers: ['127.0.0.1:1']\nhypervisor: none\nstateDir: " + t.TempDir() + "\n"
+	good := bare + "insecureLoopback: true\n"
 	damaged := t.TempDir()
 	if err := os.WriteFile(filepath.Join(damaged, "agent.properties"), []byte("hosts\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -76,10 +77,15 @@ func TestBadInput(t *testing.T) {
 		{file: good + "pool: []\n", want: `unknown field "pool"`, code: 2},
 		{file: good + "host: h2\n", want: `key "host" already`, code: 2},
 		{file: good + "pools: [{id: p1, path: /mnt, mountpiont: true}]\n", want: `unknown field "mountpiont"`, code: 2},
-		{file: good + "workers2: [\n", want: "line 5: did not find expected node content", code: 2},
+		{file: good + "workers2: [\n", want: "line 6: did not find expected node content", code: 2},
 		{file: good + "pools: [{id: p1, path: mnt}]\n", want: `pool p1: path "mnt" is not absolute`, code: 2},
 		{file: good + "logLevel: loud\n", want: `logLevel "loud" is not one of`, code: 2},
-		{file: good + "tls: {cert: /x}\n", want: "tls: want all of cert, key and ca, or none", code: 2},
+		{file: bare, want: "holdfast pki issue host h1", code: 2},
+		{file: bare + "tls: {cert: /x}\n", want: "tls.ca: empty, all of tls.ca, tls.cert, tls.key are needed", code: 2},
+		{file: bare + "tls: {ca: /no/ca, cert: /x, key: /y}\n", want: "tls.ca /no/ca: no such file", code: 2},
+		{file: good + "tls: {cert: /x}\n", want: "insecureLoopback: true, not allowed together with tls", code: 2},
+		{file: bare, args: []string{"--insecure-loopback=maybe"}, want: `"maybe", allowed are true and false`, code: 2},
+		{file: bare, args: []string{"--insecure-loopback", "--workers", "10.0.0.1:1"}, want: "without TLS only loopback", code: 2},
 		{file: good, args: []string{"--hypervisor", "libvirt"}, want: `hypervisor "libvirt": this agent was built with: none`, code: 2},
 		{file: good, args: []string{"--host", "a/b"}, want: `host "a/b"`, code: 2},
 		{file: good, args: []string{"--workers", "10.0.0.1:1"}, want: "without TLS only loopback", code: 2},
@@ -121,7 +127,7 @@ func TestSIGTERMStops(t *testing.T) {
 	pool := t.TempDir()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	agent := exec.CommandContext(ctx, os.Args[0], "--config", file(t, "host: h1\nhypervisor: none\npools: [{id: p1, path: "+pool+", mountpoint: false}]\n"),
+	agent := exec.CommandContext(ctx, os.Args[0], "--config", file(t, "host: h1\nhypervisor: none\ninsecureLoopback: true\npools: [{id: p1, path: "+pool+", mountpoint: false}]\n"),
 		"--workers", worker.Addr().String(), "--state-dir", t.TempDir())
 	agent.Env = append(os.Environ(), asAgent+"=1")
 	var out bytes.Buffer

@@ -59,6 +59,24 @@ var fields = []field{
 		}
 		return err
 	}},
+	{"restartGrace", "restart-grace", "how long an orderly end keeps the slots for the next process of this worker, 0s to 5m (default 15s; 0s gives them back at once)", func(c *config, v string) (err error) {
+		if c.options.RestartGrace, err = time.ParseDuration(v); err != nil {
+			err = fmt.Errorf("%q, allowed are 0s to 5m", v)
+		}
+		return err
+	}},
+	{"tlsCA", "tls-ca", "file with the authorities of the fleet's certificates", text(func(o *worker.Options) *string { return &o.TLS.CA })},
+	{"tlsCert", "tls-cert", "file with this worker's certificate (holdfast://worker/ID)", text(func(o *worker.Options) *string { return &o.TLS.Cert })},
+	{"tlsKey", "tls-key", "file with its key", text(func(o *worker.Options) *string { return &o.TLS.Key })},
+	{"etcdCA", "etcd-ca", "file with etcd's authorities (default: as tls-…, all three)", text(func(o *worker.Options) *string { return &o.EtcdTLS.CA })},
+	{"etcdCert", "etcd-cert", "file with the certificate shown to etcd", text(func(o *worker.Options) *string { return &o.EtcdTLS.Cert })},
+	{"etcdKey", "etcd-key", "file with its key", text(func(o *worker.Options) *string { return &o.EtcdTLS.Key })},
+	{"insecureLoopback", "insecure-loopback", "true: plaintext, with loopback addresses everywhere; for one machine alone", func(c *config, v string) (err error) {
+		if c.options.InsecureLoopback, err = strconv.ParseBool(v); err != nil {
+			err = fmt.Errorf("%q, allowed are true and false", v)
+		}
+		return err
+	}},
 	{"secretsDir", "secrets-dir", "directory that file: references of BMC secrets may point into", text(func(o *worker.Options) *string { return &o.SecretsDir })},
 	{"logLevel", "log-level", "debug, info, warn or error (default info)", func(c *config, v string) error {
 		if c.level.UnmarshalText([]byte(v)) != nil {
@@ -70,14 +88,19 @@ var fields = []field{
 
 // load reads file, then environment, then flags; the later one wins.
 func load(args []string, getenv func(string) string) (*config, error) {
-	c := &config{options: worker.Options{ListenAPI: "127.0.0.1:7080", ListenAgents: "127.0.0.1:7443"}}
+	c := &config{options: worker.Options{ListenAPI: "127.0.0.1:7080", ListenAgents: "127.0.0.1:7443", RestartGrace: 15 * time.Second}}
 	given := map[string]string{}
 	set := flag.NewFlagSet("holdfast-worker", flag.ContinueOnError)
 	set.SetOutput(io.Discard)
 	set.BoolVar(&c.version, "version", false, "")
 	file := set.String("config", getenv("HOLDFAST_WORKER_CONFIG"), "")
 	for _, f := range fields {
-		set.Func(f.name, "", func(v string) error { given[f.name] = v; return nil })
+		take := func(v string) error { given[f.name] = v; return nil }
+		if f.name == "insecure-loopback" {
+			set.BoolFunc(f.name, "", take)
+			continue
+		}
+		set.Func(f.name, "", take)
 	}
 	if err := set.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil, err

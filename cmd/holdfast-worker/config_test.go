@@ -49,7 +49,17 @@ func TestBadInput(t *testing.T) {
 		{[]string{"--log-level", "loud"}, `"loud", allowed are debug`},
 		{[]string{"--nonsense"}, "nonsense"},
 		{[]string{"word"}, `argument "word"`},
+		{[]string{"--insecure-loopback=maybe"}, `"maybe", allowed are true and false`},
 		{[]string{"--id", "w1"}, "etcd: empty"},
+		{[]string{"--id", "w1", "--etcd", "http://127.0.0.1:1"}, "holdfast pki issue worker w1"},
+		{[]string{"--id", "w1", "--etcd", "http://127.0.0.1:1", "--tls-ca", "/ca", "--tls-cert", "/c", "--tls-key", "/k"}, `etcd: "http://127.0.0.1:1", allowed is https://`},
+		{[]string{"--id", "w1", "--etcd", "https://127.0.0.1:1", "--tls-ca", "/ca"}, "tlsCert: empty, all of tlsCA, tlsCert, tlsKey are needed"},
+		{[]string{"--id", "w1", "--etcd", "https://127.0.0.1:1", "--tls-ca", "/no/ca", "--tls-cert", "/c", "--tls-key", "/k"}, "tlsCA /no/ca: no such file"},
+		{[]string{"--id", "w1", "--etcd", "http://127.0.0.1:1", "--insecure-loopback", "--tls-ca", "/ca"}, "not allowed together with certificates"},
+		{[]string{"--id", "w1", "--etcd", "http://127.0.0.1:1", "--insecure-loopback", "--listen-api", ":7080"}, `listenAPI: ":7080": insecureLoopback allows loopback addresses only`},
+		{[]string{"--id", "w1", "--etcd", "http://127.0.0.1:1", "--insecure-loopback", "--listen-agents", "0.0.0.0:7443"}, "listenAgents:"},
+		{[]string{"--id", "w1", "--etcd", "http://127.0.0.1:1", "--insecure-loopback", "--advertise-api", "w1.example:7080"}, "advertiseAPI:"},
+		{[]string{"--id", "w1", "--etcd", "http://127.0.0.1:1,http://10.0.0.1:2379", "--insecure-loopback"}, `etcd: "http://10.0.0.1:2379"`},
 		{[]string{"--id", "w 1", "--etcd", "http://127.0.0.1:1"}, `"w 1"`},
 		{[]string{"--id", "w1", "--etcd", "http://127.0.0.1:1", "--lease-ttl", "100ms"}, "leaseTTL: 100ms, allowed are"},
 	} {
@@ -69,7 +79,7 @@ func TestPortInUse(t *testing.T) {
 	}
 	defer l.Close()
 	var out, errs bytes.Buffer
-	code := run(t.Context(), []string{"--id", "w1", "--etcd", "http://127.0.0.1:1", "--listen-api", l.Addr().String()}, func(string) string { return "" }, &out, &errs)
+	code := run(t.Context(), []string{"--id", "w1", "--etcd", "http://127.0.0.1:1", "--insecure-loopback", "--listen-api", l.Addr().String()}, func(string) string { return "" }, &out, &errs)
 	if code != 1 || !strings.Contains(errs.String(), "listenAPI") || !strings.Contains(errs.String(), "in use") {
 		t.Errorf("status %d, %q", code, errs.String())
 	}

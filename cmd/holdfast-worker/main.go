@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command holdfast-worker is one management worker (package worker). It reads its few
-// bootstrap fields from a file, the environment and flags, the later one winning, runs
-// until SIGTERM or SIGINT, and exits with 0 after an orderly stop, 1 after a failure,
-// 2 when its options cannot be used (no restart will mend that).
+// Command holdfast-worker is one management worker (package worker) under a parent of the
+// same binary (package parent). It reads its few bootstrap fields from a file, the
+// environment and flags, the later one winning, and runs until SIGTERM or SIGINT; SIGHUP
+// restarts the worker in place, with the binary as it is on disk then. It exits with 0
+// after an orderly stop, 1 after a failure, 2 when its options cannot be used (no restart
+// will mend that), 128 + n when the worker was killed by signal n.
 package main
 
 import (
@@ -17,7 +19,9 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/worker"
+	"github.com/holdfast-ha/holdfast/worker/parent"
 )
 
 // version is set by the linker.
@@ -38,12 +42,14 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case err == nil && c.version:
 		fmt.Fprintf(stdout, "holdfast-worker %s\n", version)
 		return 0
-	case err == nil:
-		err = serve(ctx, c, stderr)
+	}
+	code := 0
+	if err == nil {
+		code, err = serve(ctx, c, stdout, stderr)
 	}
 	switch {
 	case err == nil:
-		return 0
+		return code
 	case errors.Is(err, errUsage), errors.Is(err, worker.ErrOptions):
 		fmt.Fprintf(stderr, "Error: %v\n", err)
 		return 2
@@ -52,17 +58,50 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	return 1
 }
 
-func serve(ctx context.Context, c *config, stderr io.Writer) error {
-	c.options.Logger = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: c.level}))
-	c.options.Version = version
+// serve is the worker in a child, and the parent in the process that was started.
+func serve(ctx context.Context, c *config, stdout, stderr io.Writer) (int, error) {
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: c.level}))
+	c.options.Logger, c.options.Version = log, version
+	child, err := parent.Attach()
+	if err != nil {
+		return 1, err
+	}
+	if child != nil {
+		c.options.APIListener, c.options.AgentsListener = child.API, child.Agents
+		c.options.Standby, c.options.OnSession = child.Standby, child.OnSession
+	}
 	w, err := worker.New(c.options)
 	if err != nil {
-		return err
+		return 1, err
 	}
-	c.options.Logger.Info("worker starts", "worker", c.options.ID, "version", version)
+	if child == nil {
+		return supervise(ctx, c, log, stdout, stderr)
+	}
+	log.Info("worker starts", "worker", c.options.ID, "version", version)
 	if err := w.Run(ctx); err != nil {
-		return fmt.Errorf("run worker: %w", err)
+		return 1, fmt.Errorf("run worker: %w", err)
 	}
-	c.options.Logger.Info("worker stopped", "worker", c.options.ID)
-	return nil
+	log.Info("worker stopped", "worker", c.options.ID)
+	return 0, nil
+}
+
+func supervise(ctx context.Context, c *config, log *slog.Logger, stdout, stderr io.Writer) (int, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return 1, fmt.Errorf("find this binary: %w", err)
+	}
+	etcd, err := worker.EtcdConfig(c.options)
+	if err != nil {
+		return 1, err
+	}
+	restart := make(chan os.Signal, 1)
+	signal.Notify(restart, syscall.SIGHUP)
+	defer signal.Stop(restart)
+	return parent.Run(ctx, parent.Config{
+		Worker: c.options.ID, ListenAPI: c.options.ListenAPI, ListenAgents: c.options.ListenAgents,
+		Exec: exe, Args: os.Args[1:], Stdout: stdout, Stderr: stderr, Restart: restart, Logger: log.With("worker", c.options.ID),
+		Etcd: func(ctx context.Context) (*leases.Client, error) {
+			return leases.Dial(ctx, etcd)
+		},
+	})
 }

@@ -8,14 +8,20 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-ha/holdfast/agent"
 	"github.com/holdfast-ha/holdfast/agent/probe"
+	"github.com/holdfast-ha/holdfast/leases"
 	simhv "github.com/holdfast-ha/holdfast/sim/hypervisor"
 	"github.com/holdfast-ha/holdfast/sim/world"
 	"github.com/holdfast-ha/holdfast/worker"
+	"github.com/holdfast-ha/holdfast/worker/parent"
 )
 
 // newChildCmd is what `holdfast dev` starts this binary as: a worker, an agent or the
@@ -38,19 +44,49 @@ func newChildCmd(e *env) *cobra.Command {
 	}
 }
 
+// runChildWorker is the parent of a worker, which starts this binary once more, and in
+// that the worker.
 func runChildWorker(ctx context.Context, log *slog.Logger, text []byte) error {
 	var c childWorker
 	if err := json.Unmarshal(text, &c); err != nil {
 		return fmt.Errorf("read worker's part: %w", err)
 	}
+	link, err := parent.Attach()
+	if err != nil {
+		return err
+	}
+	if link == nil {
+		return runParent(ctx, log, c)
+	}
 	w, err := worker.New(worker.Options{
 		ID: c.ID, Zone: c.Zone, Etcd: []string{c.Etcd}, ListenAPI: c.API, ListenAgents: c.Agents,
-		LeaseTTL: seconds(c.LeaseTTL), SecretsDir: c.SecretsDir, Version: version, Logger: log,
+		APIListener: link.API, AgentsListener: link.Agents, Standby: link.Standby, OnSession: link.OnSession,
+		LeaseTTL: seconds(c.LeaseTTL), RestartGrace: devRestartGrace, SecretsDir: c.SecretsDir, Version: version, Logger: log,
+		InsecureLoopback: true,
 	})
 	if err != nil {
 		return fmt.Errorf("set up worker %s: %w", c.ID, err)
 	}
 	return w.Run(ctx)
+}
+
+const devRestartGrace = 15 * time.Second
+
+func runParent(ctx context.Context, log *slog.Logger, c childWorker) error {
+	restart := make(chan os.Signal, 1)
+	signal.Notify(restart, syscall.SIGHUP)
+	defer signal.Stop(restart)
+	code, err := parent.Run(ctx, parent.Config{
+		Worker: c.ID, ListenAPI: c.API, ListenAgents: c.Agents, Exec: selfExe, Args: os.Args[1:],
+		Stdout: os.Stdout, Stderr: os.Stderr, Restart: restart, Logger: log.With("worker", c.ID),
+		Etcd: func(ctx context.Context) (*leases.Client, error) {
+			return leases.Dial(ctx, leases.Config{Endpoints: []string{c.Etcd}, Logger: log})
+		},
+	})
+	if err == nil && code != 0 {
+		err = fmt.Errorf("worker %s ended with status %d", c.ID, code)
+	}
+	return err
 }
 
 func runChildAgent(ctx context.Context, log *slog.Logger, text []byte) error {
@@ -67,6 +103,8 @@ func runChildAgent(ctx context.Context, log *slog.Logger, text []byte) error {
 		Dial:       func(ctx context.Context, addr string) (net.Conn, error) { return world.Dial(ctx, c.Cable, addr) },
 		Hypervisor: simhv.Host{Boot: c.Boot, All: c.Instances, Refused: c.Refused},
 		Pools:      []probe.Pool{c.Fault.Pool(pool)},
+
+		InsecureLoopback: true,
 	})
 	if err != nil {
 		return err

@@ -37,7 +37,7 @@ type script struct {
 // memory. Commands: holdfast; exits CODE (holdfast with this exit code); typed TEXT
 // (holdfast on a terminal where TEXT is typed); piped FILE (holdfast with this standard
 // input); calls (what was written to the API); owner HOST URL|none;
-// expand IN OUT (puts the API's address into a file).
+// expand IN OUT (puts the API's address into a file); secure (trust_test.go).
 func TestCLI(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/cli",
@@ -85,6 +85,7 @@ func TestCLI(t *testing.T) {
 				text := strings.ReplaceAll(ts.ReadFile(args[0]), "ENDPOINT", ts.Getenv("ENDPOINT"))
 				ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(text), 0o600))
 			},
+			"secure": func(ts *testscript.TestScript, _ bool, _ []string) { secureFleet(t, ts) },
 			"owner": func(ts *testscript.TestScript, _ bool, args []string) {
 				f := ts.Value("script").(*script).fleet
 				f.Mu.Lock()

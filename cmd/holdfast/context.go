@@ -29,6 +29,9 @@ type config struct {
 // contextEntry is one fleet.
 type contextEntry struct {
 	Endpoints []string `json:"endpoints"`          // tried in order
+	CACert    string   `json:"cacert,omitempty"`   // file with the authorities of the workers' certificates
+	Cert      string   `json:"cert,omitempty"`     // file with the operator's own certificate
+	Key       string   `json:"key,omitempty"`      // file with its key
 	PID       int      `json:"pid,omitempty"`      // a dev fleet: the entry counts only while this process lives
 	Started   string   `json:"started,omitempty"`  // a dev fleet: start time of that process, see processStart; guards against a pid used again
 	Previous  string   `json:"previous,omitempty"` // a dev fleet: the context that was current before, taken up again when it is gone
@@ -137,40 +140,60 @@ func (c config) effective() string {
 	return ""
 }
 
-// endpoints are the workers to ask: --endpoint, --context, HOLDFAST_ENDPOINT, then the
-// current context.
-func (e *env) endpoints() ([]string, error) {
+// entry is the fleet to talk to: addresses from --endpoint, --context, HOLDFAST_ENDPOINT,
+// then the current context; certificate files from flags, the environment, then the
+// context that is used.
+func (e *env) entry() (contextEntry, error) {
 	explicit := e.endpoint
 	if explicit == "" && e.context == "" {
 		explicit = e.Getenv("HOLDFAST_ENDPOINT")
 	}
-	if explicit != "" {
-		return strings.FieldsFunc(explicit, func(r rune) bool { return r == ',' || r == ' ' }), nil
+	var entry contextEntry
+	if explicit == "" || e.context != "" {
+		var err error
+		if entry, err = e.contextEntry(); err != nil {
+			return contextEntry{}, err
+		}
 	}
+	if explicit != "" {
+		entry.Endpoints = strings.FieldsFunc(explicit, func(r rune) bool { return r == ',' || r == ' ' })
+	}
+	for _, f := range e.certFlags() {
+		if v := *f.flag; v != "" {
+			*f.at(&entry) = v
+		} else if v := e.Getenv(f.variable); v != "" {
+			*f.at(&entry) = v
+		}
+	}
+	return entry, nil
+}
+
+// contextEntry is the context named by --context, else the current one.
+func (e *env) contextEntry() (contextEntry, error) {
 	c, err := loadConfig(e)
 	if err != nil {
-		return nil, err
+		return contextEntry{}, err
 	}
 	name := e.context
 	if name == "" {
 		name = c.effective()
 	}
 	if name == "" {
-		return nil, &hintError{usage(errors.New("no fleet to talk to: neither --endpoint, HOLDFAST_ENDPOINT nor a current context is set")),
-			"start one with 'holdfast dev', or name yours: holdfast context set prod --endpoint http://worker-1:7080"}
+		return contextEntry{}, &hintError{usage(errors.New("no fleet to talk to: neither --endpoint, HOLDFAST_ENDPOINT nor a current context is set")),
+			"start one with 'holdfast dev', or name yours: holdfast context set prod --endpoint https://worker-1:7080 --cacert ca.crt --cert me.crt --key me.key"}
 	}
 	entry, ok := c.Contexts[name]
 	if !ok {
 		names := slices.Sorted(maps.Keys(c.Contexts))
-		return nil, &exitError{fmt.Errorf("context %q: not in the configuration, there are: %s", name, orNone(strings.Join(names, ", "))), exitNotFound}
+		return contextEntry{}, &exitError{fmt.Errorf("context %q: not in the configuration, there are: %s", name, orNone(strings.Join(names, ", "))), exitNotFound}
 	}
 	if !entry.alive() {
-		return nil, &hintError{fmt.Errorf("context %q: its dev fleet (process %d) is gone", name, entry.PID), "start one with 'holdfast dev'"}
+		return contextEntry{}, &hintError{fmt.Errorf("context %q: its dev fleet (process %d) is gone", name, entry.PID), "start one with 'holdfast dev'"}
 	}
 	if len(entry.Endpoints) == 0 {
-		return nil, usage(fmt.Errorf("context %q: endpoints: empty, at least one is needed", name))
+		return contextEntry{}, usage(fmt.Errorf("context %q: endpoints: empty, at least one is needed", name))
 	}
-	return entry.Endpoints, nil
+	return entry, nil
 }
 
 func orNone(s string) string {
@@ -243,25 +266,32 @@ func newContextCmd(e *env) *cobra.Command {
 		},
 	}
 	set := &cobra.Command{
-		Use: "set NAME --endpoint URL[,URL…]", Short: "Add or change a context", Args: cobra.ExactArgs(1),
-		Long:    "Gives the addresses of a fleet's workers a name. The first context becomes the current one; nobody is asked.",
-		Example: "  holdfast context set prod --endpoint http://worker-1:7080\n  holdfast context set prod --endpoint http://worker-1:7080,http://worker-2:7080\n  holdfast context set lab --endpoint 10.0.0.1:7080",
+		Use: "set NAME --endpoint URL[,URL…] [--cacert FILE --cert FILE --key FILE]", Short: "Add or change a context", Args: cobra.ExactArgs(1),
+		Long:    "Gives the addresses of a fleet's workers and the certificate files to show them a name. The first context becomes the current one; nobody is asked.",
+		Example: "  holdfast context set prod --endpoint https://worker-1:7080 --cacert ca.crt --cert me.crt --key me.key\n  holdfast context set prod --endpoint https://worker-1:7080,https://worker-2:7080 --cacert ca.crt --cert me.crt --key me.key\n  holdfast context set here --endpoint http://127.0.0.1:7080   # plaintext: this machine only",
 		RunE: func(_ *cobra.Command, args []string) error {
 			if e.endpoint == "" {
 				return usage(errors.New("context set: --endpoint: empty, at least one is needed"))
 			}
-			endpoints, err := e.endpoints()
+			entry, err := e.entry()
 			if err != nil {
 				return err
 			}
-			if _, err := e.client(); err != nil { // checks the addresses, asks nobody
+			if _, err := e.client(); err != nil { // checks addresses and files, asks nobody
 				return err
+			}
+			for _, f := range e.certFlags() {
+				if at := f.at(&entry); *at != "" {
+					if *at, err = filepath.Abs(*at); err != nil {
+						return fmt.Errorf("find file %s: %w", *at, err)
+					}
+				}
 			}
 			return changeContexts(e, "", func(c *config) error {
 				if c.Contexts == nil {
 					c.Contexts = map[string]contextEntry{}
 				}
-				c.Contexts[args[0]] = contextEntry{Endpoints: endpoints}
+				c.Contexts[args[0]] = contextEntry{Endpoints: entry.Endpoints, CACert: entry.CACert, Cert: entry.Cert, Key: entry.Key}
 				if c.Current == "" {
 					c.Current = args[0]
 				}
@@ -287,7 +317,7 @@ func newContextCmd(e *env) *cobra.Command {
 	return group("context", "Choose the fleet this tool talks to",
 		"A context is a name for the addresses of a fleet's workers; they are tried in order. `holdfast dev` adds a context `dev` that counts only while it runs.",
 		`  # name a fleet and use it
-  holdfast context set prod --endpoint http://worker-1:7080,http://worker-2:7080
+  holdfast context set prod --endpoint https://worker-1:7080 --cacert ca.crt --cert me.crt --key me.key
   holdfast context use prod
 
   # which ones there are

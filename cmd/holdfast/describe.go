@@ -38,15 +38,8 @@ func newDescribeCmd(e *env) *cobra.Command {
 			return p, func(t *text) { e.describePartition(t, p) }, err
 		}),
 		describeOne(e, "worker", []string{"workers", "w"}, e.completeWorkers, func(cmd *cobra.Command, api *v1.Client, id string) (any, func(*text), error) {
-			ws, err := api.Workers(cmd.Context())
-			if err != nil {
-				return nil, nil, err
-			}
-			ws, err = pick(ws, "worker", workersTable.Name, []string{id})
-			if err != nil {
-				return nil, nil, err
-			}
-			return ws[0], func(t *text) { e.describeWorker(t, ws[0]) }, nil
+			w, err := api.Worker(cmd.Context(), id)
+			return w, func(t *text) { e.describeWorker(t, w) }, err
 		}),
 		describeOne(e, "incident", []string{"incidents", "i"}, e.completeIncidents, func(cmd *cobra.Command, api *v1.Client, id string) (any, func(*text), error) {
 			i, err := api.Incident(cmd.Context(), id)
@@ -184,7 +177,22 @@ func (e *env) describePartition(t *text, p v1.Partition) {
 
 func (e *env) describeWorker(t *text, w v1.Worker) {
 	t.field("Worker", w.ID)
-	t.field("State", e.state(w.State))
+	t.field("State", e.state(w.State)+sinceText(t, w.Since))
+	if d := w.Drain; d != nil {
+		t.field("Drained", t.at(d.At)+" by "+d.By)
+		t.field("Because", d.Reason)
+	}
+	t.field("Owns", fmt.Sprintf("%d hosts in %d slots", w.Hosts, w.Slots))
+	if w.Answers == v1.AnswersYes {
+		t.field("Links", fmt.Sprintf("%s agents", linksText(w)))
+		t.field("Lease", fmt.Sprintf("%s left", leaseText(w)))
+	} else {
+		t.field("Links", "not known: the worker did not answer")
+		t.field("Lease", "not known: the worker did not answer")
+	}
+	if w.State == "absent" {
+		return
+	}
 	t.field("Started", t.at(w.Started))
 	t.field("Boot", w.Boot)
 	t.field("Version", w.Version)
@@ -192,8 +200,9 @@ func (e *env) describeWorker(t *text, w v1.Worker) {
 	t.field("Weight", fmt.Sprint(w.Weight))
 	t.field("API", w.API)
 	t.field("Agents", w.Agents)
-	t.field("PID", fmt.Sprint(w.PID))
-	t.field("Owns", fmt.Sprintf("%d hosts in %d slots", w.Hosts, w.Slots))
+	if w.PID > 0 {
+		t.field("PID", fmt.Sprint(w.PID))
+	}
 }
 
 func (e *env) describeIncident(t *text, i v1.Incident) {

@@ -39,8 +39,10 @@ func newDevCmd(e *env) *cobra.Command {
 
   # kill a worker for real
   holdfast dev kill-worker w1`,
-		devBreakCmd(e), devRepairCmd(e), devWorkerCmd(e, "kill-worker", "Kill a worker (SIGKILL)"),
-		devPauseCmd(e), devWorkerCmd(e, "start-worker", "Start a worker that was killed, wake one that is paused"),
+		devBreakCmd(e), devRepairCmd(e), devKillCmd(e),
+		devWorkerCmd(e, "stop-worker", "Stop a worker in order (SIGTERM); it leaves its slots to itself as it is started next"),
+		devWorkerCmd(e, "restart-worker", "Replace a worker's process in place (SIGHUP)"),
+		devPauseCmd(e), devWorkerCmd(e, "start-worker", "Start a worker that has ended, wake one that is paused"),
 		devStatusCmd(e), devTruthCmd(e))
 	c.RunE = func(cmd *cobra.Command, _ []string) error { return dev(cmd.Context(), e, o) }
 	f := c.Flags()
@@ -122,6 +124,17 @@ func devWorkerCmd(e *env, verb, short string) *cobra.Command {
 			return devDo(cmd.Context(), e, devOrder{Verb: verb, Name: args[0]})
 		},
 	}
+}
+
+func devKillCmd(e *env) *cobra.Command {
+	o := devOrder{Verb: "kill-worker"}
+	c := devWorkerCmd(e, o.Verb, "Kill a worker (SIGKILL)")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		o.Name = args[0]
+		return devDo(cmd.Context(), e, o)
+	}
+	c.Flags().BoolVar(&o.Parent, "parent", false, "its parent too: nobody knows that it is dead, its lease has to run out")
+	return c
 }
 
 func devPauseCmd(e *env) *cobra.Command {

@@ -23,10 +23,11 @@ import (
 
 // devOrder is what the verbs of `holdfast dev` ask of the running fleet.
 type devOrder struct {
-	Verb    string        `json:"verb"` // break, repair, kill-worker, pause-worker, start-worker
+	Verb    string        `json:"verb"` // see obey
 	Name    string        `json:"name"` // of the host or worker
 	How     world.How     `json:"how,omitempty"`
 	Cluster bool          `json:"cluster,omitempty"`
+	Parent  bool          `json:"parent,omitempty"`
 	For     time.Duration `json:"for,omitempty"`
 }
 
@@ -46,13 +47,17 @@ func (f *devFleet) obey(o devOrder) error {
 	case "repair":
 		err = f.world.Repair(o.Name)
 	case "kill-worker":
-		return f.workers.kill(o.Name)
+		return f.workers.kill(o.Name, o.Parent)
+	case "stop-worker":
+		return f.workers.stop(o.Name)
+	case "restart-worker":
+		return f.workers.restart(o.Name)
 	case "pause-worker":
 		return f.workers.pause(o.Name, o.For)
 	case "start-worker":
 		return f.workers.start(o.Name)
 	default:
-		return v1.BadField("verb", "%q, allowed are break, repair, kill-worker, pause-worker, start-worker", o.Verb)
+		return v1.BadField("verb", "%q, allowed are break, repair, kill-worker, stop-worker, restart-worker, pause-worker, start-worker", o.Verb)
 	}
 	switch {
 	case errors.Is(err, world.ErrNotThere):

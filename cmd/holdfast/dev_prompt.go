@@ -23,7 +23,7 @@ var errQuit = errors.New("quit")
 const promptHelp = `  crash h003        break a host; also: %s
   storage-lost h003 cluster
   repair h003       undo it
-  kill w1, pause w1, start w1
+  kill w1, stop w1, restart w1, pause w1, start w1
   status, quit
 `
 
@@ -78,7 +78,7 @@ func (f *devFleet) word(words []string, out io.Writer) error {
 	switch words[0] {
 	case "repair":
 		o.Verb = "repair"
-	case "kill", "pause", "start":
+	case "kill", "stop", "restart", "pause", "start":
 		o.Verb = words[0] + "-worker"
 	default:
 		o.Verb, o.How = "break", world.How(words[0])

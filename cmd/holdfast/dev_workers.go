@@ -128,8 +128,38 @@ func (w *devWorkers) start(id string) error {
 	return nil
 }
 
-// kill is kill -9.
-func (w *devWorkers) kill(id string) error {
+// kill is kill -9 of the worker's process, which its parent notices; with parent, of
+// both, which nobody does.
+func (w *devWorkers) kill(id string, parent bool) error {
+	return w.signal(id, "kill", func(d *devWorker) error {
+		d.stopResume()
+		if parent {
+			return d.proc.Signal(syscall.SIGKILL) // and with it its child
+		}
+		return d.signalWorker(syscall.SIGKILL)
+	}, true)
+}
+
+// stop is SIGTERM: the worker leaves its slots to itself as it is started next.
+func (w *devWorkers) stop(id string) error {
+	return w.signal(id, "stop", func(d *devWorker) error {
+		if d.resume != nil {
+			if err := d.wake(); err != nil { // a stopped process obeys nothing
+				return err
+			}
+		}
+		return d.proc.Signal(syscall.SIGTERM)
+	}, true)
+}
+
+// restart is SIGHUP: the worker is replaced in place.
+func (w *devWorkers) restart(id string) error {
+	return w.signal(id, "restart", func(d *devWorker) error { return d.proc.Signal(syscall.SIGHUP) }, false)
+}
+
+// signal does something to a running worker, and waits for its end if that must follow:
+// a started one must find its ports free.
+func (w *devWorkers) signal(id, verb string, do func(*devWorker) error, ends bool) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	d, err := w.find(id)
@@ -137,14 +167,27 @@ func (w *devWorkers) kill(id string) error {
 		return err
 	}
 	if !d.running() {
-		return v1.Problemf(v1.CodeConflict, "kill worker %s: it does not run", id)
+		return v1.Problemf(v1.CodeConflict, "%s worker %s: it does not run", verb, id)
 	}
-	d.stopResume()
-	if err := d.proc.Signal(syscall.SIGKILL); err != nil {
-		return fmt.Errorf("kill worker %s: %w", id, err)
+	if ends {
+		d.proc.Expect()
 	}
-	<-d.proc.Done() // a started one must find its ports free
+	if err := do(d); err != nil {
+		return fmt.Errorf("%s worker %s: %w", verb, id, err)
+	}
+	if ends {
+		<-d.proc.Done()
+	}
 	return nil
+}
+
+// signalWorker signals the worker's process itself, the child of the one started here.
+func (d *devWorker) signalWorker(sig syscall.Signal) error {
+	pids, err := world.Children(d.proc.PID())
+	for _, pid := range pids {
+		err = errors.Join(err, syscall.Kill(pid, sig))
+	}
+	return err
 }
 
 // pause is SIGSTOP, and SIGCONT after a while.
@@ -161,7 +204,7 @@ func (w *devWorkers) pause(id string, d time.Duration) error {
 	if !p.running() {
 		return v1.Problemf(v1.CodeConflict, "pause worker %s: it does not run", id)
 	}
-	if err := p.proc.Signal(syscall.SIGSTOP); err != nil {
+	if err := p.signalWorker(syscall.SIGSTOP); err != nil {
 		return fmt.Errorf("pause worker %s: %w", id, err)
 	}
 	p.stopResume()
@@ -180,8 +223,8 @@ func (w *devWorkers) pause(id string, d time.Duration) error {
 	return nil
 }
 
-// stopAll ends all workers in order, so that they give their slots back: a fleet that is
-// started on the same data does not wait for leases to run out.
+// stopAll ends all workers in order, so that they leave their slots to themselves: a fleet
+// that is started on the same data does not wait for leases to run out.
 func (w *devWorkers) stopAll() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -267,7 +310,7 @@ func (d *devWorker) stopResume() {
 
 func (d *devWorker) wake() error {
 	d.stopResume()
-	if err := d.proc.Signal(syscall.SIGCONT); err != nil {
+	if err := d.signalWorker(syscall.SIGCONT); err != nil {
 		return fmt.Errorf("wake worker %s: %w", d.spec.ID, err)
 	}
 	return nil

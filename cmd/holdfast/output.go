@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -163,6 +164,8 @@ var workersTable = print.Table[v1.Worker]{
 		{Name: "STATE", Value: func(w v1.Worker) any { return print.State(w.State) }},
 		{Name: "HOSTS", Value: func(w v1.Worker) any { return w.Hosts }},
 		{Name: "SLOTS", Value: func(w v1.Worker) any { return w.Slots }},
+		{Name: "LINKS", Value: linksText},
+		{Name: "LEASE", Value: leaseText},
 		{Name: "ZONE", Value: func(w v1.Worker) any { return w.Zone }},
 		{Name: "AGE", Value: func(w v1.Worker) any { return w.Started }},
 		{Name: "API", Value: func(w v1.Worker) any { return w.API }},
@@ -170,8 +173,31 @@ var workersTable = print.Table[v1.Worker]{
 		{Name: "AGENTS", Wide: true, Value: func(w v1.Worker) any { return w.Agents }},
 		{Name: "WEIGHT", Wide: true, Value: func(w v1.Worker) any { return w.Weight }},
 		{Name: "PID", Wide: true, Value: func(w v1.Worker) any { return w.PID }},
+		{Name: "SINCE", Wide: true, Value: func(w v1.Worker) any { return print.Moment(w.Since) }},
 		{Name: "BOOT", Wide: true, Value: func(w v1.Worker) any { return w.Boot }},
+		{Name: "WHY", Wide: true, Value: func(w v1.Worker) any {
+			if w.Drain == nil {
+				return ""
+			}
+			return w.Drain.Reason
+		}},
 	},
+}
+
+// linksText and leaseText are a worker's own word: of one that did not answer unknown,
+// never nothing.
+func linksText(w v1.Worker) any {
+	if w.Links == nil {
+		return v1.AnswersUnknown
+	}
+	return strconv.Itoa(*w.Links)
+}
+
+func leaseText(w v1.Worker) any {
+	if w.LeaseLeft == "" {
+		return v1.AnswersUnknown
+	}
+	return w.LeaseLeft
 }
 
 var incidentsTable = print.Table[v1.Incident]{

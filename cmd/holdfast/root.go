@@ -26,6 +26,9 @@ type env struct {
 
 	context  string        // --context
 	endpoint string        // --endpoint
+	cacert   string        // --cacert
+	cert     string        // --cert
+	key      string        // --key
 	timeout  time.Duration // --request-timeout
 	api      *v1.Client    // made by client() once
 	started  bool          // a command's own code was reached: errors are no usage errors any more
@@ -70,6 +73,7 @@ func newRoot(e *env) *cobra.Command {
 	f := root.PersistentFlags()
 	f.StringVar(&e.context, "context", "", "context to use instead of the current one")
 	f.StringVar(&e.endpoint, "endpoint", "", "addresses of workers, comma-separated, tried in order")
+	e.registerCertFlags(f)
 	f.DurationVar(&e.timeout, "request-timeout", 15*time.Second, "longest wait for one answer of the API")
 
 	for _, g := range []*cobra.Group{{ID: "look", Title: "Look:"}, {ID: "act", Title: "Act:"}, {ID: "set", Title: "Configure:"}, {ID: "try", Title: "Try:"}} {
@@ -81,9 +85,9 @@ func newRoot(e *env) *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	add("look", newGetCmd(e), newDescribeCmd(e), newExplainCmd(e), newEventsCmd(e), newWaitCmd(e), newAllocateCmd(e))
-	add("act", newPowerCmd(e), newHostCmd(e), newHACmd(e))
-	add("set", newApplyCmd(e), newSettingsCmd(e), newContextCmd(e))
+	add("look", newGetCmd(e), newDescribeCmd(e), newExplainCmd(e), newEventsCmd(e), newWaitCmd(e), newAllocateCmd(e), newPlanCmd(e))
+	add("act", newPowerCmd(e), newHostCmd(e), newHACmd(e), newWorkerCmd(e))
+	add("set", newApplyCmd(e), newSettingsCmd(e), newContextCmd(e), newPKICmd(e))
 	add("try", newDevCmd(e), newDemoCmd(e))
 	root.AddCommand(newVersionCmd(e), newCompletionCmd(e), newChildCmd(e))
 	e.completeFlag(root, "context", e.completeContexts)
@@ -141,12 +145,16 @@ func (e *env) client() (*v1.Client, error) {
 	if e.api != nil {
 		return e.api, nil
 	}
-	endpoints, err := e.endpoints()
+	entry, err := e.entry()
+	if err != nil {
+		return nil, err
+	}
+	endpoints, transport, err := e.transport(entry)
 	if err != nil {
 		return nil, err
 	}
 	e.api, err = v1.NewClient(v1.Options{
-		Endpoints: endpoints, Timeout: e.timeout, Actor: e.actor(),
+		Endpoints: endpoints, Timeout: e.timeout, Actor: e.actor(), Transport: transport,
 		Lost: func(err error) { fmt.Fprintf(e.Stderr, "connection lost: %v; trying again\n", err) },
 	})
 	if err != nil {

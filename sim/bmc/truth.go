@@ -52,7 +52,8 @@ type Entry struct {
 	Before    bool      `json:"before"`
 	After     bool      `json:"after"`
 	Outcome   Outcome   `json:"outcome"`
-	Code      byte      `json:"code"` // completion code sent, or meant to be sent
+	Code      byte      `json:"code"`             // completion code sent, or meant to be sent
+	Status    int       `json:"status,omitempty"` // HTTP status instead, of a Redfish face
 }
 
 // Truth returns the commands received so far, oldest first. The slice is the caller's.

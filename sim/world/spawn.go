@@ -8,8 +8,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 )
@@ -134,6 +137,33 @@ func (p *Proc) Signal(sig syscall.Signal) error {
 		return fmt.Errorf("send %v to process %d: %w", sig, p.PID(), err)
 	}
 	return nil
+}
+
+// Expect says that the process is about to be ended: that is no failure.
+func (p *Proc) Expect() { p.ended.Store(true) }
+
+// Children lists the direct children of a process.
+func Children(pid int) ([]int, error) {
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, name := range lists {
+		text, err := os.ReadFile(name)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // a thread that has ended
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list children of process %d: %w", pid, err)
+		}
+		for _, word := range strings.Fields(string(text)) {
+			if child, err := strconv.Atoi(word); err == nil {
+				pids = append(pids, child)
+			}
+		}
+	}
+	return pids, nil
 }
 
 // Failed says how the process ended if nobody here ended it, nil otherwise and while it

@@ -62,8 +62,8 @@ func TestDevEndsCleanly(t *testing.T) {
 	if out := f.must(t, "get", "hosts", "-o", "name"); !strings.Contains(out, "h001") {
 		t.Errorf("get hosts without flags: %q", out)
 	}
-	if len(left(f)) != 1+1+2*3 {
-		t.Errorf("processes: %v, want dev, a worker, three agents and three guests", left(f))
+	if len(left(f)) != 1+2+2*3 {
+		t.Errorf("processes: %v, want dev, a worker and its parent, three agents and three guests", left(f))
 	}
 	f.must(t, "dev", "break", "h002", "--how", "hang") // a stopped process must not stay behind either
 	f.must(t, "dev", "pause-worker", "w1", "--for", "5m")

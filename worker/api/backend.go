@@ -42,7 +42,11 @@ type Backend interface {
 	SetPartition(ctx context.Context, who, path, what string, s v1.Switch) (v1.Partition, error) // what: ha, enabled
 	ExplainPartition(ctx context.Context, path string) (v1.Explanation, error)
 
-	Workers(ctx context.Context) ([]v1.Worker, error)
+	Workers(ctx context.Context) ([]v1.Worker, error) // live facts of this one only, see WorkerAPI
+	Worker(ctx context.Context, id string) (v1.Worker, error)
+	DrainWorker(ctx context.Context, who, id string, on bool, r v1.DrainRequest) (v1.Worker, error)
+	PlanDrain(ctx context.Context, id string, on bool, r v1.DrainRequest) (v1.FleetPlan, error) // refuses what DrainWorker would
+	PlanFleet(ctx context.Context, without []string, add []v1.Joiner) (v1.FleetPlan, error)
 	Incidents(ctx context.Context, host string) ([]v1.Incident, error) // newest first; host "": all
 	Incident(ctx context.Context, id string) (v1.Incident, error)
 	Events(ctx context.Context, f EventFilter) ([]v1.Event, error)                 // oldest first
@@ -59,6 +63,8 @@ type Backend interface {
 	// OwnerAPI is the base URL of the worker that owns the host and whether that is this
 	// worker; an empty URL with own=false: nobody owns it now.
 	OwnerAPI(host string) (url string, own bool)
+	// WorkerAPI is the same for a worker itself.
+	WorkerAPI(id string) (url string, own bool)
 	Health() []Warning // named warnings of this worker
 	Ready() error      // nil once synced and the lease is valid
 }

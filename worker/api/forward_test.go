@@ -136,6 +136,56 @@ func TestNoForwardingLoop(t *testing.T) {
 	}
 }
 
+// TestWorkersTellOfThemselves proves that links and lease in a list are each worker's own
+// word: taken from the one that runs there now, and unknown, not zero, of one that is
+// mute, dead, without a lease, or another process than the one on record.
+func TestWorkersTellOfThemselves(t *testing.T) {
+	mute := make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-mute }))
+	defer s.Close()
+	defer close(mute)
+	second := apitest.NewFleet()
+	second.ChangeWorker("w-2", func(w *v1.Worker) { w.Answers, w.Links, w.LeaseLeft = v1.AnswersYes, new(0), "3.1s" })
+	good := httptest.NewServer(api.NewHandler(second, api.HandlerOptions{}))
+	defer good.Close()
+	other := apitest.NewFleet()
+	other.ChangeWorker("w-2", func(w *v1.Worker) { w.Boot, w.Answers, w.Links, w.LeaseLeft = "another", v1.AnswersYes, new(7), "3.1s" })
+	reborn := httptest.NewServer(api.NewHandler(other, api.HandlerOptions{}))
+	defer reborn.Close()
+
+	known := v1.Worker{Answers: v1.AnswersYes, Links: new(0), LeaseLeft: "3.1s"}
+	unknown := v1.Worker{Answers: v1.AnswersUnknown}
+	for name, c := range map[string]struct {
+		url  string
+		want v1.Worker
+	}{
+		"answers": {good.URL, known}, "mute": {s.URL, unknown}, "dead": {deadURL(t), unknown}, "busy": {busyURL(t), unknown},
+		"breaks off": {breakingURL(t), unknown}, "another process": {reborn.URL, unknown}, "no address": {"", unknown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := apitest.NewFleet()
+			f.APIs = map[string]string{"w-2": c.url}
+			h := api.NewHandler(f, api.HandlerOptions{})
+			var one v1.Worker
+			var list v1.List[v1.Worker]
+			if err := json.Unmarshal(ask(h, "GET", "/v1/workers/w-2", "").Body.Bytes(), &one); err != nil {
+				t.Fatal(err)
+			}
+			if err := json.Unmarshal(ask(h, "GET", "/v1/workers", "").Body.Bytes(), &list); err != nil {
+				t.Fatal(err)
+			}
+			for _, got := range []v1.Worker{one, list.Items[1]} {
+				if d := cmp.Diff(c.want, v1.Worker{Answers: got.Answers, Links: got.Links, LeaseLeft: got.LeaseLeft}); d != "" {
+					t.Errorf("(-want +got):\n%s", d)
+				}
+			}
+			if w := list.Items[0]; w.Answers != v1.AnswersYes || w.Links == nil || *w.Links != 2 {
+				t.Errorf("the one that was asked: %+v", w)
+			}
+		})
+	}
+}
+
 // deadURL is an address where nothing listens.
 func deadURL(t *testing.T) string {
 	t.Helper()

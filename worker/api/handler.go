@@ -20,6 +20,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/holdfast-ha/holdfast/agent/trust"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
 
@@ -37,7 +38,8 @@ type HandlerOptions struct {
 	Metrics http.Handler
 	Logger  *slog.Logger
 	Version string
-	Forward http.RoundTripper // to other workers; default: a pool of its own
+	Forward http.RoundTripper // to other workers; default: a plaintext pool of its own
+	Trust   *trust.Source     // whose certificates are admitted; nil: everybody, as on loopback
 }
 
 // NewHandler serves Routes from a backend. Watches end when the request's context ends:
@@ -66,7 +68,9 @@ func NewHandler(b Backend, o HandlerOptions) http.Handler {
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer recovered(&o, w, r)
-		mux.ServeHTTP(w, r)
+		if r = admit(&o, w, r); r != nil {
+			mux.ServeHTTP(w, r)
+		}
 	})
 }
 
@@ -167,10 +171,12 @@ func serve(b Backend, o *HandlerOptions, rows []*Route, w http.ResponseWriter, r
 func (c *call) check() error {
 	for name, values := range c.query {
 		var known []string
-		ok := false
+		ok, many := false, false
 		for _, p := range c.route.Query {
 			known = append(known, p.Name)
-			ok = ok || p.Name == name
+			if p.Name == name {
+				ok, many = true, p.Many
+			}
 		}
 		if !ok {
 			if len(known) == 0 {
@@ -178,30 +184,13 @@ func (c *call) check() error {
 			}
 			return v1.BadField(name, "not a parameter of %s %s, allowed are %s", c.route.Method, c.route.Path, strings.Join(known, ", "))
 		}
-		if len(values) > 1 {
+		if len(values) > 1 && !many {
 			return v1.BadField(name, "given %d times, allowed is once", len(values))
 		}
 	}
 	var err error
 	c.watch, err = c.flag("watch")
 	return err
-}
-
-// caller names who asks. Until the API authenticates it is what the client says it is,
-// with the address it came from; a forwarding worker passes on what it noted.
-func caller(r *http.Request) string {
-	if who := r.Header.Get(forwardedHeader); who != "" {
-		return clean(who)
-	}
-	name := clean(r.Header.Get(v1.ActorHeader))
-	if name == "" {
-		name = "anonymous"
-	}
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		host = r.RemoteAddr
-	}
-	return name + "@" + host
 }
 
 // clean keeps a name from the outside printable and short.

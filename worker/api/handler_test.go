@@ -97,6 +97,23 @@ func TestRoutes(t *testing.T) {
 		{name: "partition enabled", method: "POST", target: "/v1/partitions/z1:enabled", body: `{"on":true}`, status: 200, call: `ann@10.1.1.1: set partition z1 enabled true ""`},
 		{name: "partition without verb", method: "POST", target: "/v1/partitions/z1", body: `{"on":true}`, status: 405, code: "bad-request"},
 		{name: "workers", method: "GET", target: "/v1/workers", status: 200, has: `"id":"w-2"`},
+		{name: "worker", method: "GET", target: "/v1/workers/w-1", status: 200, has: `"answers":"yes","links":2,"leaseLeft":"4.2s"`},
+		{name: "worker unknown", method: "GET", target: "/v1/workers/w-9", status: 404, code: "not-found"},
+		{name: "drain", method: "POST", target: "/v1/workers/w-1/drain", body: `{"reason":"new kernel"}`, status: 200, has: `"by":"ann@10.1.1.1"`, call: `ann@10.1.1.1: drain worker w-1 true "new kernel" false`},
+		{name: "drain dry", method: "POST", target: "/v1/workers/w-1/drain?dryRun=true", body: `{}`, status: 200, has: `"moves":512,"hostsMoved":2`},
+		{name: "drain without body", method: "POST", target: "/v1/workers/w-1/drain", status: 400, code: "bad-request", field: "body"},
+		{name: "drain unknown", method: "POST", target: "/v1/workers/w-9/drain", body: `{}`, status: 404, code: "not-found"},
+		{name: "drain dry unknown", method: "POST", target: "/v1/workers/w-9/drain?dryRun=true", body: `{}`, status: 404, code: "not-found"},
+		{name: "drain method", method: "GET", target: "/v1/workers/w-1/drain", status: 405, code: "bad-request"},
+		{name: "undrain", method: "POST", target: "/v1/workers/w-1/undrain", body: `{}`, status: 200, has: `"state":"ready"`, call: `ann@10.1.1.1: drain worker w-1 false "" false`},
+		{name: "undrain dry", method: "POST", target: "/v1/workers/w-2/undrain?dryRun=true", body: `{}`, status: 200, has: `"moves":256`},
+		{name: "plan", method: "GET", target: "/v1/plan", status: 200, has: `"targets":[]`},
+		{name: "plan of many", method: "GET", target: "/v1/plan?without=w-1&add=w-8:z1&add=w-9:z1:3", status: 200, has: `{"id":"w-9","zone":"z1","weight":3`},
+		{name: "plan unknown", method: "GET", target: "/v1/plan?without=w-7", status: 404, code: "not-found"},
+		{name: "plan without nobody", method: "GET", target: "/v1/plan?without=", status: 400, code: "bad-request", field: "without"},
+		{name: "plan bad weight", method: "GET", target: "/v1/plan?add=w-9:z1:101", status: 400, code: "bad-request", field: "add", has: "1 to 100"},
+		{name: "plan bad worker", method: "GET", target: "/v1/plan?add=:z1", status: 400, code: "bad-request", field: "add"},
+		{name: "plan too much", method: "GET", target: "/v1/plan?add=w:z:1:2", status: 400, code: "bad-request", field: "add"},
 		{name: "incidents", method: "GET", target: "/v1/incidents?host=h-3", status: 200, has: `"id":"i-1"`},
 		{name: "incident", method: "GET", target: "/v1/incidents/i-2", status: 200, has: `"ledger"`},
 		{name: "incident unknown", method: "GET", target: "/v1/incidents/x", status: 404, code: "not-found"},
@@ -196,6 +213,25 @@ func matches(route, path string) bool {
 		}
 	}
 	return len(a) == len(b)
+}
+
+// TestLastReadyWorkerStays proves that the refusal of the last drain reaches the caller,
+// in the dry run too, and that force overrides it.
+func TestLastReadyWorkerStays(t *testing.T) {
+	f := apitest.NewFleet()
+	h := api.NewHandler(f, api.HandlerOptions{})
+	f.ChangeWorker("w-2", func(w *v1.Worker) { w.State = "draining" })
+	for _, target := range []string{"/v1/workers/w-1/drain", "/v1/workers/w-1/drain?dryRun=true"} {
+		if w := ask(h, "POST", target, `{}`); w.Code != 422 || !strings.Contains(w.Body.String(), "last that is ready") {
+			t.Errorf("%s: %d %s", target, w.Code, w.Body)
+		}
+	}
+	if got := f.Noted(); len(got) > 0 {
+		t.Errorf("drained: %v", got)
+	}
+	if w := ask(h, "POST", "/v1/workers/w-1/drain", `{"force":true}`); w.Code != 200 {
+		t.Errorf("forced: %d %s", w.Code, w.Body)
+	}
 }
 
 // TestETagIsRevision proves that an answer's ETag is what If-Match takes.

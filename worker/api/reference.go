@@ -32,7 +32,11 @@ func RoutesMarkdown() string {
 		}
 		fmt.Fprintf(&b, "\n`%s %s`\n\n", r.Method, r.Path)
 		for _, p := range r.Query {
-			fmt.Fprintf(&b, "- `%s`: %s\n", p.Name, p.Doc)
+			fmt.Fprintf(&b, "- `%s`: %s", p.Name, p.Doc)
+			if p.Many {
+				b.WriteString("; may be given several times")
+			}
+			b.WriteByte('\n')
 		}
 	}
 	b.WriteString("\n## Types\n\nFields marked ? are left out when empty. Times are RFC 3339 in UTC.\n")

@@ -77,14 +77,6 @@ func setPartition(what string) func(*call) error {
 	}
 }
 
-func listWorkers(c *call) error {
-	ws, err := c.b.Workers(c.ctx())
-	if err != nil {
-		return err
-	}
-	return whole(c, ws)
-}
-
 func listIncidents(c *call) error {
 	is, err := c.b.Incidents(c.ctx(), c.query.Get("host"))
 	if err != nil {

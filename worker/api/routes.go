@@ -7,7 +7,10 @@ import (
 )
 
 // Param is one query parameter of a route.
-type Param struct{ Name, Doc string }
+type Param struct {
+	Name, Doc string
+	Many      bool // may be given several times
+}
 
 // Route is one row of the API: the mux, the reference and, later, who may call it are
 // made of it. A path may end in `{path...}:verb`, for names that contain slashes.
@@ -23,26 +26,30 @@ type Route struct {
 
 var (
 	pageParams = []Param{
-		{"limit", "page size, 1 to 10000, default 5000"},
-		{"after", "the field `next` of the page before"},
+		{Name: "limit", Doc: "page size, 1 to 10000, default 5000"},
+		{Name: "after", Doc: "the field `next` of the page before"},
 	}
-	watchParam  = Param{"watch", "`true`: server-sent events instead of a list"}
-	dryParam    = Param{"dryRun", "`true`: check and answer, change nothing"}
-	scopeParam  = Param{"scope", "`global` (default), `zone/…`, `pod/…`, `cluster/…`, `host/…`"}
+	watchParam  = Param{Name: "watch", Doc: "`true`: server-sent events instead of a list"}
+	dryParam    = Param{Name: "dryRun", Doc: "`true`: check and answer, change nothing"}
+	scopeParam  = Param{Name: "scope", Doc: "`global` (default), `zone/…`, `pod/…`, `cluster/…`, `host/…`"}
 	eventParams = []Param{
-		{"host", "events of this host"},
-		{"partition", "events of this partition and those below it"},
-		{"type", "events of this type"},
-		{"severity", "`info`, `warning` or `page`"},
-		{"since", "RFC 3339 time, or a duration back from now such as `2h`"},
-		{"after", "a revision: only later events"},
-		{"limit", "page size, 1 to 10000, default 5000"},
+		{Name: "host", Doc: "events of this host"},
+		{Name: "partition", Doc: "events of this partition and those below it"},
+		{Name: "type", Doc: "events of this type"},
+		{Name: "severity", Doc: "`info`, `warning` or `page`"},
+		{Name: "since", Doc: "RFC 3339 time, or a duration back from now such as `2h`"},
+		{Name: "after", Doc: "a revision: only later events"},
+		{Name: "limit", Doc: "page size, 1 to 10000, default 5000"},
+	}
+	planParams = []Param{
+		{Name: "without", Doc: "as if this worker owned nothing", Many: true},
+		{Name: "add", Doc: "`W`, `W:zone` or `W:zone:weight`: as if this worker took part, a new one or one that is drained", Many: true},
 	}
 	hostParams = []Param{
-		{"partition", "hosts of this partition and those below it"},
-		{"state", "HA states, comma-separated"},
-		{"labels", "`a=b,c!=d,e in (x,y),f,!g`"},
-		{"sort", "`id` (default), `state`, `since`, `partition`, `power` or `owner`; with a leading `-` downwards"},
+		{Name: "partition", Doc: "hosts of this partition and those below it"},
+		{Name: "state", Doc: "HA states, comma-separated"},
+		{Name: "labels", Doc: "`a=b,c!=d,e in (x,y),f,!g`"},
+		{Name: "sort", Doc: "`id` (default), `state`, `since`, `partition`, `power` or `owner`; with a leading `-` downwards"},
 	}
 )
 
@@ -65,8 +72,12 @@ var Routes = []Route{
 	{"POST", "/v1/partitions/{path...}:ha", "ha:write", v1.Switch{}, v1.Partition{}, nil, "HA wanted here or not.", setPartition("ha")},
 	{"POST", "/v1/partitions/{path...}:enabled", "hosts:write", v1.Switch{}, v1.Partition{}, nil, "Partition enabled or not.", setPartition("enabled")},
 
-	{"GET", "/v1/workers", "workers:read", nil, v1.List[v1.Worker]{}, nil, "List the members of the control plane.", listWorkers},
-	{"GET", "/v1/incidents", "hosts:read", nil, v1.List[v1.Incident]{}, join([]Param{{"host", "incidents of this host"}}, pageParams), "List incidents, newest first.", listIncidents},
+	{"GET", "/v1/workers", "workers:read", nil, v1.List[v1.Worker]{}, nil, "List the members of the control plane, and those drained that are not running. Links and lease come from each worker itself; one that does not answer within a second is `unknown` there.", listWorkers},
+	{"GET", "/v1/workers/{id}", "workers:read", nil, v1.Worker{}, nil, "One worker.", getWorker},
+	{"POST", "/v1/workers/{id}/drain", "workers:write", v1.DrainRequest{}, v1.Worker{}, []Param{dryParam}, "Let a worker hand over all it owns and take nothing, also after a restart; with `dryRun` the answer is a FleetPlan. Refused for the last that is ready, unless forced.", drainWorker(true)},
+	{"POST", "/v1/workers/{id}/undrain", "workers:write", v1.DrainRequest{}, v1.Worker{}, []Param{dryParam}, "Let a drained worker take its share again; with `dryRun` the answer is a FleetPlan.", drainWorker(false)},
+	{"GET", "/v1/plan", "workers:read", nil, v1.FleetPlan{}, planParams, "What would move between workers, nothing is changed. Without parameters: what is to move now.", planFleet},
+	{"GET", "/v1/incidents", "hosts:read", nil, v1.List[v1.Incident]{}, join([]Param{{Name: "host", Doc: "incidents of this host"}}, pageParams), "List incidents, newest first.", listIncidents},
 	{"GET", "/v1/incidents/{id}", "hosts:read", nil, v1.Incident{}, nil, "One incident with its ledger.", getIncident},
 	{"GET", "/v1/events", "events:read", nil, v1.List[v1.Event]{}, join(eventParams, nil, watchParam), "List or watch events, oldest first. A watch goes on after `Last-Event-ID`; it repeats the events of that revision.", listEvents},
 
@@ -76,7 +87,7 @@ var Routes = []Route{
 
 	{"POST", "/v1/ha/arm", "ha:write", v1.ArmRequest{}, v1.Setting{}, nil, "Let automation act at a scope.", arm(true)},
 	{"POST", "/v1/ha/disarm", "ha:write", v1.ArmRequest{}, v1.Setting{}, nil, "Forbid automation to act at a scope, for good or for a while.", arm(false)},
-	{"GET", "/v1/allocate", "hosts:read", nil, v1.List[v1.Candidate]{}, []Param{{"partition", "only hosts below this partition"}, {"ha", "`true`: the work needs HA"}}, "Rank the hosts that new work may go to, best first.", allocate},
+	{"GET", "/v1/allocate", "hosts:read", nil, v1.List[v1.Candidate]{}, []Param{{Name: "partition", Doc: "only hosts below this partition"}, {Name: "ha", Doc: "`true`: the work needs HA"}}, "Rank the hosts that new work may go to, best first.", allocate},
 
 	{"GET", "/v1/version", "", nil, v1.Version{}, nil, "Version of this worker.", getVersion},
 	{"GET", "/v1/health", "", nil, v1.Health{}, nil, "Readiness and named warnings of this worker.", getHealth},

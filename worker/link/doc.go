@@ -8,6 +8,7 @@
 // says of a host's health is the owner's business.
 //
 // Invariants: one session per host, the newest wins and the older is told why; a frame
-// is only ever attributed to the host that said Hello on its stream; no send blocks
+// is only ever attributed to the host that said Hello on its stream, and only a host's own
+// certificate may say it (secure.go); no send blocks
 // longer than its deadline; a broken stream by itself says nothing about the host.
 package link

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/agent/trust"
 )
 
 // Handler is told of every frame. Its calls come from the stream's own goroutine, in
@@ -45,9 +46,10 @@ const (
 // Server holds the sessions of one worker. Make it with New, register it on a gRPC
 // server made by NewGRPC.
 type Server struct {
-	h   Handler
-	log *slog.Logger
-	now func() time.Time
+	h     Handler
+	log   *slog.Logger
+	now   func() time.Time
+	trust *trust.Source // nil: plaintext
 
 	mu       sync.Mutex
 	sessions map[string]*Session
@@ -62,8 +64,13 @@ func New(h Handler, log *slog.Logger) *Server {
 
 // NewGRPC makes the gRPC server for s with bounded frames, small buffers (an idle
 // agent's memory is mostly buffers, leases.md §7) and keep-alives that find half-open
-// peers; the ping message stays the health signal.
-func NewGRPC(s *Server, opts ...grpc.ServerOption) *grpc.Server {
+// peers; the ping message stays the health signal. Only hosts with a certificate that src
+// admits get in, each for itself; with a nil src the door is plaintext, which only a
+// loopback address may be.
+func NewGRPC(s *Server, src *trust.Source, opts ...grpc.ServerOption) *grpc.Server {
+	if s.trust = src; src != nil {
+		opts = append(opts, grpc.Creds(newDoorCreds(src)))
+	}
 	g := grpc.NewServer(append([]grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxFrame), grpc.MaxSendMsgSize(maxFrame),
 		grpc.ReadBufferSize(4 << 10), grpc.WriteBufferSize(4 << 10), grpc.SharedWriteBuffer(true),
@@ -100,6 +107,10 @@ func (a *Session) newer(b *Session) bool {
 
 // Connect implements agentpb.LinkServer.
 func (s *Server) Connect(stream grpc.BidiStreamingServer[agentpb.Up, agentpb.Down]) error {
+	who, err := s.admit(stream.Context())
+	if err != nil {
+		return err
+	}
 	first, err := stream.Recv()
 	if err != nil {
 		return err
@@ -107,6 +118,9 @@ func (s *Server) Connect(stream grpc.BidiStreamingServer[agentpb.Up, agentpb.Dow
 	hello := first.GetHello()
 	if hello == nil || hello.Host == "" || hello.BootId == "" || hello.ProcessId == "" {
 		return refuse(stream, &agentpb.Refusal{Reason: agentpb.Refusal_BAD_HELLO, Detail: "the first frame must be a Hello with host, boot_id and process_id"})
+	}
+	if err := s.speaksFor(stream.Context(), who, hello.Host); err != nil {
+		return err
 	}
 	welcome, refusal := s.h.Hello(hello)
 	if refusal != nil {

@@ -76,7 +76,9 @@ func (o gated) Open(ctx context.Context, t Target) (Conn, error) {
 		o.gate.leave(d, version, KindOf(err) == corepower.AuthFailed)
 		return nil, err
 	}
-	return &gatedConn{Conn: c, leave: sync.OnceFunc(func() { o.gate.leave(d, version, false) })}, nil
+	g := &gatedConn{Conn: c}
+	g.leave = sync.OnceFunc(func() { o.gate.leave(d, version, g.refused) })
+	return g, nil
 }
 
 func (g *Gate) enter(ctx context.Context, t Target, version string, u Urgency) (*device, error) {
@@ -183,10 +185,33 @@ func waitError(ctx context.Context, t Target) error {
 
 type gatedConn struct {
 	Conn
-	leave func()
+	refused bool // drivers without sessions log in with each call
+	leave   func()
 }
 
 func (c *gatedConn) Unwrap() Conn { return c.Conn }
+
+func (c *gatedConn) saw(err error) {
+	c.refused = c.refused || KindOf(err) == corepower.AuthFailed
+}
+
+func (c *gatedConn) Identity(ctx context.Context) (corepower.Identity, error) {
+	id, err := c.Conn.Identity(ctx)
+	c.saw(err)
+	return id, err
+}
+
+func (c *gatedConn) Status(ctx context.Context) (corepower.Reading, error) {
+	r, err := c.Conn.Status(ctx)
+	c.saw(err)
+	return r, err
+}
+
+func (c *gatedConn) Do(ctx context.Context, cmd Command) (corepower.Outcome, error) {
+	out, err := c.Conn.Do(ctx, cmd)
+	c.saw(err)
+	return out, err
+}
 
 func (c *gatedConn) Close(ctx context.Context) error {
 	defer c.leave()

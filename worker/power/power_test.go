@@ -209,6 +209,24 @@ func TestGateLockout(t *testing.T) {
 	})
 }
 
+// TestGateLockoutInSession: a log-in that is refused later than at Open counts as well;
+// drivers that run programs log in with each call (power.md §11, 21).
+func TestGateLockoutInSession(t *testing.T) {
+	s, _ := fileSecret(t, "wrong")
+	synctest.Test(t, func(t *testing.T) {
+		f := &fake{status: refusal(corepower.AuthFailed)}
+		g := NewGate()
+		for range 3 {
+			if _, err := ReadOnce(t.Context(), g.For(f, Urgent), Target{Address: "a", Secret: s}); KindOf(err) != corepower.AuthFailed {
+				t.Errorf("read: %v", err)
+			}
+		}
+		if len(f.opens) != 1 {
+			t.Errorf("%d log-ins with a refused secret, want 1", len(f.opens))
+		}
+	})
+}
+
 // TestGateForgets: devices nobody asks for any more do not stay for ever.
 func TestGateForgets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -52,6 +52,9 @@ func parsePath(tmpl string) (*jsonpath.JSONPath, error) {
 // Tabular says whether the format is made of columns.
 func (f Format) Tabular() bool { return f.kind == "" || f.kind == "wide" }
 
+// Wide says whether more than usual was asked for.
+func (f Format) Wide() bool { return f.kind == "wide" }
+
 // Options say how to write.
 type Options struct {
 	Format    Format

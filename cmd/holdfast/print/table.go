@@ -211,7 +211,7 @@ func (s *Stream[T]) line(b *strings.Builder, row []string, item *T) {
 var colours = map[string]string{
 	"AVAILABLE": "32", "ACTIVE": "32", "ON": "32", "ready": "32", "allow": "32",
 	"INITIALIZING": "36", "CHECKING": "33", "SUSPECT": "33", "DEGRADED": "33", "UNSUPPORTED": "33", "UNKNOWN": "33", "INACTIVE": "33", "warning": "33", "hold": "33",
-	"RECOVERING": "35", "FENCING": "35",
+	"RECOVERING": "35", "FENCING": "35", "draining": "33", "drained": "33", "restarting": "36", "absent": "31",
 	"FENCED": "31", "FAILED": "31", "page": "31", "need-human": "31",
 }
 

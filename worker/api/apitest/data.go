@@ -52,8 +52,8 @@ func NewFleet() *Fleet {
 				Disarmed: []string{"cluster/z1/p1/c1"}, Budget: &v1.Budget{Scope: "cluster/z1/p1/c1", Used: 1, Limit: 3, Window: "1h"}},
 		},
 		WorkerL: []v1.Worker{
-			{ID: "w-1", Boot: "wb-1", API: "10.0.0.1:7080", Agents: "10.0.0.1:7081", Zone: "z1", Weight: 1, State: "ready", Started: at(0), Version: "1.0", Slots: 512, Hosts: 2},
-			{ID: "w-2", Boot: "wb-2", API: "10.0.0.2:7080", Agents: "10.0.0.2:7081", Zone: "z1", Weight: 1, State: "ready", Started: at(1), Version: "1.0", Slots: 512, Hosts: 2},
+			{ID: "w-1", Boot: "wb-1", API: "10.0.0.1:7080", Agents: "10.0.0.1:7081", Zone: "z1", Weight: 1, State: "ready", Since: at(0), Started: at(0), Version: "1.0", Slots: 512, Hosts: 2, Answers: v1.AnswersYes, Links: new(2), LeaseLeft: "4.2s"},
+			{ID: "w-2", Boot: "wb-2", API: "10.0.0.2:7080", Agents: "10.0.0.2:7081", Zone: "z1", Weight: 1, State: "ready", Since: at(1), Started: at(1), Version: "1.0", Slots: 512, Hosts: 2, Answers: v1.AnswersUnknown},
 		},
 		IncL: []v1.Incident{
 			{ID: "i-2", Host: "h-2", Opened: at(180), State: "SUSPECT", Cause: "3 pings missed", Ledger: ledger, Guards: guards},

@@ -30,6 +30,7 @@ type Fleet struct {
 	Set       map[string]v1.Setting // by scope and name
 	Calls     []string              // who and what of each write
 	Elsewhere map[string]string     // hosts owned by another worker: its base URL, "" for nobody
+	APIs      map[string]string     // base URLs of the APIs of workers other than the one that serves
 	NotReady  error
 	Warnings  []api.Warning
 
@@ -305,12 +306,6 @@ func (f *Fleet) SetPartition(_ context.Context, who, path, what string, s v1.Swi
 func (f *Fleet) ExplainPartition(ctx context.Context, path string) (v1.Explanation, error) {
 	p, err := f.Partition(ctx, path)
 	return v1.Explanation{Subject: "partition " + path, State: p.State, Since: p.Since, Why: []string{p.Reason}}, err
-}
-
-func (f *Fleet) Workers(context.Context) ([]v1.Worker, error) {
-	f.Mu.Lock()
-	defer f.Mu.Unlock()
-	return slices.Clone(f.WorkerL), nil
 }
 
 func (f *Fleet) Incidents(_ context.Context, host string) ([]v1.Incident, error) {

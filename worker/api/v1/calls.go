@@ -185,6 +185,43 @@ func (c *Client) Workers(ctx context.Context) ([]Worker, error) {
 	return all[Worker](ctx, c, "/v1/workers", nil)
 }
 
+// Worker is one worker, with its own live facts where it answers.
+func (c *Client) Worker(ctx context.Context, id string) (Worker, error) {
+	return get[Worker](ctx, c, workerPath(id, ""), nil)
+}
+
+// DrainWorker lets a worker hand over all it owns and take nothing, until UndrainWorker.
+// It answers once that is on record; the worker is drained when its state says so.
+func (c *Client) DrainWorker(ctx context.Context, id string, r DrainRequest) (Worker, error) {
+	return post[Worker](ctx, c, workerPath(id, "/drain"), nil, r)
+}
+
+// UndrainWorker lets a drained worker take its share again.
+func (c *Client) UndrainWorker(ctx context.Context, id string, r DrainRequest) (Worker, error) {
+	return post[Worker](ctx, c, workerPath(id, "/undrain"), nil, r)
+}
+
+// PlanDrain says what DrainWorker would move, and is refused where that would be.
+func (c *Client) PlanDrain(ctx context.Context, id string, r DrainRequest) (FleetPlan, error) {
+	return post[FleetPlan](ctx, c, workerPath(id, "/drain"), dryRun(true), r)
+}
+
+// PlanUndrain says what UndrainWorker would move.
+func (c *Client) PlanUndrain(ctx context.Context, id string, r DrainRequest) (FleetPlan, error) {
+	return post[FleetPlan](ctx, c, workerPath(id, "/undrain"), dryRun(true), r)
+}
+
+// PlanFleet says what would move without some workers, or with more.
+func (c *Client) PlanFleet(ctx context.Context, without []string, add []Joiner) (FleetPlan, error) {
+	q := url.Values{"without": without}
+	for _, j := range add {
+		q.Add("add", j.String())
+	}
+	return get[FleetPlan](ctx, c, "/v1/plan", q)
+}
+
+func workerPath(id, rest string) string { return "/v1/workers/" + url.PathEscape(id) + rest }
+
 // Incidents lists incidents, newest first; host "" means all.
 func (c *Client) Incidents(ctx context.Context, host string) ([]Incident, error) {
 	v := url.Values{}

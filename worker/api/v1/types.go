@@ -2,7 +2,12 @@
 
 package v1
 
-import "time"
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
 
 // HostStates are the HA states a host can be in (ha.md §3).
 var HostStates = []string{
@@ -160,13 +165,121 @@ type Worker struct {
 	Agents  string    `json:"agents"` // address agents dial
 	Zone    string    `json:"zone,omitempty"`
 	Weight  int       `json:"weight"`
-	State   string    `json:"state"` // ready, draining, restarting
+	State   string    `json:"state"`          // on record: ready, draining, restarting; as shown see WorkerStates
+	Since   time.Time `json:"since,omitzero"` // of the state
 	Started time.Time `json:"started"`
 	PID     int       `json:"pid,omitempty"`
 	Version string    `json:"version"`
 	Slots   int       `json:"slots"`           // computed
 	Hosts   int       `json:"hosts"`           // computed
-	Links   int       `json:"links,omitempty"` // only from that worker itself
+	Drain   *Drain    `json:"drain,omitempty"` // computed: operators want it to own nothing
+
+	// Only from the worker itself. Answers is unknown when it said nothing in time; its
+	// links and lease are then left out, never zero.
+	Answers   string `json:"answers,omitempty"`
+	Links     *int   `json:"links,omitempty"`     // agents linked to it
+	LeaseLeft string `json:"leaseLeft,omitempty"` // duration for which its lease certainly holds
+}
+
+// WorkerStates are the states in which workers are shown: a drained worker owns nothing
+// and takes nothing; an absent one is drained and not running.
+var WorkerStates = []string{"ready", "draining", "drained", "restarting", "absent"}
+
+// Values of Worker.Answers.
+const (
+	AnswersYes     = "yes"
+	AnswersUnknown = "unknown"
+)
+
+// Drain is the value of drains/<worker> in etcd: it outlives restarts of the worker.
+type Drain struct {
+	V      int       `json:"v"`
+	Worker string    `json:"worker"`
+	By     string    `json:"by"`
+	At     time.Time `json:"at"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// DrainRequest asks that a worker hands over all it owns and takes nothing, or, undrain,
+// that it takes part again.
+type DrainRequest struct {
+	Reason string `json:"reason,omitempty"`
+	Force  bool   `json:"force,omitempty"` // drain only: also the last ready worker, which keeps what it owns until another comes
+}
+
+// Joiner is a worker that a FleetPlan adds: a new one, or one that is drained now.
+type Joiner struct {
+	ID     string `json:"id"`
+	Zone   string `json:"zone,omitempty"`
+	Weight int    `json:"weight,omitempty"` // 0: its own, of a new one 1
+}
+
+// String is W, W:zone or W:zone:weight: what ParseJoiner reads.
+func (j Joiner) String() string {
+	switch {
+	case j.Weight > 0:
+		return fmt.Sprintf("%s:%s:%d", j.ID, j.Zone, j.Weight)
+	case j.Zone != "":
+		return j.ID + ":" + j.Zone
+	}
+	return j.ID
+}
+
+// ParseJoiner reads W, W:zone or W:zone:weight; the error is a Problem of the field add.
+func ParseJoiner(s string) (Joiner, error) {
+	parts := strings.Split(s, ":")
+	j := Joiner{ID: parts[0]}
+	bad := BadField("add", "%q, allowed is W, W:zone or W:zone:weight with a weight of 1 to 100", s)
+	if len(parts) > 3 || j.ID == "" {
+		return j, bad
+	}
+	if len(parts) > 1 {
+		j.Zone = parts[1]
+	}
+	if len(parts) > 2 {
+		n, err := strconv.Atoi(parts[2])
+		if err != nil || n < 1 || n > 100 {
+			return j, bad
+		}
+		j.Weight = n
+	}
+	return j, nil
+}
+
+// FleetPlan says where slots and hosts would be after a change of the workers.
+type FleetPlan struct {
+	Without    []string      `json:"without,omitempty"`
+	Add        []Joiner      `json:"add,omitempty"`
+	Members    []FleetMember `json:"members"`
+	Moves      int           `json:"moves"`             // slots that change hands
+	HostsMoved int           `json:"hostsMoved"`        // hosts in them
+	Least      int           `json:"least"`             // moves that any balanced plan needs
+	Orphans    int           `json:"orphans,omitempty"` // slots nobody owns now, taken besides
+	Peak       int           `json:"peak"`              // hosts of the fullest worker afterwards
+	Mean       float64       `json:"mean"`              // its share of all hosts by weight
+	Heaviest   int           `json:"heaviest"`          // hosts in the heaviest slot
+	Targets    []SlotMove    `json:"targets"`
+	Warnings   []string      `json:"warnings,omitempty"`
+}
+
+// FleetMember is one worker in a FleetPlan.
+type FleetMember struct {
+	ID          string `json:"id"`
+	Zone        string `json:"zone,omitempty"`
+	Weight      int    `json:"weight"`           // 0: takes nothing
+	Frozen      bool   `json:"frozen,omitempty"` // restarting: keeps what it owns
+	SlotsBefore int    `json:"slotsBefore"`
+	SlotsAfter  int    `json:"slotsAfter"`
+	HostsBefore int    `json:"hostsBefore"`
+	HostsAfter  int    `json:"hostsAfter"`
+}
+
+// SlotMove is one slot that would change hands; From is empty for one that nobody owns.
+type SlotMove struct {
+	Slot  int    `json:"slot"`
+	From  string `json:"from,omitempty"`
+	To    string `json:"to"`
+	Hosts int    `json:"hosts"`
 }
 
 // Incident is one episode of suspicion of one host.

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/holdfast-ha/holdfast/agent/trust"
+)
+
+// trustEvery is how often an agent looks at its certificate between handshakes, which
+// may be months apart.
+const trustEvery = time.Minute
+
+// openTrust reads this host's certificate.
+func openTrust(o Options) (*trust.Source, error) {
+	return trust.Open(trust.Config{
+		Files: o.TLS, Fields: trust.Files{CA: "tls.ca", Cert: "tls.cert", Key: "tls.key"},
+		Want: trust.Identity{Role: trust.Host, ID: o.Host}, Logger: o.Logger.With("host", o.Host),
+	})
+}
+
+// credentials secure a link to the worker at this address, which must show a worker's
+// certificate for it.
+func (a *Agent) credentials(address string) (credentials.TransportCredentials, error) {
+	if a.trust == nil {
+		return insecure.NewCredentials(), nil
+	}
+	host, err := splitAddress(address)
+	if err != nil {
+		return nil, err
+	}
+	return credentials.NewTLS(a.trust.Dialer(trust.Peer{Role: trust.Worker, Name: host})), nil
+}
+
+// explain puts into words that the worker has refused our certificate.
+func (a *Agent) explain(end ending) ending {
+	if a.trust != nil {
+		end.err = a.trust.Explain(end.err)
+	}
+	return end
+}
+
+// trustLoop says in time that this host's certificate is not renewed. The link that is up
+// stays; the next one would be refused.
+func (a *Agent) trustLoop(ctx context.Context) error {
+	if a.trust == nil {
+		return nil
+	}
+	for said := ""; ; {
+		c, now := a.trust.State(), time.Now()
+		say := ""
+		switch {
+		case now.After(c.NotAfter):
+			say = "has expired, workers refuse this host"
+		case c.Expiring(now):
+			say = "ends soon and was not renewed yet"
+		}
+		if say != "" && say != said {
+			a.opts.Logger.Warn("certificate needs renewal", "cause", fmt.Sprintf("the certificate %s", say), "until", c.NotAfter.UTC(), "file", a.opts.TLS.Cert)
+		}
+		said = say
+		if !sleep(ctx, trustEvery) {
+			return nil
+		}
+	}
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/agent/trust"
+	"github.com/holdfast-ha/holdfast/worker/link"
+	"github.com/holdfast-ha/holdfast/worker/pki"
+	"github.com/holdfast-ha/holdfast/worker/pki/pkitest"
+)
+
+// heard is what a worker's own handshakes ended with.
+type heard struct {
+	credentials.TransportCredentials
+	failed chan error
+}
+
+func (h heard) Clone() credentials.TransportCredentials { return h }
+
+func (h heard) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	c, info, err := h.TransportCredentials.ServerHandshake(raw)
+	if err != nil {
+		h.failed <- err
+	}
+	return c, info, err
+}
+
+// securedWorker is a fake worker behind a certificate of its own.
+func securedWorker(t *testing.T, files trust.Files) (*fakeWorker, chan error) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &fakeWorker{address: listener.Addr().String(), hello: welcome(nil), up: make(chan *agentpb.Up, 1000), down: make(chan *agentpb.Down)}
+	creds := heard{credentials.NewTLS(pkitest.Open(t, files).Door("h2")), make(chan error, 100)}
+	server := grpc.NewServer(grpc.Creds(creds))
+	agentpb.RegisterLinkServer(server, w)
+	var served sync.WaitGroup
+	served.Go(func() { _ = server.Serve(listener) })
+	t.Cleanup(func() { server.Stop(); served.Wait() })
+	return w, creds.failed
+}
+
+// An agent links to workers only, by their certificates; both sides say why not.
+func TestAgentAcceptsWorkersOnly(t *testing.T) {
+	lab, other := pkitest.New(t), pkitest.New(t)
+	files := lab.Issue(t, trust.Host, "h1")
+	at := func(o *pki.Options) { o.IP = []string{"127.0.0.1"} }
+	for _, c := range []struct {
+		name   string
+		worker trust.Files
+		agent  string // what the agent says; empty: linked
+	}{
+		{"good", lab.Issue(t, trust.Worker, "w1"), ""},
+		{"expired", lab.Issue(t, trust.Worker, "w2", pkitest.Expired), "certificate worker/w2 has expired at"},
+		{"not yet valid", lab.Issue(t, trust.Worker, "w3", pkitest.NotYet), "certificate worker/w3 is not valid before"},
+		{"foreign authority", lab.With(other.Issue(t, trust.Worker, "w1")), "certificate worker/w1 is signed by"},
+		{"host as worker", lab.Issue(t, trust.Host, "h2"), "certificate host/h2 is not for this use"},
+		{"etcd as worker", lab.Issue(t, pkitest.Etcd, "e1", at), `certificate \"e1\" names no identity`},
+		{"other address", lab.Elsewhere(t, "w9"), "certificate worker/w9 is for w9.example, not for 127.0.0.1"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w, failed := securedWorker(t, c.worker)
+			a := newAgent(t, func(o *Options) {
+				o.Workers, o.InsecureLoopback, o.TLS = []string{w.address}, false, files
+			})
+			if c.agent == "" {
+				stop := running(t, a.Run)
+				if h := expect(t, w, "hello", hello); h.Host != "h1" {
+					t.Errorf("hello of %s", h.Host)
+				}
+				expect(t, w, "ping", ping)
+				stop()
+				return
+			}
+			end := a.session(t.Context(), w.address, "boot-1", 1)
+			if end.welcomed || end.err == nil || !strings.Contains(end.cause(), c.agent) {
+				t.Errorf("agent says %q, want %q", end.cause(), c.agent)
+			}
+			select {
+			case err := <-failed:
+				if !strings.Contains(err.Error(), "remote error: tls: bad certificate") {
+					t.Errorf("worker hears %v", err)
+				}
+			case <-time.After(20 * time.Second):
+				t.Error("the worker was told nothing")
+			}
+		})
+	}
+}
+
+// What a worker thinks of the agent's certificate reaches the agent's log in words.
+func TestAgentIsToldWhy(t *testing.T) {
+	lab, other := pkitest.New(t), pkitest.New(t)
+	address := realDoor(t, lab.Issue(t, trust.Worker, "w1"))
+	for want, files := range map[string]trust.Files{
+		"the other side refused us: certificate host/h1 has expired at":                      lab.Issue(t, trust.Host, "h1", pkitest.Expired),
+		"the other side refused us: it does not know the authority of our certificate (host": sideBySide(t, lab, other),
+	} {
+		a := newAgent(t, func(o *Options) {
+			o.Workers, o.InsecureLoopback, o.TLS = []string{address}, false, files
+		})
+		if end := a.session(t.Context(), address, "boot-1", 1); end.welcomed || end.err == nil || !strings.Contains(end.cause(), want) {
+			t.Errorf("agent says %q, want %q", end.cause(), want)
+		}
+	}
+}
+
+// realDoor is a worker's own door; nobody gets so far as to say Hello.
+func realDoor(t *testing.T, files trust.Files) string {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := link.NewGRPC(link.New(nil, slog.New(slog.DiscardHandler)), pkitest.Open(t, files))
+	var served sync.WaitGroup
+	served.Go(func() { _ = server.Serve(listener) })
+	t.Cleanup(func() { server.Stop(); served.Wait() })
+	return listener.Addr().String()
+}
+
+// sideBySide is a host of another fleet that believes this one's workers as well.
+func sideBySide(t *testing.T, lab, other *pkitest.Lab) trust.Files {
+	f := other.Issue(t, trust.Host, "h1")
+	f.CA = lab.Bundle(t, other)
+	return f
+}
+
+// A redirect to a plaintext address is not followed out of TLS, and a worker that speaks
+// none is said to.
+func TestPlaintextWorkerIsNamed(t *testing.T) {
+	lab := pkitest.New(t)
+	w := startWorker(t, welcome(nil))
+	a := newAgent(t, func(o *Options) {
+		o.Workers, o.InsecureLoopback, o.TLS = []string{w.address}, false, lab.Issue(t, trust.Host, "h1")
+	})
+	if end := a.session(t.Context(), w.address, "boot-1", 1); end.err == nil || !strings.Contains(end.cause(), "the other side does not speak TLS") {
+		t.Errorf("agent says %q", end.cause())
+	}
+}

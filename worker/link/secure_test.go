@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package link
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/agent/trust"
+	"github.com/holdfast-ha/holdfast/worker/pki"
+	"github.com/holdfast-ha/holdfast/worker/pki/pkitest"
+)
+
+// lines collects a log; it tells that something was said, and of what kind.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lines) has(s string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Contains(l.b.String(), s)
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	limit := time.NewTimer(20 * time.Second)
+	defer limit.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			t.Fatalf("waited too long for: %s", what)
+		}
+	}
+}
+
+// secured is a door behind a worker's certificate.
+type secured struct {
+	*told
+	door    *Server
+	address string
+	log     *lines
+}
+
+func secure(t *testing.T, files trust.Files) *secured {
+	t.Helper()
+	s := &secured{told: &told{pings: make(chan *agentpb.Ping, 100), byes: make(chan *agentpb.Goodbye, 10), gone: make(chan error, 100)}, log: &lines{}}
+	src, err := trust.Open(trust.Config{Files: files, Fields: trust.Files{CA: "ca", Cert: "cert", Key: "key"}, Logger: slog.New(slog.NewTextHandler(s.log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.door = New(s.told, slog.New(slog.DiscardHandler))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.address = l.Addr().String()
+	g := NewGRPC(s.door, src)
+	served := make(chan error, 1)
+	go func() { served <- g.Serve(l) }()
+	t.Cleanup(func() {
+		s.door.Close()
+		g.Stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// knock dials with the credentials, says Hello for a host, and returns the first frame.
+func (s *secured) knock(t *testing.T, c credentials.TransportCredentials, name string, number uint64) (stream, *agentpb.Down, error) {
+	t.Helper()
+	conn, err := grpc.NewClient(s.address, grpc.WithTransportCredentials(c))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	t.Cleanup(cancel)
+	st, err := agentpb.NewLinkClient(conn).Connect(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	_ = st.Send(&agentpb.Up{Frame: &agentpb.Up_Hello{Hello: host(name, number)}}) // what comes back explains a failure
+	d, err := st.Recv()
+	return st, d, err
+}
+
+// The agents' door admits hosts by certificate, each for itself, and says on both sides
+// why it does not.
+func TestWhoIsLetIn(t *testing.T) {
+	lab, other := pkitest.New(t), pkitest.New(t)
+	s := secure(t, lab.Issue(t, trust.Worker, "w1"))
+	as := func(f trust.Files) (credentials.TransportCredentials, *trust.Source) {
+		src := pkitest.Open(t, f)
+		return credentials.NewTLS(src.Dialer(trust.Peer{Role: trust.Worker, Name: "127.0.0.1"})), src
+	}
+	mine, _ := as(lab.Issue(t, trust.Host, "h1"))
+	if _, first, err := s.knock(t, mine, "h1", 1); first.GetWelcome() == nil {
+		t.Fatalf("h1: %v, %v", first, err)
+	}
+	present := s.door.Session("h1")
+	for _, c := range []struct {
+		name   string
+		files  trust.Files // none: no certificate
+		code   codes.Code
+		client string // what the host's side can say
+		reason string // in the worker's log
+	}{
+		{"expired", lab.Issue(t, trust.Host, "h1x", pkitest.Expired), codes.Unavailable, "certificate host/h1x has expired at", "reason=expired"},
+		{"not yet valid", lab.Issue(t, trust.Host, "h1y", pkitest.NotYet), codes.Unavailable, "certificate host/h1y is not valid before", "reason=not-yet-valid"},
+		{"foreign authority", lab.With(other.Issue(t, trust.Host, "h1")), codes.Unavailable, "it does not know the authority of our certificate (host/h1", "reason=foreign-ca"},
+		{"worker", lab.Issue(t, trust.Worker, "w2"), codes.PermissionDenied, "certificate is that of worker/w2, admitted here is the role host", "reason=wrong-role"},
+		{"operator", lab.Issue(t, trust.Operator, "ann"), codes.PermissionDenied, "certificate is that of operator/ann, admitted here is the role host", "operator/ann"},
+		{"no identity", lab.Issue(t, pkitest.Etcd, "h1"), codes.PermissionDenied, `names no identity`, "reason=no-identity"},
+		{"other host", lab.Issue(t, trust.Host, "h2"), codes.PermissionDenied, "certificate is that of host/h2, it may not speak for host \"h1\"", "reason=wrong-name"},
+		{"no certificate", trust.Files{}, codes.Unavailable, "certificate required", "reason=no-certificate"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			creds := credentials.NewTLS(&tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13})
+			explain := func(err error) error { return err }
+			if !c.files.None() {
+				var src *trust.Source
+				creds, src = as(c.files)
+				explain = src.Explain
+			}
+			_, first, err := s.knock(t, creds, "h1", 2)
+			if status.Code(err) != c.code {
+				t.Fatalf("got %v, %v, want %v", first, err, c.code)
+			}
+			if text := explain(err).Error(); !strings.Contains(text, c.client) {
+				t.Errorf("host hears %q, want %q", text, c.client)
+			}
+			eventually(t, c.reason+" in the worker's log", func() bool { return s.log.has(c.reason) })
+		})
+	}
+	t.Run("plaintext", func(t *testing.T) {
+		if _, first, err := s.knock(t, insecure.NewCredentials(), "h1", 9); err == nil {
+			t.Fatalf("got %v", first)
+		}
+		eventually(t, "the worker's log", func() bool { return s.log.has("reason=plaintext") })
+	})
+	if s.door.Session("h1") != present || s.door.Count() != 1 {
+		t.Errorf("%d sessions: somebody took h1's place", s.door.Count())
+	}
+}
+
+// A renewed certificate of the worker is used by new links; the ones that are up go on,
+// past the end of the certificate they began with.
+func TestRenewalUnderLiveLinks(t *testing.T) {
+	lab := pkitest.New(t)
+	s := secure(t, lab.Issue(t, trust.Worker, "w1"))
+	dial := func(name string) (stream, *string) {
+		var seen string
+		src := pkitest.Open(t, lab.Issue(t, trust.Host, name))
+		conf := src.Dialer(trust.Peer{Role: trust.Worker, ID: "w1"})
+		check := conf.VerifyConnection
+		conf.VerifyConnection = func(cs tls.ConnectionState) error {
+			seen = pki.Fingerprint(cs.PeerCertificates[0])
+			return check(cs)
+		}
+		st, first, err := s.knock(t, credentials.NewTLS(conf), name, 1)
+		if err != nil || first.GetWelcome() == nil {
+			t.Fatalf("%s: %v, %v", name, first, err)
+		}
+		return st, &seen
+	}
+	alive := func(st stream, seq uint64) {
+		t.Helper()
+		ping(t, st, seq)
+		if d := recv(t, st); d.GetPong().GetSeq() != seq {
+			t.Fatalf("got %v, want pong %d", d, seq)
+		}
+	}
+	first, before := dial("h1")
+	alive(first, 1)
+	lab.Issue(t, trust.Worker, "w1")
+	seq := uint64(1)
+	eventually(t, "the new certificate", func() bool {
+		seq++
+		_, now := dial(fmt.Sprint("n", seq))
+		alive(first, seq)
+		return *now != *before
+	})
+	if s.door.Session("h1") == nil {
+		t.Error("the old link is gone")
+	}
+}

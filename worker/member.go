@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/holdfast-ha/holdfast/leases"
+)
+
+// settle is how long a worker waits before it takes orphans of a fleet that nobody owns
+// at all: workers that start together then share the slots from the beginning.
+const settle = 500 * time.Millisecond
+
+// member keeps this worker a member of the fleet: it opens a session, owns slots under
+// it, and begins again with a new one when the lease is lost.
+func (w *Worker) member(ctx context.Context) error {
+	select {
+	case <-w.mirror.Synced():
+	case <-ctx.Done():
+		return nil
+	}
+	if w.o.Standby != nil {
+		w.o.Standby(ctx)
+	}
+	var earlier []string
+	for ctx.Err() == nil {
+		boot := uuid.NewString()
+		s, err := w.client.OpenSession(ctx, leases.SessionConfig{Worker: w.o.ID, Boot: boot, Earlier: earlier, TTL: w.o.LeaseTTL, Record: w.record("ready")})
+		switch {
+		case errors.Is(err, leases.ErrConflict):
+			w.health.set("WorkerIDTaken", "critical", fmt.Sprintf("another live worker is registered as %s: waiting until it is gone", w.o.ID))
+		case err != nil:
+			w.health.set("EtcdUnreachable", "critical", "no lease could be had: "+err.Error())
+		default:
+			w.health.clear("WorkerIDTaken")
+			w.health.clear("EtcdUnreachable")
+			earlier = append(earlier, boot)
+			err = w.reign(ctx, s)
+		}
+		if err != nil && ctx.Err() == nil {
+			w.log.Warn("not a member", "cause", err)
+			if !pause(ctx, time.Second) {
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// pause waits for d; false when ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// reign owns slots under one session, until it is lost or ctx ends. When it returns no
+// owner of this session runs any more, and etcd has been told so, if it can be.
+func (w *Worker) reign(ctx context.Context, s *leases.Session) error {
+	if w.o.OnSession != nil {
+		w.o.OnSession(s.Boot(), s.LeaseID())
+	}
+	w.mu.Lock()
+	w.session, w.reignBegan = s, time.Now().UTC()
+	w.mu.Unlock()
+	w.log.Info("joined", "boot", s.Boot(), "lease_valid", time.Until(s.Deadline()).Round(time.Millisecond))
+	owners, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	// The session ends last: its orderly end gives the slots back, and by then no owner
+	// may still be acting.
+	sessionCtx, endSession := context.WithCancel(context.WithoutCancel(ctx))
+	defer endSession()
+	var sessionErr error
+	sessionDone := make(chan struct{})
+	go func() {
+		defer close(sessionDone)
+		sessionErr = s.Run(sessionCtx)
+	}()
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		select {
+		case <-s.Lost():
+			stop(leases.ErrFenced)
+		case <-owners.Done():
+		}
+	}()
+	run := &reign{w: w, s: s, ctx: owners, slots: map[int]*slotRun{}}
+	run.loop(owners)
+	held := run.endAll()
+	<-watching
+	if ctx.Err() != nil && s.Valid(0) && w.o.RestartGrace > 0 {
+		w.suspend(ctx, s, held)
+	}
+	endSession()
+	<-sessionDone
+	w.mu.Lock()
+	w.session = nil
+	w.mu.Unlock()
+	if sessionErr == nil || ctx.Err() != nil {
+		return nil
+	}
+	if err := s.End(ctx); err != nil {
+		w.log.Warn("end lost session", "cause", err)
+	}
+	return fmt.Errorf("lease lost: %w", sessionErr)
+}
+
+// suspend leaves the slots to the next process of this worker for a while.
+func (w *Worker) suspend(ctx context.Context, s *leases.Session, held []leases.Claim) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), etcdTimeout)
+	defer cancel()
+	err := s.Suspend(ctx, w.o.RestartGrace, w.record("ready"), held)
+	if err != nil {
+		w.log.Warn("suspend", "cause", err)
+		return
+	}
+	w.log.Info("suspended", "slots", len(held), "grace", w.o.RestartGrace)
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package parent
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+)
+
+// linkEnv tells a process that it is a child, and of which parent: it is not inherited by
+// mistake, because its value names the parent's process.
+const linkEnv = "HOLDFAST_WORKER_PARENT"
+
+// Files that a child is given, beside its standard ones.
+const (
+	fdLink = 3 + iota
+	fdAPI
+	fdAgents
+)
+
+// said is one line of a child.
+type said struct {
+	Ready bool   `json:"ready,omitempty"` // it could join at once
+	Boot  string `json:"boot,omitempty"`  // it has a lease, under this boot
+	Lease int64  `json:"lease,omitempty"`
+}
+
+// Child is a worker's end of the link to its parent.
+type Child struct {
+	API, Agents net.Listener // opened by the parent
+
+	mu   sync.Mutex
+	link net.Conn
+}
+
+// Attach returns the link to the parent, nil in a process that is no child. Call it once,
+// before anything else opens files. The caller closes the listeners.
+func Attach() (*Child, error) {
+	if os.Getenv(linkEnv) != strconv.Itoa(os.Getppid()) {
+		return nil, nil
+	}
+	if err := os.Unsetenv(linkEnv); err != nil {
+		return nil, fmt.Errorf("attach to parent: %w", err)
+	}
+	c := &Child{}
+	f := os.NewFile(fdLink, "link")
+	defer f.Close()
+	var err error
+	if c.link, err = net.FileConn(f); err != nil {
+		return nil, fmt.Errorf("attach to parent: %w", err)
+	}
+	for fd, into := range map[uintptr]*net.Listener{fdAPI: &c.API, fdAgents: &c.Agents} {
+		f := os.NewFile(fd, "listener")
+		*into, err = net.FileListener(f)
+		_ = f.Close() // the listener has a copy
+		if err != nil {
+			return nil, fmt.Errorf("take listener from parent: %w", err)
+		}
+	}
+	return c, nil
+}
+
+// Standby tells the parent that this process could join, and returns when it may: at once
+// for the first child, after the old one has ended in a restart; or when ctx ends.
+func (c *Child) Standby(ctx context.Context) {
+	c.say(said{Ready: true})
+	over := make(chan struct{})
+	go func() { // ends with the parent's word, or with this process
+		defer close(over)
+		_, _ = bufio.NewReader(c.link).ReadString('\n') // a parent that is gone takes this process along
+	}()
+	select {
+	case <-over:
+	case <-ctx.Done():
+	}
+}
+
+// OnSession tells the parent which lease to revoke should this process die.
+func (c *Child) OnSession(boot string, lease int64) { c.say(said{Boot: boot, Lease: lease}) }
+
+func (c *Child) say(s said) {
+	line, err := json.Marshal(s)
+	if err != nil {
+		panic(err) // strings and numbers only
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, _ = c.link.Write(append(line, '\n')) // a parent that is gone takes this process along
+}

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package parent runs a worker as the child of a small process of the same binary, which
+// does nothing but wait for it (leases.md §§2.7, 2.9).
+//
+// Certain death: only a parent can know that a process is dead and not just silent. When
+// the worker's process ends without having been asked to, the parent kills whatever the
+// worker had started (fence agents, scripts), records the end as reaped, and revokes the
+// lease: others own its hosts some 20 ms later, and need not wait for stray packets.
+// Then it ends too; whoever supervises it (systemd, the kubelet) starts it again.
+//
+// Restart in place: the parent holds the listening sockets. Asked to restart, it starts
+// the new process beside the old one, waits until the new one knows all it needs, stops
+// the old one, which leaves its slots to its successor, and lets the new one take them
+// back: no slot moves and no connection is refused. A new process that cannot start
+// changes nothing.
+//
+// It refuses to know anything of hosts, slots and settings, and to restart a worker that
+// has died: a worker that keeps dying is for others to replace.
+//
+//   - the worker dies with its parent (parent-death signal), so that nobody acts unwatched;
+//   - an end is recorded before the lease goes, and only after the process and all its
+//     descendants are dead;
+//   - an orderly end that takes too long becomes a killed one.
+package parent

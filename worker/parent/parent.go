@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package parent
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/leases"
+)
+
+// Config says what Run runs.
+type Config struct {
+	Worker                  string
+	ListenAPI, ListenAgents string // host:port; opened by the parent
+	Exec                    string // path of the binary, read anew at each restart
+	Args                    []string
+	Stdout, Stderr          io.Writer
+	// Etcd connects to where leases are; it is tried until it succeeds.
+	Etcd func(ctx context.Context) (*leases.Client, error)
+	// Restart asks for a restart in place.
+	Restart <-chan os.Signal
+	// StopTime is how long an orderly end may take, default 10s.
+	StopTime time.Duration
+	Logger   *slog.Logger
+}
+
+const (
+	stopTime = 10 * time.Second
+	reapTime = time.Minute // for etcd to answer; any lease has run out by then
+)
+
+// Run runs the worker until it ends, or until ctx ends and with it the worker, in order.
+// It returns the worker's exit status, 128 + n if signal n killed it. Errors: a port that
+// is in use, a process that cannot be started. Run keeps its thread: the kernel kills the
+// children when it ends.
+func Run(ctx context.Context, c Config) (int, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if c.StopTime == 0 {
+		c.StopTime = stopTime
+	}
+	p := &parent{Config: c}
+	if err := adopt(); err != nil {
+		return 1, err
+	}
+	for _, l := range []struct {
+		field, addr string
+		into        **os.File
+	}{{"listenAPI", c.ListenAPI, &p.api}, {"listenAgents", c.ListenAgents, &p.agents}} {
+		f, err := listener(ctx, l.field, l.addr)
+		if err != nil {
+			return 1, err
+		}
+		defer f.Close()
+		*l.into = f
+	}
+	dialing, stopDialing := context.WithCancel(context.WithoutCancel(ctx))
+	p.client = make(chan *leases.Client, 1)
+	var dial sync.WaitGroup
+	dial.Go(func() { p.dial(dialing) })
+	defer func() {
+		stopDialing()
+		dial.Wait()
+		close(p.client)
+		if client := <-p.client; client != nil {
+			_ = client.Close() // nothing is under way any more
+		}
+	}()
+	return p.run(ctx)
+}
+
+type parent struct {
+	Config
+	api, agents *os.File
+	client      chan *leases.Client // holds it once there is one
+}
+
+func (p *parent) dial(ctx context.Context) {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		client, err := p.Etcd(ctx)
+		if err == nil {
+			p.client <- client
+			return
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
+	}
+}
+
+func listener(ctx context.Context, field, addr string) (*os.File, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %q: %w", field, addr, err)
+	}
+	defer l.Close() // the file is a copy
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %q: %w", field, addr, err)
+	}
+	return f, nil
+}
+
+// run is the life of the parent. Children are started here only: this goroutine keeps the
+// thread that they must not outlive.
+func (p *parent) run(ctx context.Context) (int, error) {
+	cur, err := p.start()
+	if err != nil {
+		return 1, err
+	}
+	cur.join()
+	nobody := &proc{}
+	next := nobody // the one that is to follow
+	orphans := make(chan os.Signal, 1)
+	signal.Notify(orphans, syscall.SIGCHLD)
+	defer signal.Stop(orphans)
+	for {
+		select {
+		case <-ctx.Done():
+			next.kill()
+			p.stop(cur)
+			return p.end(cur), nil
+		case <-p.Restart:
+			if next != nobody {
+				p.Logger.Warn("a restart is under way already", "pid", next.pid())
+				continue
+			}
+			if next, err = p.start(); err != nil {
+				p.Logger.Error("restart", "cause", err) // the old one goes on
+				next = nobody
+			}
+		case <-next.ready:
+			p.Logger.Info("restart: the new process is ready", "old", cur.pid(), "new", next.pid())
+			p.stop(cur)
+			if cur.unclean() {
+				p.reap(cur, next)
+			}
+			next.join()
+			cur, next = next, nobody
+		case <-next.done:
+			p.Logger.Error("restart: the new process ended before it was ready, the old one goes on", "status", next.code())
+			next = nobody
+		case <-cur.done:
+			next.kill()
+			return p.end(cur), nil
+		case <-orphans:
+			collect(cur, next)
+		}
+	}
+}
+
+// end is what follows the last child's end.
+func (p *parent) end(cur *proc) int {
+	if cur.unclean() {
+		p.reap(cur)
+	}
+	return cur.code()
+}
+
+// reap makes a death certain and tells etcd.
+func (p *parent) reap(dead *proc, spare ...*proc) {
+	began := time.Now()
+	killDescendants(spare...)
+	boot, lease := dead.session()
+	p.Logger.Error("the worker ended without being asked to", "pid", dead.pid(), "status", dead.code())
+	if boot == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), reapTime)
+	defer cancel()
+	var client *leases.Client
+	select {
+	case client = <-p.client:
+		p.client <- client
+	case <-ctx.Done():
+		p.Logger.Error("reap: etcd cannot be reached, the lease runs out by itself", "boot", boot)
+		return
+	}
+	for {
+		try, cancel := context.WithTimeout(ctx, 2*time.Second)
+		err := client.Reap(try, p.Worker, boot, lease)
+		cancel()
+		if err == nil {
+			p.Logger.Info("reaped", "boot", boot, "took", time.Since(began).Round(time.Microsecond))
+			return
+		}
+		p.Logger.Warn("reap", "boot", boot, "cause", err)
+		t := time.NewTimer(100 * time.Millisecond)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
+	}
+}
+
+// stop ends a child in order, or, when that takes too long, kills it.
+func (p *parent) stop(x *proc) {
+	_ = x.cmd.Process.Signal(syscall.SIGTERM) // one that has ended needs none
+	t := time.NewTimer(p.StopTime)
+	defer t.Stop()
+	select {
+	case <-x.done:
+	case <-t.C:
+		p.Logger.Error("the worker does not end in time", "pid", x.pid(), "time", p.StopTime)
+		x.kill()
+	}
+}
+
+// proc is one child.
+type proc struct {
+	cmd   *exec.Cmd
+	link  net.Conn
+	ready chan struct{} // closed when it could join
+	done  chan struct{} // closed when it has ended
+
+	mu    sync.Mutex
+	boot  string
+	lease int64
+}
+
+func (p *parent) start() (*proc, error) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("start worker: link: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "link"), os.NewFile(uintptr(fds[1]), "link")
+	defer theirs.Close()
+	defer ours.Close()
+	x := &proc{ready: make(chan struct{}), done: make(chan struct{})}
+	if x.link, err = net.FileConn(ours); err != nil {
+		return nil, fmt.Errorf("start worker: link: %w", err)
+	}
+	x.cmd = exec.Command(p.Exec, p.Args...)
+	x.cmd.Stdout, x.cmd.Stderr = p.Stdout, p.Stderr
+	x.cmd.Env = append(os.Environ(), linkEnv+"="+strconv.Itoa(os.Getpid()))
+	x.cmd.ExtraFiles = []*os.File{theirs, p.api, p.agents} // fdLink, fdAPI, fdAgents
+	// A group of its own: Ctrl-C is for the parent, which ends it in order.
+	x.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	err = x.cmd.Start()
+	for _, f := range []*os.File{p.api, p.agents} {
+		// Starting a process makes the files it is given blocking, for all that share them.
+		err = errors.Join(err, syscall.SetNonblock(int(f.Fd()), true))
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start worker: %w", err), x.link.Close())
+	}
+	listened := make(chan struct{})
+	go func() {
+		defer close(listened)
+		x.listen()
+	}()
+	go func() { // run returns after every child's end only
+		defer close(x.done)
+		_ = x.cmd.Wait() // what it says is in ProcessState
+		<-listened       // its last words count
+	}()
+	return x, nil
+}
+
+// listen takes what the child says, until it ends.
+func (x *proc) listen() {
+	defer x.link.Close()
+	lines := bufio.NewScanner(x.link)
+	for lines.Scan() {
+		var s said
+		if json.Unmarshal(lines.Bytes(), &s) != nil {
+			continue // a newer binary may say more
+		}
+		switch {
+		case s.Ready:
+			close(x.ready)
+		case s.Boot != "":
+			x.mu.Lock()
+			x.boot, x.lease = s.Boot, s.Lease
+			x.mu.Unlock()
+		}
+	}
+}
+
+// join lets the child join the fleet.
+func (x *proc) join() { _, _ = x.link.Write([]byte("join\n")) } // one that has ended is noticed by its end
+
+// kill kills the child and waits for its end; of nobody, it does nothing.
+func (x *proc) kill() {
+	if x.cmd != nil {
+		_ = x.cmd.Process.Kill() // one that has ended needs none
+		<-x.done
+	}
+}
+
+func (x *proc) session() (string, int64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.boot, x.lease
+}
+
+func (x *proc) pid() int { return x.cmd.Process.Pid }
+
+// unclean: the child did not end in order, so it did not give its lease back itself.
+func (x *proc) unclean() bool { return !x.cmd.ProcessState.Success() }
+
+func (x *proc) code() int {
+	if s, ok := x.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && s.Signaled() {
+		return 128 + int(s.Signal())
+	}
+	return x.cmd.ProcessState.ExitCode()
+}
