@@ -4,8 +4,6 @@ package worker
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"reflect"
@@ -115,7 +113,7 @@ func (o *owner) drain(ctx context.Context) {
 
 func (o *owner) now() time.Time { return time.Now().UTC() }
 
-// load reads the host's records; linearizable, because a decision follows.
+// load takes the host's records from the mirror.
 func (o *owner) load(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
@@ -159,19 +157,8 @@ func (o *owner) loadSpec(ctx context.Context) error {
 	return nil
 }
 
-// fetch reads and decodes one key; revision 0 means that there is none.
 func (o *owner) fetch(ctx context.Context, key string, into any) (int64, error) {
-	kv, err := o.w.client.Get(ctx, key)
-	if errors.Is(err, leases.ErrNotFound) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, fmt.Errorf("read %s: %w", key, err)
-	}
-	if err := json.Unmarshal(kv.Value, into); err != nil {
-		return 0, fmt.Errorf("decode %s at revision %d: %w", key, kv.ModRevision, err)
-	}
-	return kv.ModRevision, nil
+	return o.w.recall(ctx, o.claim, key, into)
 }
 
 // adopt tells the machine that a new owner is here, and of everything it missed.

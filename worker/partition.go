@@ -4,7 +4,6 @@ package worker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"reflect"
@@ -79,16 +78,11 @@ func (p *partition) run(ctx context.Context) {
 func (p *partition) load(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
-	kv, err := p.w.client.Get(ctx, leases.PartitionStateKey(p.path))
-	if errors.Is(err, leases.ErrNotFound) {
+	var err error
+	if p.rev, err = p.w.recall(ctx, p.claim, leases.PartitionStateKey(p.path), &p.rec); err == nil && p.rev == 0 {
 		p.rec = ha.NewPartition(p.path, time.Now().UTC())
-		return nil
 	}
-	if err != nil {
-		return err
-	}
-	p.rev = kv.ModRevision
-	return json.Unmarshal(kv.Value, &p.rec)
+	return err
 }
 
 // facts counts the members (ha.md §2: eligible, fit, with an open incident). One whose
