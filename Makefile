@@ -27,6 +27,9 @@ race: tools ## the tests under the race detector
 e2e: ## the table of breaks at both presets, over real processes
 	go test -tags e2e_full -timeout 40m ./tests/e2e/...
 
+chaos: ## kills, pauses and cuts at random, histories checked: [SEED=n] [FOR=30m] [MODE=faults|pauses|fencing]
+	go test ./tests/chaos -count=1 -v -timeout 0 -args -long $(if $(SEED),-seed $(SEED)) -for $(or $(FOR),30m) -mode $(or $(MODE),faults)
+
 lint: ## gofmt and vet
 	@test -z "$$(gofmt -l .)" || (gofmt -l . && exit 1)
 	go vet ./...
@@ -45,4 +48,4 @@ tools: ## independent clients that the tests compare with (Debian packages)
 clean: ## remove what build made
 	rm -rf $(BIN)
 
-.PHONY: help build demo dev test race e2e lint docs proto tools clean
+.PHONY: help build demo dev test race e2e chaos lint docs proto tools clean

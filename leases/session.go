@@ -314,7 +314,8 @@ func (s *Session) Update(ctx context.Context, record any) error {
 //
 // Errors: ErrFenced (the slot is not mine any more: drop it), *ConflictError naming the
 // record that moved, ErrUnknownOutcome as in the package comment; anything else means
-// that nothing was written.
+// that nothing was written. The first two may also follow a copy of this very commit that
+// was applied without an answer, in time: read before you decide again.
 func (s *Session) Commit(ctx context.Context, g Guard, ops ...Op) (int64, error) {
 	if !s.Valid(0) {
 		return 0, fmt.Errorf("commit by worker %s: its lease may be over: %w", s.conf.Worker, ErrFenced)
