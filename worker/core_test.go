@@ -47,7 +47,7 @@ func newRig(t *testing.T) *rig {
 // worker runs a worker until stop, or the end of the test.
 func (r *rig) worker(t *testing.T, id string) (w *Worker, stop func()) {
 	t.Helper()
-	w, err := New(Options{ID: id, Etcd: r.etcd.Endpoints(), ListenAPI: "127.0.0.1:0", ListenAgents: "127.0.0.1:0", LeaseTTL: 2 * time.Second, InsecureLoopback: true, Logger: slog.New(slog.DiscardHandler)})
+	w, err := New(Options{ID: id, Etcd: r.etcd.Endpoints(), ListenAPI: "127.0.0.1:0", ListenAgents: "127.0.0.1:0", LeaseTTL: 3 * time.Second, InsecureLoopback: true, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -101,9 +101,19 @@ func (o *owner) startCheck(e ha.Effect) {
 	deadline := e.Deadline
 	asked := q.Asked
 	prov := o.provider()
+	// Neighbours need a moment to follow to a new owner: until then their silence is ours.
+	patience := o.live.adopted.Add(grace(o.policy))
+	if latest := deadline.Add(-2*o.policy.CheckWindow - time.Second); patience.After(latest) {
+		patience = latest
+	}
+	partition := o.spec.Val.Partition
+	wanted := min(2, len(o.w.view.members(partition))-1)
 	run := func(ctx context.Context) {
 		ctx, cancel := context.WithDeadline(ctx, deadline)
 		defer cancel()
+		for len(q.Readers) < wanted && time.Now().Before(patience) && pause(ctx, readersSoon) {
+			q.Others, q.Readers = o.w.readers(partition, q.Subject.Host)
+		}
 		c := ha.Check{ID: e.ID, Asked: asked, Done: o.now(), Verdict: ha.Unknown, Reason: "no place in the pool of activity checks was free in time"}
 		if o.w.pools.activity.acquire(ctx) {
 			c = prov.Activity(ctx, q)
@@ -130,7 +140,17 @@ func (o *owner) question(id string, window time.Duration) provider.Question {
 	q := provider.Question{
 		ID: id, Asked: o.now(), Subject: o.facts(), Window: window, Max: o.eff.Int("ha.activity.checkers"),
 	}
-	for host, p := range o.w.neighbours(o.spec.Val.Partition, o.host) {
+	q.Others, q.Readers = o.w.readers(o.spec.Val.Partition, o.host)
+	return q
+}
+
+// readersSoon is how often neighbours that have not followed yet are looked for.
+const readersSoon = 100 * time.Millisecond
+
+// readers are the neighbours of a host that can look at it now, and how many others there
+// are that should be able to.
+func (w *Worker) readers(partition, host string) (others int, all []provider.Reader) {
+	for host, p := range w.neighbours(partition, host) {
 		switch p.record.State {
 		case ha.Fenced, ha.Failed:
 			continue
@@ -138,13 +158,16 @@ func (o *owner) question(id string, window time.Duration) provider.Question {
 		if p.record.Admin.Maintenance {
 			continue
 		}
-		q.Others++
-		if p.alive && p.healthy && p.linked {
-			q.Readers = append(q.Readers, provider.Reader{Host: host, Pools: p.pools, Domain: p.rack})
+		others++
+		if p.reads() {
+			all = append(all, provider.Reader{Host: host, Pools: p.pools, Domain: p.rack})
 		}
 	}
-	return q
+	return others, all
 }
+
+// reads: its host can be asked what it sees of others.
+func (p *published) reads() bool { return p.alive && p.healthy && p.linked }
 
 // onCheck hands a finished check to the machine. A ping that arrived after the check was
 // asked is a sign of life that no reader can outvote (ha.md §5).

@@ -152,7 +152,7 @@ func (r *reign) takeBack(ctx context.Context) error {
 	var left []leases.KV
 	for n, s := range r.w.view.slotsOf(r.s.Worker()) {
 		kv, ok := r.w.mirror.Get(leases.SlotKey(n))
-		if ok && s.Val.Boot != r.s.Boot() && ended(s.Val.Boot) {
+		if ok && r.slots[n] == nil && s.Val.Boot != r.s.Boot() && ended(s.Val.Boot) {
 			left = append(left, kv)
 		}
 	}

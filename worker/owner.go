@@ -46,9 +46,10 @@ type owner struct {
 
 // Messages of the mailbox beside ha.Event.
 type (
-	specChanged   struct{}
-	policyChanged struct{}
-	helloMsg      struct {
+	specChanged    struct{}
+	policyChanged  struct{}
+	readersChanged struct{}
+	helloMsg       struct {
 		hello *agentpb.Hello
 		at    time.Time
 	}
@@ -195,6 +196,8 @@ func (o *owner) handle(ctx context.Context, msg any) {
 		}
 	case policyChanged:
 		o.tellPolicy(ctx)
+	case readersChanged:
+		o.step(ctx, ha.Event{Kind: ha.EvPolicy})
 	case powerDone:
 		o.onPower(ctx, m)
 	case placeReady:

@@ -222,9 +222,26 @@ func (w *Worker) publish(host string, p *published) {
 		w.shown[host] = p
 	}
 	w.mu.Unlock()
+	spec, ok := w.view.spec(host)
+	if !ok {
+		return
+	}
 	if was == nil || was.healthy != p.healthy {
-		if o, ok := w.view.spec(host); ok {
-			w.memberChanged(o.Val.Partition)
+		w.memberChanged(spec.Val.Partition)
+	}
+	if was != nil && was.reads() != p.reads() || was == nil && p.reads() {
+		w.readersChanged(spec.Val.Partition, host)
+	}
+}
+
+// readersChanged tells the other hosts of a partition that one more, or one less, of
+// their neighbours can look at them: what is held for want of readers is asked again.
+func (w *Worker) readersChanged(path, except string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for host, o := range w.owners {
+		if o.home == path && host != except {
+			o.in.put("readers", readersChanged{})
 		}
 	}
 }

@@ -121,7 +121,11 @@ func (r *reign) findOwn() {
 	}
 }
 
+// adopt begins to serve a slot, once: an answer that comes twice is no second claim.
 func (r *reign) adopt(c leases.Claim, how string) {
+	if r.slots[c.Slot] != nil {
+		return
+	}
 	r.w.metrics.taken.WithLabelValues(how).Inc()
 	ctx, stop := context.WithCancelCause(r.ctx)
 	r.slots[c.Slot] = &slotRun{claim: c, ctx: ctx, stop: stop, hosts: map[string]*running{}, parts: map[string]*running{}}
