@@ -208,6 +208,8 @@ func (o *owner) handle(ctx context.Context, msg any) {
 		}
 	case policyChanged:
 		o.tellPolicy(ctx)
+	case secretChanged:
+		o.live.powerAt = o.now()
 	case powerDone:
 		o.onPower(ctx, m)
 	case placeReady:
