@@ -13,7 +13,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
+	"golang.org/x/sys/unix"
 
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 	"github.com/holdfast-ha/holdfast/worker/sealed"
@@ -166,36 +166,35 @@ func checkTyped(b []byte) ([]byte, error) {
 
 // hidden reads one line from the terminal without echo. An interrupt gives the terminal
 // its echo back.
-func (e *env) hidden(ctx context.Context, prompt string) ([]byte, error) {
+func (e *env) hidden(ctx context.Context, prompt string) (line []byte, err error) {
 	fmt.Fprint(e.Stderr, prompt)
 	defer fmt.Fprintln(e.Stderr)
 	f, ok := e.Stdin.(*os.File)
 	if !ok { // not the kind of terminal that echoes
 		return e.typedLine()
 	}
-	state, err := term.GetState(int(f.Fd()))
+	fd := int(f.Fd())
+	old, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 	if err != nil {
 		return nil, fmt.Errorf("read the terminal's state: %w", err)
 	}
-	type typed struct {
-		b   []byte
-		err error
+	mute := *old
+	mute.Lflag = mute.Lflag&^unix.ECHO | unix.ICANON | unix.ISIG
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &mute); err != nil {
+		return nil, fmt.Errorf("switch the terminal's echo off: %w", err)
 	}
-	done := make(chan typed, 1)
-	// A blocked read of a terminal cannot be cancelled: after Ctrl-C this goroutine ends
-	// with the process.
-	go func() {
-		b, err := term.ReadPassword(int(f.Fd()))
-		done <- typed{b, err}
-	}()
-	select {
-	case <-ctx.Done():
-		return nil, errors.Join(ctx.Err(), term.Restore(int(f.Fd()), state))
-	case got := <-done:
-		if got.err != nil {
-			return nil, fmt.Errorf("read the password: %w", got.err)
+	defer func() { err = errors.Join(err, unix.IoctlSetTermios(fd, unix.TCSETS, old)) }()
+	for {
+		// A read of a terminal cannot be called off: read only what is there.
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return nil, fmt.Errorf("read the password: %w", err)
+		case n > 0:
+			return e.typedLine()
 		}
-		return got.b, nil
 	}
 }
 
