@@ -100,16 +100,18 @@ func (v *view) sealedRecords() map[string]versioned[secretRecord] {
 func (w *Worker) watchSecrets(ctx context.Context) error {
 	t := time.NewTicker(ringCheck)
 	defer t.Stop()
+	var bad map[string]error
 	for last := int64(-1); ; {
 		changed := w.ring.Refresh()
 		// A ring file that cannot be used is told of as soon as it is met.
 		if now := w.secretsVersion.Load(); changed || now != last || w.ring.Err() != nil {
-			last = now
-			w.warnSecrets()
-		}
-		if changed {
-			w.log.Info("key ring read", "keys", w.ring.Ring().IDs())
-			w.wakeSealed("")
+			was := bad
+			bad, last = w.unreadable(), now
+			w.warnSecrets(bad)
+			if changed {
+				w.log.Info("key ring read", "keys", w.ring.Ring().IDs())
+				w.wakeSealed(was, bad)
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -120,8 +122,7 @@ func (w *Worker) watchSecrets(ctx context.Context) error {
 }
 
 // warnSecrets raises or clears SecretsUnreadable.
-func (w *Worker) warnSecrets() {
-	bad := w.unreadable()
+func (w *Worker) warnSecrets(bad map[string]error) {
 	w.metrics.unreadable.Set(float64(len(bad)))
 	var said []string
 	if err := w.ring.Err(); err != nil {
@@ -157,19 +158,21 @@ func (w *Worker) registerSecrets() {
 // secretChanged tells an owner to read its devices at once: credentials have changed.
 type secretChanged struct{}
 
-// wakeSealed tells the owner of a host, or of every host ("") with sealed secrets.
-func (w *Worker) wakeSealed(host string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for id, o := range w.owners {
-		if host == id || host == "" && w.view.refersSealed(id) {
-			o.in.put("secret", secretChanged{})
+// wakeSealed tells the owners of hosts whose secrets could not be opened, or cannot now;
+// all others have nothing to look at.
+func (w *Worker) wakeSealed(was, now map[string]error) {
+	for _, names := range []map[string]error{was, now} {
+		for name := range names {
+			host, _, _ := strings.Cut(name, "/")
+			w.wakeOwner(host)
 		}
 	}
 }
 
-// refersSealed reports whether a device of the host takes its credentials from the store.
-func (v *view) refersSealed(host string) bool {
-	spec, _ := v.spec(host)
-	return slices.ContainsFunc(spec.Val.Power, func(d v1.Device) bool { return d.Secret == wpower.SealedRef })
+func (w *Worker) wakeOwner(host string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if o := w.owners[host]; o != nil {
+		o.in.put("secret", secretChanged{})
+	}
 }

@@ -292,7 +292,9 @@ func TestRingIsReadAgain(t *testing.T) {
 	if err := os.WriteFile(later, []byte("k1 damaged"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a milder warning", func() bool { return strings.HasPrefix(warning(w), "warning: ") && strings.Contains(warning(w), "line 1") })
+	eventually(t, "a milder warning", func() bool {
+		return strings.HasPrefix(warning(w), "warning: ") && strings.Contains(warning(w), "line 1")
+	})
 	eventually(t, "a good test with a damaged file", func() bool {
 		r, err := c.Order(t.Context(), "h1", v1.OrderRequest{Verb: "test"})
 		return err == nil && !r.Failed

@@ -245,7 +245,7 @@ func (w *Worker) changed(kind, id string) {
 		}
 	case "secrets":
 		w.secretsVersion.Add(1)
-		w.wakeSealed(id)
+		w.wakeOwner(id)
 		return
 	}
 	w.mu.Lock()
