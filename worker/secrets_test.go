@@ -325,7 +325,7 @@ func TestReseal(t *testing.T) {
 		v.device(t, fmt.Sprintf("h%d", i), "pw", wpower.SealedRef)
 	}
 	_, c := v.sealing(t, "w1", v.ring, nil)
-	v.sealing(t, "w2", other, nil)
+	_, c2 := v.sealing(t, "w2", other, nil)
 	for i := range 3 {
 		h := fmt.Sprintf("h%d", i)
 		eventually(t, h+" has a secret", func() bool {
@@ -355,6 +355,18 @@ func TestReseal(t *testing.T) {
 		all, err := c.Secrets(t.Context())
 		return err == nil && len(all) == 3 && !slices.ContainsFunc(all, func(s v1.SecretStatus) bool { return s.Key != "k2" || !s.Newest || s.Readable != "yes" || s.By == "" })
 	})
+	// Any worker takes a new secret: the owner tests it, and the body goes through whole.
+	for i := range 3 {
+		for name, c := range map[string]*v1.Client{"w1": c, "w2": c2} {
+			h := fmt.Sprintf("h%d", i)
+			if s, err := v.put1(t, c, h, "pw", -1); err != nil || !s.Tested || s.Key != "k2" {
+				t.Errorf("%s through %s: %+v, %v", h, name, s, err)
+			}
+			if _, err := v.put1(t, c, h, "not-it", -1); !refusedAs(err, v1.CodeRefused, "nothing was replaced") {
+				t.Errorf("%s through %s: %v", h, name, err)
+			}
+		}
+	}
 	eventually(t, "a good test with a secret that was resealed", func() bool {
 		r, err := c.Order(t.Context(), "h1", v1.OrderRequest{Verb: "test"})
 		return err == nil && !r.Failed
