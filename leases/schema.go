@@ -45,7 +45,7 @@ var Schema = []KeyDoc{
 	{"events/<uuid>", false, "in the transaction that it reports", "event, ordered by mod_revision; kept by age and count", `{"v":1,"type":"host.state","host":"h0042"}`},
 	{"audit/<uuid>", false, "in the transaction that it reports", "audited mutation, ordered by mod_revision; kept by age and count", `{"v":1,"who":"ops","verb":"ha disarm"}`},
 	{"settings/<scope>/<name>", false, "own mod_revision", "value, by, at, reason", `{"v":1,"value":"10s","by":"ops"}`},
-	{"secrets/<host>/<device>", false, "own mod_revision", "sealed credentials", `{"v":1,"sealed":"holdfast:enc:aesgcm:v1:…"}`},
+	{"secrets/<host>/<device>", false, "own mod_revision", "credentials of a power device, sealed with this key as additional data (docs/secrets.md); by, at, tested", `{"v":1,"sealed":"holdfast:enc:aesgcm:v1:k1:…","by":"ann@10.0.0.9","at":"2026-11-21T14:28:00Z","tested":true}`},
 	{"tokens/<id>", false, "own mod_revision", "hashed token", `{"v":1,"hash":"…"}`},
 	{"revoked/<serial>", false, "own mod_revision", "revoked certificate", `{"v":1,"reason":"host retired"}`},
 }

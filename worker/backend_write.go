@@ -105,6 +105,9 @@ func (w *Worker) validateHost(s v1.HostSpec) error {
 			fail(field+".level", fmt.Errorf("%d, allowed are 1 to 9", d.Level))
 		}
 		_, err := w.target(s.ID, d, power.Identity{}, wpower.Limits{}.WithDefaults())
+		if errors.Is(err, errSealed) {
+			err = nil // it is set later, or opened by another worker
+		}
 		fail(field, err)
 	}
 	return firstProblem(errs)
@@ -143,9 +146,9 @@ func (b *backend) DeleteHost(ctx context.Context, who, id string, ifRev int64) e
 	x := b.audit("host.forgotten", who, "host "+id+" was removed from the record", "")
 	x.Host, x.Partition = id, had.Val.Partition
 	// Compared with the record that was looked at: what began since is not forgotten.
-	_, err := b.write(ctx, "host "+id, at(leases.HostSpecKey(id), ifRev, had.Rev).At(leases.HostHAKey(id), rec.Rev), x,
+	_, err := b.write(ctx, "host "+id, at(leases.HostSpecKey(id), ifRev, had.Rev).At(leases.HostHAKey(id), rec.Rev), x, append(b.secretsOf(id),
 		leases.Delete(leases.HostSpecKey(id)), leases.Delete(leases.HostHAKey(id)), leases.Delete(leases.HostPowerKey(id)),
-		leases.Delete(leases.OpsKey(id)), leases.Delete(leases.BudgetKey("host/"+id)))
+		leases.Delete(leases.OpsKey(id)), leases.Delete(leases.BudgetKey("host/"+id)))...)
 	return err
 }
 

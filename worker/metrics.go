@@ -33,6 +33,7 @@ type metrics struct {
 	powerOps       *prometheus.CounterVec
 	powerTime      *prometheus.HistogramVec
 	hostile, pages *prometheus.CounterVec
+	unreadable     prometheus.Gauge
 }
 
 func newMetrics(w *Worker) *metrics {

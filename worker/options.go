@@ -44,6 +44,7 @@ type Options struct {
 	OnSession func(boot string, lease int64)
 
 	SecretsDir string // directory that `file:` references may point into
+	KeyRing    string // file with the keys of sealed secrets (package sealed); read again when it changes
 	Version    string
 	Logger     *slog.Logger
 }

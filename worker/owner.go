@@ -198,6 +198,8 @@ func (o *owner) handle(ctx context.Context, msg any) {
 		o.tellPolicy(ctx)
 	case readersChanged:
 		o.step(ctx, ha.Event{Kind: ha.EvPolicy})
+	case secretChanged:
+		o.live.powerAt = o.now()
 	case powerDone:
 		o.onPower(ctx, m)
 	case placeReady:

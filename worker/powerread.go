@@ -82,10 +82,15 @@ func (w *Worker) target(host string, d v1.Device, pinned power.Identity, l wpowe
 	if err != nil {
 		return target{}, err
 	}
-	secret, err := wpower.NewSecret(d.User, d.Secret, w.o.SecretsDir)
+	secret, err := w.secretOf(host, d)
 	if err != nil {
 		return target{}, err
 	}
+	return w.targetWith(host, d, driver, secret, pinned, l)
+}
+
+// targetWith is a declared device with any credentials.
+func (w *Worker) targetWith(host string, d v1.Device, driver wpower.Driver, secret wpower.Secret, pinned power.Identity, l wpower.Limits) (target, error) {
 	t := target{driver: driver, level: levelOf(d), Target: wpower.Target{
 		Host: host, Device: d.Name, Address: d.Address, Params: d.Params, Secret: secret, Limits: l,
 		Pinned: power.Identity{SystemUUID: d.Identity.SystemUUID, Serial: d.Identity.Serial, Fingerprint: d.Identity.Fingerprint},

@@ -68,6 +68,7 @@ type view struct {
 	drains   map[string]versioned[v1.Drain]
 	slots    map[int]versioned[slotValue]
 	ends     map[string]versioned[leases.EndRecord]            // worker/boot
+	secrets  map[string]versioned[secretRecord]                // by etcd key
 	settings map[string]map[string]versioned[v1.SettingRecord] // scope, name
 	version  int64                                             // of settings: bumped at every change
 	cache    map[string]cachedSettings                         // by host id
@@ -89,7 +90,7 @@ func newView(log *slog.Logger, changed func(kind, id string)) *view {
 		states: map[string]versioned[ha.PartitionRecord]{}, workers: map[string]versioned[v1.Worker]{},
 		drains: map[string]versioned[v1.Drain]{}, ends: map[string]versioned[leases.EndRecord]{},
 		slots: map[int]versioned[slotValue]{}, settings: map[string]map[string]versioned[v1.SettingRecord]{},
-		cache: map[string]cachedSettings{},
+		cache: map[string]cachedSettings{}, secrets: map[string]versioned[secretRecord]{},
 	}
 }
 
@@ -132,6 +133,10 @@ func (v *view) apply(c leases.Change) {
 	} else if worker, ok := strings.CutPrefix(c.Key, leases.DrainsPrefix); ok {
 		kind, id = "drains", worker
 		err = put(v.drains, id, c)
+	} else if rest, ok := strings.CutPrefix(c.Key, leases.SecretsPrefix); ok {
+		kind = "secrets"
+		id, _, _ = strings.Cut(rest, "/")
+		err = put(v.secrets, c.Key, c)
 	} else if scope, name, ok := splitSetting(c.Key); ok {
 		kind, id = "settings", scope
 		m := maps.Clone(v.settings[scope])

@@ -12,6 +12,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -27,6 +28,7 @@ import (
 	"github.com/holdfast-ha/holdfast/worker/power/redfish"
 	"github.com/holdfast-ha/holdfast/worker/provider"
 	"github.com/holdfast-ha/holdfast/worker/provider/kvm"
+	"github.com/holdfast-ha/holdfast/worker/sealed"
 )
 
 // Worker is one management worker. Make it with New, start it with Run.
@@ -47,6 +49,7 @@ type Worker struct {
 	gate      *wpower.Gate
 	providers map[string]provider.Provider
 	pools     *pools
+	ring      *sealed.File // keys of sealed secrets
 	metrics   *metrics
 	health    *health
 	hook      *pageHook
@@ -64,6 +67,8 @@ type Worker struct {
 	reignBegan time.Time                     // since when this worker owns slots
 	lostAgents lossWindow
 	kick       chan struct{} // membership, slots or host specs changed
+
+	secretsVersion atomic.Int64 // raised by each change of a sealed secret
 }
 
 // New checks the options, reads the certificates and makes a worker; it starts nothing
@@ -86,6 +91,12 @@ func New(o Options) (*Worker, error) {
 	w.health = newHealth(time.Now)
 	w.metrics = newMetrics(w)
 	w.registerCertificates()
+	w.registerSecrets()
+	w.ring = sealed.NewFile(o.KeyRing)
+	if w.ring.Refresh(); w.ring.Err() != nil {
+		// No reason to stay down: hosts are watched without it, and it is mended while running.
+		w.log.Error("key ring cannot be used, sealed secrets stay unreadable", "cause", w.ring.Err())
+	}
 	w.pools = newPools()
 	w.hook = newPageHook(w.log, w.pageCommand, func(result string) { w.metrics.pages.WithLabelValues(result).Inc() })
 	w.view = newView(w.log, w.changed)
@@ -111,7 +122,10 @@ func (w *Worker) hostile(t wpower.Target, r ipmi.Report) {
 
 // mirrorPrefixes are what every worker keeps a copy of: the small records of all hosts,
 // so that a takeover reads nothing and any worker answers operators.
-var mirrorPrefixes = []string{leases.WorkersPrefix, leases.DrainsPrefix, leases.SlotsPrefix, leases.EndsPrefix, leases.PartitionsPrefix, leases.HostsPrefix, leases.OpsPrefix, leases.SettingsPrefix}
+var mirrorPrefixes = []string{
+	leases.WorkersPrefix, leases.DrainsPrefix, leases.SlotsPrefix, leases.EndsPrefix, leases.PartitionsPrefix,
+	leases.HostsPrefix, leases.OpsPrefix, leases.SecretsPrefix, leases.SettingsPrefix,
+}
 
 func (w *Worker) pageCommand() (string, time.Duration) {
 	e := w.view.effective("", "", time.Now())
@@ -163,6 +177,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	g.Go(func() error { return w.eventsMirror.Run(ctx) })
 	g.Go(func() error { return w.watchFreshness(ctx) })
 	g.Go(func() error { return w.watchCertificates(ctx) })
+	g.Go(func() error { return w.watchSecrets(ctx) })
 	g.Go(func() error { return w.trimEvents(ctx) })
 	g.Go(func() error { return w.hook.run(ctx) })
 	g.Go(func() error {
@@ -231,6 +246,10 @@ func (w *Worker) changed(kind, id string) {
 		case w.kick <- struct{}{}:
 		default:
 		}
+	case "secrets":
+		w.secretsVersion.Add(1)
+		w.wakeOwner(id)
+		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

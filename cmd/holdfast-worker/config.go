@@ -78,6 +78,7 @@ var fields = []field{
 		return err
 	}},
 	{"secretsDir", "secrets-dir", "directory that file: references of BMC secrets may point into", text(func(o *worker.Options) *string { return &o.SecretsDir })},
+	{"keyRing", "key-ring", "file with the keys of sealed secrets (holdfast secret keygen), read again when it changes", text(func(o *worker.Options) *string { return &o.KeyRing })},
 	{"logLevel", "log-level", "debug, info, warn or error (default info)", func(c *config, v string) error {
 		if c.level.UnmarshalText([]byte(v)) != nil {
 			return fmt.Errorf("%q, allowed are debug, info, warn, error", v)

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/sim/world"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+	"github.com/holdfast-ha/holdfast/worker/sealed"
 )
 
 const (
@@ -306,6 +308,9 @@ func (f *devFleet) writeSecret() (string, error) {
 	}
 	if err := os.WriteFile(f.secretFile(), []byte(secret+"\n"), 0o600); err != nil {
 		return "", fmt.Errorf("write BMC secret: %w", err)
+	}
+	if _, err := sealed.AddKey(f.dir.join("secrets", "ring"), "dev", true, time.Now()); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", fmt.Errorf("make key ring: %w", err)
 	}
 	return secret, nil
 }

@@ -25,8 +25,8 @@ const (
 
 // childWorker is what a worker child of `holdfast dev` is told.
 type childWorker struct {
-	ID, Zone, Etcd, API, Agents, SecretsDir string
-	LeaseTTL                                int // seconds
+	ID, Zone, Etcd, API, Agents, SecretsDir, KeyRing string
+	LeaseTTL                                         int // seconds
 }
 
 // devWorkers are the worker children of a dev fleet.
@@ -56,7 +56,7 @@ func newDevWorkers(f *devFleet, n int) *devWorkers {
 			ID: id, Zone: zones[i%len(zones)], Etcd: f.etcdURL,
 			API:        netip.AddrPortFrom(at, workerAPI).String(),
 			Agents:     netip.AddrPortFrom(at, workerAgents).String(),
-			SecretsDir: f.dir.join("secrets"), LeaseTTL: f.preset.leaseTTL,
+			SecretsDir: f.dir.join("secrets"), KeyRing: f.dir.join("secrets", "ring"), LeaseTTL: f.preset.leaseTTL,
 		}})
 	}
 	return w

@@ -24,7 +24,7 @@ var powerVerbs = []struct {
 
 // newPowerCmd is `holdfast power`.
 func newPowerCmd(e *env) *cobra.Command {
-	subs := []*cobra.Command{newPowerStatusCmd(e)}
+	subs := []*cobra.Command{newPowerStatusCmd(e), newPowerSecretCmd(e)}
 	for _, v := range powerVerbs {
 		var out outputFlags
 		var s safety

@@ -36,6 +36,12 @@ type Backend interface {
 	PlanOrder(ctx context.Context, id string, o v1.OrderRequest) (v1.Plan, error)
 	Order(ctx context.Context, who, id string, o v1.OrderRequest) (v1.OrderResult, error) // only at the owner
 
+	Secret(ctx context.Context, host, device string) (v1.SecretStatus, error)
+	Secrets(ctx context.Context) ([]v1.SecretStatus, error)
+	PutSecret(ctx context.Context, who, host, device string, r v1.SecretRequest, ifRevision int64) (v1.SecretStatus, error) // a test only at the owner; keeps no part of r
+	DeleteSecret(ctx context.Context, who, host, device string, ifRevision int64) error
+	Reseal(ctx context.Context, who string, limit int, dryRun bool) (v1.ResealResult, error)
+
 	Partitions(ctx context.Context) ([]v1.Partition, error)
 	Partition(ctx context.Context, path string) (v1.Partition, error)
 	PutPartition(ctx context.Context, who string, spec v1.PartitionSpec, ifRevision int64) (v1.Partition, error)

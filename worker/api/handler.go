@@ -147,7 +147,7 @@ func serve(b Backend, o *HandlerOptions, rows []*Route, w http.ResponseWriter, r
 	}
 	if !c.watch {
 		d := callTimeout
-		if strings.HasSuffix(c.route.Path, "/orders") {
+		if strings.HasSuffix(c.route.Path, "/orders") || strings.HasSuffix(c.route.Path, "/secret") {
 			d = orderTimeout
 		}
 		var cancel context.CancelFunc

@@ -3,6 +3,7 @@
 package api
 
 import (
+	"encoding"
 	"fmt"
 	"reflect"
 	"sort"
@@ -67,12 +68,14 @@ func typeName(t reflect.Type, types map[string]reflect.Type) string {
 	switch {
 	case t.Kind() == reflect.Pointer:
 		return typeName(t.Elem(), types)
+	case t.PkgPath() == "time":
+		return "time"
+	case t.Implements(reflect.TypeFor[encoding.TextMarshaler]()):
+		return "string"
 	case t.Kind() == reflect.Slice:
 		return "list of " + typeName(t.Elem(), types)
 	case t.Kind() == reflect.Map:
 		return "map of " + typeName(t.Key(), types) + " to " + typeName(t.Elem(), types)
-	case t.PkgPath() == "time":
-		return "time"
 	case t.Kind() == reflect.Struct:
 		types[t.Name()] = t
 		return "[" + t.Name() + "](#" + strings.ToLower(t.Name()) + ")"

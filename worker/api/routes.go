@@ -65,6 +65,12 @@ var Routes = []Route{
 	{"POST", "/v1/hosts/{id}/enabled", "hosts:write", v1.Switch{}, v1.Host{}, nil, "Host enabled or not.", setHost("enabled")},
 	{"POST", "/v1/hosts/{id}/orders", "power:write", v1.OrderRequest{}, v1.OrderResult{}, []Param{dryParam}, "Give an order about a host; with `dryRun` the answer is a Plan. Carried out by the host's owner.", orderHost},
 
+	{"GET", "/v1/hosts/{id}/devices/{device}/secret", "hosts:read", nil, v1.SecretStatus{}, nil, "What is on record of a device's sealed secret: set or not, key, when, by whom. Never the secret.", getSecret},
+	{"PUT", "/v1/hosts/{id}/devices/{device}/secret", "secrets:write", v1.SecretRequest{}, v1.SecretStatus{}, nil, "Store new credentials of a device, sealed, once the device has accepted them. It is never read back. Knows `If-Match` and `If-None-Match`. Carried out by the host's owner.", putSecret},
+	{"DELETE", "/v1/hosts/{id}/devices/{device}/secret", "secrets:write", nil, nil, nil, "Forget a device's sealed secret. Knows `If-Match`.", deleteSecret},
+	{"GET", "/v1/secrets", "hosts:read", nil, v1.List[v1.SecretStatus]{}, pageParams, "List the devices that have a sealed secret or refer to one.", listSecrets},
+	{"POST", "/v1/secrets/reseal", "secrets:write", v1.ResealRequest{}, v1.ResealResult{}, []Param{dryParam}, "Seal secrets anew under the newest key, some at a time: repeat it until none is left. Refused while some worker does not have that key, unless forced.", resealSecrets},
+
 	{"GET", "/v1/partitions", "hosts:read", nil, v1.List[v1.Partition]{}, pageParams, "List zones, pods and clusters.", listPartitions},
 	{"GET", "/v1/partitions/{path...}", "hosts:read", nil, v1.Partition{}, nil, "One zone, pod or cluster.", getPartition},
 	{"PUT", "/v1/partitions/{path...}", "hosts:write", v1.PartitionSpec{}, v1.Partition{}, nil, "Declare a partition. Knows `If-Match` and `If-None-Match`.", putPartition},

@@ -27,6 +27,7 @@ type Secret struct {
 	user     string // literal or reference
 	password string // reference
 	dir      string // the only directory file references may name
+	late     *late  // set: asked for the credential instead (late.go)
 }
 
 // NewSecret makes a secret from a user (plain text or a reference) and a password
@@ -35,22 +36,30 @@ type Secret struct {
 func NewSecret(user, passwordRef, dir string) (Secret, error) {
 	s := Secret{user: user, password: passwordRef, dir: dir}
 	if !isRef(passwordRef) {
-		return Secret{}, BadConfig("check secret", "password reference: a plain value is not accepted, allowed are env:NAME and file:PATH")
+		return Secret{}, BadConfig("check secret", "password reference: a plain value is not accepted, allowed are sealed, env:NAME and file:PATH")
 	}
 	for field, ref := range map[string]string{"user": user, "password": passwordRef} {
-		path, file := strings.CutPrefix(ref, "file:")
-		switch {
-		case ref == "env:" || ref == "file:":
-			return Secret{}, BadConfig("check secret", "%s reference %q: names nothing, allowed are env:NAME and file:PATH", field, ref)
-		case file && dir == "":
-			return Secret{}, BadConfig("check secret", "%s reference %q: no secrets directory is configured", field, ref)
-		case file:
-			if _, err := within(dir, path); err != nil {
-				return Secret{}, BadConfig("check secret", "%s reference %q: must lie in %s", field, ref, dir)
-			}
+		if err := checkRef(field, ref, dir); err != nil {
+			return Secret{}, err
 		}
 	}
 	return s, nil
+}
+
+// checkRef tests a reference without reading it; plain text passes.
+func checkRef(field, ref, dir string) error {
+	path, file := strings.CutPrefix(ref, "file:")
+	switch {
+	case ref == "env:" || ref == "file:":
+		return BadConfig("check secret", "%s reference %q: names nothing, allowed are env:NAME and file:PATH", field, ref)
+	case file && dir == "":
+		return BadConfig("check secret", "%s reference %q: no secrets directory is configured", field, ref)
+	case file:
+		if _, err := within(dir, path); err != nil {
+			return BadConfig("check secret", "%s reference %q: must lie in %s", field, ref, dir)
+		}
+	}
+	return nil
 }
 
 // IsZero reports whether no secret is configured.
@@ -62,14 +71,16 @@ func (s Secret) Resolve() (Credential, error) {
 	if s.IsZero() {
 		return Credential{}, BadConfig("resolve secret", "no secret is configured")
 	}
-	user := s.user
-	if isRef(user) {
-		var err error
-		if user, err = s.read(user); err != nil {
-			return Credential{}, err
-		}
+	user, password := s.user, ""
+	var err error
+	if s.late != nil {
+		user, password, err = s.late.resolve(s.user)
+	} else {
+		password, err = s.read(s.password)
 	}
-	password, err := s.read(s.password)
+	if err == nil && user == s.user && isRef(user) {
+		user, err = s.read(user)
+	}
 	if err != nil {
 		return Credential{}, err
 	}

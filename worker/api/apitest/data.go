@@ -52,7 +52,7 @@ func NewFleet() *Fleet {
 				Disarmed: []string{"cluster/z1/p1/c1"}, Budget: &v1.Budget{Scope: "cluster/z1/p1/c1", Used: 1, Limit: 3, Window: "1h"}},
 		},
 		WorkerL: []v1.Worker{
-			{ID: "w-1", Boot: "wb-1", API: "10.0.0.1:7080", Agents: "10.0.0.1:7081", Zone: "z1", Weight: 1, State: "ready", Since: at(0), Started: at(0), Version: "1.0", Slots: 512, Hosts: 2, Answers: v1.AnswersYes, Links: new(2), LeaseLeft: "4.2s"},
+			{ID: "w-1", Boot: "wb-1", API: "10.0.0.1:7080", Agents: "10.0.0.1:7081", Zone: "z1", Weight: 1, State: "ready", Since: at(0), Started: at(0), Version: "1.0", Slots: 512, Hosts: 2, Answers: v1.AnswersYes, Links: new(2), LeaseLeft: "4.2s", Keys: []string{NewestKey, "k1"}},
 			{ID: "w-2", Boot: "wb-2", API: "10.0.0.2:7080", Agents: "10.0.0.2:7081", Zone: "z1", Weight: 1, State: "ready", Since: at(1), Started: at(1), Version: "1.0", Slots: 512, Hosts: 2, Answers: v1.AnswersUnknown},
 		},
 		IncL: []v1.Incident{
@@ -63,6 +63,10 @@ func NewFleet() *Fleet {
 			{ID: "e-1", Revision: 90, At: at(120), Type: "fenced", Severity: "page", Host: "h-3", Partition: "z1/p1/c2", Worker: "w-2", Incident: "i-1", Message: "FENCING → FENCED: settled OFF, A3"},
 			{ID: "e-2", Revision: 95, At: at(180), Type: "suspect", Severity: "warning", Host: "h-2", Partition: "z1/p1/c1", Worker: "w-1", Incident: "i-2", Message: "AVAILABLE → SUSPECT: 3 pings missed"},
 			{ID: "e-3", Revision: 95, At: at(180), Type: "worker-joined", Severity: "info", Worker: "w-2", Message: "worker w-2 joined"},
+		},
+		SecretMap: map[string]v1.SecretStatus{
+			"h-2/bmc": {Host: "h-2", Device: "bmc", Ref: v1.SecretSealed, Set: true, Key: "k1", Readable: "yes", At: at(20), By: "bob@10.0.0.9", Tested: true, Revision: 41},
+			"h-3/bmc": {Host: "h-3", Device: "bmc", Ref: v1.SecretSealed, Set: true, Key: NewestKey, Newest: true, Readable: "yes", At: at(30), By: "bob@10.0.0.9", Revision: 42},
 		},
 		Set: map[string]v1.Setting{
 			"default agent.ping.interval": {Name: "agent.ping.interval", Value: "5s", Origin: "default", Default: "5s", Allowed: "1s to 60s", Effect: "live", Doc: "time between two pings"},

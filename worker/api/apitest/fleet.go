@@ -27,10 +27,11 @@ type Fleet struct {
 	WorkerL   []v1.Worker
 	IncL      []v1.Incident
 	EventL    []v1.Event
-	Set       map[string]v1.Setting // by scope and name
-	Calls     []string              // who and what of each write
-	Elsewhere map[string]string     // hosts owned by another worker: its base URL, "" for nobody
-	APIs      map[string]string     // base URLs of the APIs of workers other than the one that serves
+	Set       map[string]v1.Setting      // by scope and name
+	SecretMap map[string]v1.SecretStatus // by host/device
+	Calls     []string                   // who and what of each write
+	Elsewhere map[string]string          // hosts owned by another worker: its base URL, "" for nobody
+	APIs      map[string]string          // base URLs of the APIs of workers other than the one that serves
 	NotReady  error
 	Warnings  []api.Warning
 

@@ -45,7 +45,7 @@ type Device struct {
 	Driver   string            `json:"driver"`          // ipmi
 	Address  string            `json:"address"`
 	User     string            `json:"user,omitempty"`
-	Secret   string            `json:"secret,omitempty"` // reference: env:NAME or file:/path; never the secret itself
+	Secret   string            `json:"secret,omitempty"` // reference: sealed, env:NAME or file:/path; never the secret itself
 	Params   map[string]string `json:"params,omitempty"`
 	Identity Identity          `json:"identity,omitzero"` // pinned; empty: pinned at the first good power test
 }
@@ -176,9 +176,10 @@ type Worker struct {
 
 	// Only from the worker itself. Answers is unknown when it said nothing in time; its
 	// links and lease are then left out, never zero.
-	Answers   string `json:"answers,omitempty"`
-	Links     *int   `json:"links,omitempty"`     // agents linked to it
-	LeaseLeft string `json:"leaseLeft,omitempty"` // duration for which its lease certainly holds
+	Answers   string   `json:"answers,omitempty"`
+	Links     *int     `json:"links,omitempty"`     // agents linked to it
+	LeaseLeft string   `json:"leaseLeft,omitempty"` // duration for which its lease certainly holds
+	Keys      []string `json:"keys,omitempty"`      // ids of the keys in its ring; the first seals
 }
 
 // WorkerStates are the states in which workers are shown: a drained worker owns nothing
