@@ -71,7 +71,7 @@ func (v *vault) key(t *testing.T, id string, first bool) {
 func (v *vault) sealing(t *testing.T, id, ring string, change func(*Worker)) (*Worker, *v1.Client) {
 	t.Helper()
 	w, err := New(Options{
-		ID: id, Etcd: v.etcd.Endpoints(), ListenAPI: "127.0.0.1:0", ListenAgents: "127.0.0.1:0", LeaseTTL: 2 * time.Second, InsecureLoopback: true,
+		ID: id, Etcd: v.etcd.Endpoints(), ListenAPI: "127.0.0.1:0", ListenAgents: "127.0.0.1:0", LeaseTTL: 3 * time.Second, InsecureLoopback: true,
 		KeyRing: ring, Logger: slog.New(slog.NewTextHandler(&v.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	if err != nil {
