@@ -142,7 +142,12 @@ func Dial(t testing.TB, endpoints ...string) *leases.Client {
 // revoke the leases of others, compact.
 func (s *Server) Raw(t testing.TB) *clientv3.Client {
 	t.Helper()
-	c, err := clientv3.New(clientv3.Config{Endpoints: s.Endpoints()})
+	return rawClient(t, s.Endpoints())
+}
+
+func rawClient(t testing.TB, endpoints []string) *clientv3.Client {
+	t.Helper()
+	c, err := clientv3.New(clientv3.Config{Endpoints: endpoints})
 	if err != nil {
 		t.Fatal(err)
 	}
