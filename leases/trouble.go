@@ -34,7 +34,7 @@ const (
 	// one second at the default TTL.
 	slowAfter = 500 * time.Millisecond
 	// slowWindow is how long a slow write is remembered, at least.
-	slowWindow = 10 * time.Second
+	slowWindow = 5 * time.Second
 	// statusTimeout is for asking a member how it is; it needs no quorum to answer.
 	statusTimeout = time.Second
 )

@@ -50,6 +50,7 @@ func renewed(t *testing.T, c *leases.Client, boot string, ttl time.Duration) (*l
 // TestQuorumLost: without a quorum the session ends at its deadline, counted from the
 // last renewal, and the same client opens another one when etcd is back (leases.md §2.2).
 func TestQuorumLost(t *testing.T) {
+	t.Parallel()
 	e := etcdtest.StartCluster(t, etcdtest.Config{})
 	c := e.Client(t)
 	s, _ := renewed(t, c, "b1", 2*time.Second)
@@ -75,6 +76,7 @@ func TestQuorumLost(t *testing.T) {
 // TestLeaderChangeLosesNothing: an election shorter than the lease, and a member that
 // is restarted or replaced, cost no session (leases.md §5).
 func TestLeaderChangeLosesNothing(t *testing.T) {
+	t.Parallel()
 	e := etcdtest.StartCluster(t, etcdtest.Config{})
 	c := e.Client(t)
 	s, _ := renewed(t, c, "b1", 5*time.Second)
@@ -97,6 +99,7 @@ func TestLeaderChangeLosesNothing(t *testing.T) {
 
 // TestSlowCommitsAreNamed: writes that take long are seen although reads need no disk.
 func TestSlowCommitsAreNamed(t *testing.T) {
+	t.Parallel()
 	e := etcdtest.StartCluster(t, etcdtest.Config{})
 	c := e.Client(t)
 	s, _ := renewed(t, c, "b1", 5*time.Second)
@@ -116,6 +119,7 @@ func TestSlowCommitsAreNamed(t *testing.T) {
 
 // TestFullQuota: a full quota refuses writes, not renewals; after room was made all goes on.
 func TestFullQuota(t *testing.T) {
+	t.Parallel()
 	e := etcdtest.StartCluster(t, etcdtest.Config{Members: 1, Quota: 8 << 20})
 	c := e.Client(t)
 	s, _ := renewed(t, c, "b1", 2*time.Second)
@@ -137,6 +141,7 @@ func TestFullQuota(t *testing.T) {
 // TestRightsTakenAway: an etcd that wants users refuses us, by name, and all goes on when
 // it does not any more.
 func TestRightsTakenAway(t *testing.T) {
+	t.Parallel()
 	e := etcdtest.StartCluster(t, etcdtest.Config{Members: 1})
 	c := e.Client(t)
 	raw := e.Raw(t)
@@ -170,12 +175,14 @@ func TestRightsTakenAway(t *testing.T) {
 // when the restored data know its lease, and a mirror shows what is there now, whether the
 // revision went back, was bumped, or the cluster became another one (leases.md §2.10).
 func TestRestoredEtcd(t *testing.T) {
+	t.Parallel()
 	for name, r := range map[string]etcdtest.Restore{
 		"revision went back": {},
 		"bumped":             {BumpRevision: 1_000_000},
 		"another cluster":    {BumpRevision: 1_000_000, Token: "second"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			e := etcdtest.StartCluster(t, etcdtest.Config{Members: 1})
 			c := e.Client(t)
 			m := c.NewMirror()

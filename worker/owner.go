@@ -51,8 +51,9 @@ type (
 	specChanged   struct{}
 	policyChanged struct{}
 	helloMsg      struct {
-		hello *agentpb.Hello
-		at    time.Time
+		hello   *agentpb.Hello
+		at      time.Time
+		refused bool // there is no link
 	}
 	pingMsg struct {
 		boot   string

@@ -66,6 +66,7 @@ type view struct {
 	drains   map[string]versioned[v1.Drain]
 	slots    map[int]versioned[slotValue]
 	ends     map[string]versioned[leases.EndRecord]            // worker/boot
+	config   map[string]versioned[leases.GenerationRecord]     // its one key
 	settings map[string]map[string]versioned[v1.SettingRecord] // scope, name
 	version  int64                                             // of settings: bumped at every change
 	cache    map[string]cachedSettings                         // by host id
@@ -86,7 +87,8 @@ func newView(log *slog.Logger, changed func(kind, id string)) *view {
 		power: map[string]versioned[powerRecord]{}, parts: map[string]versioned[v1.PartitionSpec]{},
 		states: map[string]versioned[ha.PartitionRecord]{}, workers: map[string]versioned[v1.Worker]{},
 		drains: map[string]versioned[v1.Drain]{}, ends: map[string]versioned[leases.EndRecord]{},
-		slots: map[int]versioned[slotValue]{}, settings: map[string]map[string]versioned[v1.SettingRecord]{},
+		config: map[string]versioned[leases.GenerationRecord]{},
+		slots:  map[int]versioned[slotValue]{}, settings: map[string]map[string]versioned[v1.SettingRecord]{},
 		cache: map[string]cachedSettings{},
 	}
 }
@@ -130,6 +132,9 @@ func (v *view) apply(c leases.Change) {
 	} else if worker, ok := strings.CutPrefix(c.Key, leases.DrainsPrefix); ok {
 		kind, id = "drains", worker
 		err = put(v.drains, id, c)
+	} else if c.Key == leases.ConfigGenerationKey() {
+		kind = "generation"
+		err = put(v.config, c.Key, c)
 	} else if scope, name, ok := splitSetting(c.Key); ok {
 		kind, id = "settings", scope
 		m := maps.Clone(v.settings[scope])
@@ -175,6 +180,12 @@ func get[K comparable, T any](v *view, m map[K]versioned[T], id K) (versioned[T]
 	defer v.mu.RUnlock()
 	x, ok := m[id]
 	return x, ok
+}
+
+// generation is that of the etcd data, 0 while it is not known.
+func (v *view) generation() int64 {
+	g, _ := get(v, v.config, leases.ConfigGenerationKey())
+	return g.Val.Generation
 }
 
 func (v *view) spec(host string) (versioned[v1.HostSpec], bool) { return get(v, v.specs, host) }
