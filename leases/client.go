@@ -41,6 +41,7 @@ type Client struct {
 	lease, watch, data *clientv3.Client
 	history            *history
 	writes             worstOf // how long transactions took
+	refusal            refusal // the last word about certificates or rights
 }
 
 // KV is one key as read. Value is shared: do not modify it.

@@ -64,11 +64,10 @@ func (c *Client) Examine(ctx context.Context) []Finding {
 		out = append(out, Finding{t, fmt.Sprintf(format, args...)})
 	}
 	write := c.writes.worst(time.Now())
+	refused := c.refusal.after(time.Now(), err, serr)
 	switch {
-	case err != nil && isAuth(err):
-		add(Auth, "%s", rpctypes.ErrorDesc(err))
-	case err != nil && serr != nil && isAuth(serr):
-		add(Auth, "%s", rpctypes.ErrorDesc(serr))
+	case refused != "":
+		add(Auth, "%s", refused)
 	case err != nil && serr != nil:
 		add(Unreachable, "%s", rpctypes.ErrorDesc(serr))
 	case err != nil && st.Leader == 0:
@@ -137,6 +136,31 @@ func isAuth(err error) bool {
 	}
 	text := err.Error()
 	return strings.Contains(text, "tls: ") || strings.Contains(text, "x509: ") || strings.Contains(text, "authentication handshake failed")
+}
+
+// refusal remembers that etcd, or we, refused the other. A member that refuses a
+// certificate may also just hang up, so that not every attempt says why it failed.
+type refusal struct {
+	mu   sync.Mutex
+	at   time.Time
+	text string
+}
+
+const refusalKept = 10 * time.Second
+
+// after returns the refusal that explains why a read failed, if one does.
+func (r *refusal) after(now time.Time, read, status error) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, err := range []error{status, read} {
+		if err != nil && isAuth(err) {
+			r.at, r.text = now, rpctypes.ErrorDesc(err)
+		}
+	}
+	if read == nil || now.Sub(r.at) > refusalKept {
+		r.text = ""
+	}
+	return r.text
 }
 
 // worstOf remembers the longest duration of the last one to two windows.

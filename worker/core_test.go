@@ -45,6 +45,7 @@ type rig struct {
 	client    *leases.Client
 	endpoints []string      // of the workers
 	ttl       time.Duration // of their leases
+	bmcs      []*bmc.BMC
 }
 
 func newRig(t *testing.T) *rig {
@@ -110,6 +111,7 @@ func (r *rig) host(t *testing.T, id string, withBMC bool) {
 			t.Fatal(err)
 		}
 		background(t, b.Run)
+		r.bmcs = append(r.bmcs, b)
 		spec.Power = []v1.Device{{Name: "bmc", Driver: "ipmi", Address: b.Addr().String(), User: "op", Secret: "env:HOLDFAST_TEST_BMC"}}
 	}
 	r.put(t, leases.HostSpecKey(id), spec)

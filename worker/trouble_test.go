@@ -5,19 +5,23 @@ package worker
 import (
 	"context"
 	"io"
+	"log/slog"
 	"maps"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/holdfast-ha/holdfast/agent/trust"
 	"github.com/holdfast-ha/holdfast/coordinator/guard"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/leases/etcdtest"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+	"github.com/holdfast-ha/holdfast/worker/pki/pkitest"
 )
 
 // fleet is a worker with three hosts on an etcd that can be troubled.
@@ -259,6 +263,78 @@ func changed(a, b map[string]int64) (n int) {
 		}
 	}
 	return n
+}
+
+// TestNoPacketWithoutQuorum: power commands under way when the quorum is lost end with the
+// lease: no device receives one after that, and each host's order is found on record, or
+// was never begun, by the owner after (leases.md §3.2).
+func TestNoPacketWithoutQuorum(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, etcdtest.Config{}, 2*time.Second, false)
+	for _, b := range f.bmcs { // slow, so that the exchanges outlast the lease
+		faults := b.Faults()
+		faults.Delay = 400 * time.Millisecond
+		if err := b.SetFaults(faults); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.w.mu.Lock()
+	s := f.w.session
+	f.w.mu.Unlock()
+	var orders sync.WaitGroup
+	defer orders.Wait()
+	for _, h := range f.hosts {
+		orders.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			_, _ = (*backend)(f.w).Order(ctx, "me", h, v1.OrderRequest{Verb: "off"}) // what the devices saw is what counts
+		})
+	}
+	f.cluster.Stop(0)
+	f.cluster.Stop(1)
+	eventually(t, "the lease is over", func() bool { return !s.Valid(0) })
+	end := s.Deadline()
+	eventually(t, "nothing is owned", func() bool { f.w.mu.Lock(); defer f.w.mu.Unlock(); return len(f.w.owners) == 0 })
+	eventually(t, "a packet would have come by now", func() bool { return time.Since(end) > 3*time.Second })
+	sent := 0
+	for _, b := range f.bmcs {
+		for _, x := range b.Truth() {
+			sent++
+			if x.At.After(end) {
+				t.Errorf("%s received %s %v after the end of the lease", x.BMC, x.Verb, x.At.Sub(end))
+			}
+		}
+	}
+	t.Logf("%d commands before the end", sent)
+	f.cluster.Restart(t, 0, 1)
+	eventually(t, "all warnings are gone", func() bool { return len(f.w.health.list()) == 0 })
+	eventually(t, "no intent is left open", func() bool {
+		kvs, _, err := f.client.List(t.Context(), leases.OpsPrefix)
+		return err == nil && len(kvs) == 0
+	})
+}
+
+// TestCertificateRefused: an etcd that takes this worker from its list is named, and all
+// goes on when it is back on it (leases.md §5, auth).
+func TestCertificateRefused(t *testing.T) {
+	t.Parallel()
+	lab := pkitest.New(t)
+	member := lab.Issue(t, pkitest.Etcd, "etcd-1")
+	etcd := etcdtest.StartTLS(t, etcdtest.TLS{CA: member.CA, Cert: member.Cert, Key: member.Key, AllowedCNs: []string{"w1"}})
+	w, err := New(Options{ID: "w1", Etcd: etcd.Endpoints(), TLS: lab.Issue(t, trust.Worker, "w1"), ListenAPI: "127.0.0.1:0", ListenAgents: "127.0.0.1:0", LeaseTTL: 2 * time.Second, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	background(t, w.Run)
+	ready := func() bool { return (*backend)(w).Ready() == nil && len(w.health.list()) == 0 }
+	api := func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.session != nil }
+	eventually(t, "the worker is a member", api)
+	eventually(t, "the worker is ready", ready)
+	etcd.Allow(t, "somebody-else")
+	eventually(t, "the warning EtcdAuth", func() bool { return severityOf(w, string(leases.Auth)) == "critical" })
+	eventually(t, "the lease is over", func() bool { return (*backend)(w).Ready() != nil })
+	etcd.Allow(t, "w1")
+	eventually(t, "the worker is ready again", ready)
 }
 
 // TestNothingIsArmedBlind: without a fresh word from etcd no guard report allows anything

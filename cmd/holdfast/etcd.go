@@ -17,7 +17,10 @@ func newEtcdCmd(e *env) *cobra.Command {
 		"The workers notice by themselves when etcd is away, slow or full. That it was restored from a backup, and that this is meant, is for people to say.",
 		`  # after docs/etcd-restore.md was followed up to here
   holdfast etcd raise-generation --dry-run
-  holdfast etcd raise-generation --reason 'restored the backup of 04:00'`,
+  holdfast etcd raise-generation --reason 'restored the backup of 04:00'
+
+  # and then
+  holdfast get incidents`,
 		newRaiseGenerationCmd(e))
 }
 
@@ -31,7 +34,8 @@ func newRaiseGenerationCmd(e *env) *cobra.Command {
 			"The owners that etcd knows then rank above all that agents have obeyed before the restore, and what was held because of that goes on.\n" +
 			"Do it once per restore, when the restored data are what you want: see docs/etcd-restore.md.",
 		Example: `  holdfast etcd raise-generation --dry-run
-  holdfast etcd raise-generation --yes --reason 'restored the backup of 04:00'`,
+  holdfast etcd raise-generation --reason 'restored the backup of 04:00'
+  holdfast etcd raise-generation --yes -o json`,
 	}
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		o, err := out.options(e)

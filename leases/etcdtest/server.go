@@ -83,6 +83,13 @@ func (s *Server) start(t testing.TB) {
 	s.addr = etcd.Clients[0].Addr().String()
 }
 
+// Allow restarts a member that was started with StartTLS, with another list of names.
+func (s *Server) Allow(t testing.TB, cns ...string) {
+	t.Helper()
+	s.tls.AllowedCNs = cns
+	s.Restart(t)
+}
+
 // Stop ends the member. Its data stays until the test ends. Idempotent.
 func (s *Server) Stop() {
 	if s.etcd != nil {
