@@ -50,7 +50,7 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	e := etcdtest.Start(t)
-	return &rig{etcd: e, client: e.Client(t), endpoints: e.Endpoints(), ttl: 2 * time.Second}
+	return &rig{etcd: e, client: e.Client(t), endpoints: e.Endpoints(), ttl: minTTL}
 }
 
 // worker runs a worker until stop, or the end of the test.

@@ -31,7 +31,7 @@ type Options struct {
 	ListenAPI, ListenAgents       string // host:port; port 0 takes a free one
 	AdvertiseAPI, AdvertiseAgents string // default: the listening address
 
-	LeaseTTL time.Duration // 2s to 60s, default 5s
+	LeaseTTL time.Duration // 3s to 60s, default 5s
 	// RestartGrace is how long an orderly end keeps the slots for this worker's next
 	// process, up to 5m; 0 gives them back at once.
 	RestartGrace time.Duration
@@ -51,7 +51,13 @@ type Options struct {
 // ErrOptions marks options that cannot be used; no restart will mend that.
 var ErrOptions = errors.New("bad options")
 
-const defaultTTL = 5 * time.Second
+const (
+	defaultTTL = 5 * time.Second
+	// minTTL is the shortest lease that is certain for the two seconds of one packet even
+	// right before a renewal, a fifth of it later and less the margin for clocks. Under a
+	// shorter one no packet would ever leave.
+	minTTL = 3 * time.Second
+)
 
 // withDefaults fills what was left empty and names every wrong field.
 func (o Options) withDefaults() (Options, error) {
@@ -82,8 +88,8 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Weight < 1 || o.Weight > 100 {
 		errs = append(errs, fmt.Errorf("weight: %d, allowed are 1 to 100", o.Weight))
 	}
-	if o.LeaseTTL < 2*time.Second || o.LeaseTTL > time.Minute || o.LeaseTTL%time.Second != 0 {
-		errs = append(errs, fmt.Errorf("leaseTTL: %v, allowed are whole seconds from 2s to 1m", o.LeaseTTL))
+	if o.LeaseTTL < minTTL || o.LeaseTTL > time.Minute || o.LeaseTTL%time.Second != 0 {
+		errs = append(errs, fmt.Errorf("leaseTTL: %v, allowed are whole seconds from 3s to 1m", o.LeaseTTL))
 	}
 	if o.RestartGrace < 0 || o.RestartGrace > 5*time.Minute {
 		errs = append(errs, fmt.Errorf("restartGrace: %v, allowed are 0s to 5m", o.RestartGrace))

@@ -209,7 +209,7 @@ func TestRestoredEtcdIsNoticed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := etcdtest.StartCluster(t, etcdtest.Config{Members: 1})
-			f := &fleet{rig: &rig{client: c.Client(t), endpoints: c.Endpoints(), ttl: 2 * time.Second}, cluster: c, hosts: []string{"h1", "h2", "h3"}}
+			f := &fleet{rig: &rig{client: c.Client(t), endpoints: c.Endpoints(), ttl: minTTL}, cluster: c, hosts: []string{"h1", "h2", "h3"}}
 			quickPings(t, f.rig)
 			for _, h := range f.hosts {
 				f.host(t, h, true)

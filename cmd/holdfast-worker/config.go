@@ -53,9 +53,9 @@ var fields = []field{
 	{"listenAgents", "listen-agents", "host:port for agents (default 127.0.0.1:7443)", text(func(o *worker.Options) *string { return &o.ListenAgents })},
 	{"advertiseAPI", "advertise-api", "address others reach the API at (default: the listening one)", text(func(o *worker.Options) *string { return &o.AdvertiseAPI })},
 	{"advertiseAgents", "advertise-agents", "address agents reach it at (default: the listening one)", text(func(o *worker.Options) *string { return &o.AdvertiseAgents })},
-	{"leaseTTL", "lease-ttl", "lease in etcd, 2s to 1m (default 5s)", func(c *config, v string) (err error) {
+	{"leaseTTL", "lease-ttl", "lease in etcd, 3s to 1m (default 5s)", func(c *config, v string) (err error) {
 		if c.options.LeaseTTL, err = time.ParseDuration(v); err != nil {
-			err = fmt.Errorf("%q, allowed are whole seconds from 2s to 1m", v)
+			err = fmt.Errorf("%q, allowed are whole seconds from 3s to 1m", v)
 		}
 		return err
 	}},
