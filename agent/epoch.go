@@ -85,7 +85,16 @@ func (e *staleError) Error() string {
 // errUnkept: an epoch was admitted and is remembered until this process ends only.
 var errUnkept = errors.New("epoch memory cannot be written")
 
-// admit refuses an epoch that is missing or older than the highest of its cluster, and
+// otherCluster refuses an epoch of another etcd cluster than the one used last: revisions
+// of two clusters say nothing of each other, so only a newer generation comes after.
+type otherCluster struct{ got, seen epoch }
+
+func (e *otherCluster) Error() string {
+	return fmt.Sprintf("epoch %v of cluster %s: this host has obeyed epoch %v of cluster %s, only a higher generation comes after that (docs/etcd-restore.md)", e.got, e.got.Cluster, e.seen, e.seen.Cluster)
+}
+
+// admit refuses an epoch that is missing, older than the highest of its cluster, or of
+// another cluster than the last one without a newer generation than any seen, and
 // remembers a newer one before it returns. errUnkept (wrapped) is no refusal: a full disk
 // must not cut the host off.
 func (m *epochs) admit(p *agentpb.Epoch) error {
@@ -95,6 +104,13 @@ func (m *epochs) admit(p *agentpb.Epoch) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if len(m.seen) > 0 && m.seen[0].Cluster != e.Cluster {
+		for _, s := range m.seen {
+			if e.Generation <= s.Generation {
+				return &otherCluster{e, s}
+			}
+		}
+	}
 	i := slices.IndexFunc(m.seen, func(s epoch) bool { return s.Cluster == e.Cluster })
 	if i >= 0 {
 		switch order := e.compare(m.seen[i]); {

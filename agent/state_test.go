@@ -30,10 +30,12 @@ func TestOlderEpochsAreRefusedAcrossRestarts(t *testing.T) {
 		{ep("c1", 1, 9), false},
 		{ep("c1", 2, 3), true}, // a higher generation beats any revision
 		{ep("c1", 1, 99), false},
-		{ep("c2", 1, 1), true}, // another cluster has a memory of its own
-		{ep("c1", 1, 99), false},
-		{ep("c1", 2, 4), true},
-		{ep("c2", 1, 0), false},
+		{ep("c2", 1, 99), false}, // another cluster's revisions say nothing:
+		{ep("c2", 2, 99), false}, // only a higher generation comes after
+		{ep("c2", 3, 1), true},
+		{ep("c1", 2, 4), false}, // the old etcd, still alive somewhere
+		{ep("c2", 3, 0), false},
+		{ep("c1", 4, 4), true},
 		{ep("", 9, 9), false},
 		{ep("c1", -1, 9), false},
 		{nil, false},
@@ -50,11 +52,11 @@ func TestOlderEpochsAreRefusedAcrossRestarts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h := m.highest(); h.Cluster != "c1" || h.Generation != 2 || h.Revision != 4 {
-		t.Errorf("highest = %v, want 2/4 of c1", h)
+	if h := m.highest(); h.Cluster != "c1" || h.Generation != 4 || h.Revision != 4 {
+		t.Errorf("highest = %v, want 4/4 of c1", h)
 	}
 	var stale *staleError
-	if err := m.admit(ep("c1", 2, 3)); !errors.As(err, &stale) {
+	if err := m.admit(ep("c1", 4, 3)); !errors.As(err, &stale) {
 		t.Errorf("older epoch = %v, want a staleError", err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, ".*")); len(left) != 0 {

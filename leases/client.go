@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -40,8 +39,9 @@ type Client struct {
 	log *slog.Logger
 	// Three connections, so that a flood of watch events or writes never delays a renewal.
 	lease, watch, data *clientv3.Client
-	clusterID          uint64
-	seen               atomic.Int64 // highest revision of any answer
+	history            *history
+	writes             worstOf // how long transactions took
+	refusal            refusal // the last word about certificates or rights
 }
 
 // KV is one key as read. Value is shared: do not modify it.
@@ -80,7 +80,7 @@ func Dial(ctx context.Context, c Config) (*Client, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	out := &Client{log: log}
+	out := &Client{log: log, history: newHistory()}
 	zl := newZap(log)
 	for _, p := range []**clientv3.Client{&out.lease, &out.watch, &out.data} {
 		cli, err := clientv3.New(clientv3.Config{
@@ -136,8 +136,7 @@ func (c *Client) firstContact(ctx context.Context) error {
 	for {
 		resp, err := kv.Range(ctx, &pb.RangeRequest{Key: []byte(ConfigSlotsKey()), CountOnly: true})
 		if err == nil {
-			c.clusterID = resp.Header.ClusterId
-			c.saw(resp.Header)
+			c.history.answered(resp.Header, 0)
 			return nil
 		}
 		// A word about certificates is kept: a member that refuses ours may also just hang up.
@@ -164,8 +163,8 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// ClusterID is etcd's own id of the cluster; agents store epochs under it (leases.md §2.10).
-func (c *Client) ClusterID() uint64 { return c.clusterID }
+// ClusterID is etcd's own id of the cluster, as of its last answer.
+func (c *Client) ClusterID() uint64 { return c.history.clusterID() }
 
 // Get reads one key, linearizable. The error is ErrNotFound if it does not exist.
 func (c *Client) Get(ctx context.Context, key string) (KV, error) {
@@ -239,7 +238,9 @@ type slotsRecord struct {
 	Slots int `json:"slots"`
 }
 
-type generationRecord struct {
+// GenerationRecord is the content of config/generation. It is raised by hand after etcd
+// was restored from a backup, and never lowered (leases.md §2.10).
+type GenerationRecord struct {
 	V          int   `json:"v"`
 	Generation int64 `json:"generation"`
 }
@@ -251,7 +252,7 @@ func (c *Client) EnsureConfig(ctx context.Context) (Fleet, error) {
 	if err := c.createOnce(ctx, ConfigSlotsKey(), &slots); err != nil {
 		return Fleet{}, err
 	}
-	gen := generationRecord{V: 1, Generation: 1}
+	gen := GenerationRecord{V: 1, Generation: 1}
 	if err := c.createOnce(ctx, ConfigGenerationKey(), &gen); err != nil {
 		return Fleet{}, err
 	}
@@ -280,9 +281,10 @@ func (c *Client) createOnce(ctx context.Context, key string, v any) error {
 func (c *Client) read(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
+	before := c.history.revision()
 	resp, err := c.data.Get(ctx, key, opts...)
 	if err == nil {
-		c.saw(resp.Header)
+		c.history.answered(resp.Header, before)
 	}
 	return resp, err
 }
@@ -297,17 +299,7 @@ func redial(clients ...*clientv3.Client) {
 
 // Seen is the highest revision that any answer to this client named: a mirror that has
 // come to it shows whatever this process has written or read.
-func (c *Client) Seen() int64 { return c.seen.Load() }
-
-// saw keeps the highest revision that any answer named.
-func (c *Client) saw(h *pb.ResponseHeader) {
-	for rev := h.GetRevision(); ; {
-		old := c.seen.Load()
-		if rev <= old || c.seen.CompareAndSwap(old, rev) {
-			return
-		}
-	}
-}
+func (c *Client) Seen() int64 { return c.history.revision() }
 
 // wait returns nil after d, or the context's cause.
 func wait(ctx context.Context, d time.Duration) error {

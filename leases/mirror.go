@@ -150,6 +150,9 @@ func (m *Mirror) apply(resp clientv3.WatchResponse) {
 		}
 	}
 	m.mu.Unlock()
+	if !isClosed(m.history()) {
+		m.client.history.saw(rev)
+	}
 	m.tell(changes) // whoever waits for the revision finds its subscribers up to date
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -159,7 +162,7 @@ func (m *Mirror) apply(resp clientv3.WatchResponse) {
 }
 
 // replace takes a listing in and tells the difference.
-func (m *Mirror) replace(kvs []KV, rev int64, asOf time.Time) {
+func (m *Mirror) replace(kvs []KV, rev int64, asOf time.Time, past <-chan struct{}) {
 	m.join() // they get the content as changes
 	m.mu.Lock()
 	listed := make(map[string]bool, len(kvs))
@@ -185,7 +188,7 @@ func (m *Mirror) replace(kvs []KV, rev int64, asOf time.Time) {
 	slices.SortFunc(changed, func(a, b Change) int { return byRevision(a.KV, b.KV) })
 	m.tell(append(gone, changed...))
 	m.mu.Lock()
-	m.freshAt, m.pending = asOf, freshness{}
+	m.freshAt, m.pending, m.past = asOf, freshness{}, past
 	m.setRevision(rev)
 	m.mu.Unlock()
 	if first {
@@ -208,9 +211,9 @@ func (m *Mirror) settle() {
 	}
 }
 
-// probe keeps Age honest, and notices an etcd that has gone back in time: the watch would
-// wait silently for a revision that is far away.
-func (m *Mirror) probe(ctx context.Context, rewound chan struct{}) {
+// probe keeps Age honest, and lets the client notice an etcd that has gone back in time:
+// the watch would wait silently for a revision that is far away.
+func (m *Mirror) probe(ctx context.Context) {
 	tick := time.NewTicker(probeEvery)
 	defer tick.Stop()
 	for {
@@ -221,13 +224,13 @@ func (m *Mirror) probe(ctx context.Context, rewound chan struct{}) {
 		case <-m.nudge:
 		}
 		redial(m.client.watch, m.client.data)
-		if before := m.Revision(); before > 0 {
-			m.probeOnce(ctx, before, rewound)
+		if m.Revision() > 0 {
+			m.probeOnce(ctx)
 		}
 	}
 }
 
-func (m *Mirror) probeOnce(ctx context.Context, before int64, rewound chan struct{}) {
+func (m *Mirror) probeOnce(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	asked := time.Now()
@@ -235,9 +238,8 @@ func (m *Mirror) probeOnce(ctx context.Context, before int64, rewound chan struc
 	if err != nil {
 		return // Age grows, that is the report
 	}
-	if rev < before {
-		poke(rewound)
-		return
+	if isClosed(m.history()) {
+		return // nothing here is of this etcd
 	}
 	m.mu.Lock()
 	if m.rev >= rev || m.pending.at.IsZero() {

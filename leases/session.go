@@ -57,6 +57,9 @@ type Session struct {
 	id     clientv3.LeaseID
 	ttl    time.Duration // as granted
 	lost   chan struct{}
+	// The lease is one of this cluster in this history.
+	cluster uint64
+	past    <-chan struct{}
 
 	mu       sync.Mutex
 	deadline time.Time // monotonic; from the sending of the last renewal that was answered
@@ -74,11 +77,12 @@ func (c *Client) OpenSession(ctx context.Context, conf SessionConfig) (*Session,
 	if err != nil {
 		return nil, err
 	}
+	past := c.history.present()
 	fleet, err := c.EnsureConfig(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{client: c, conf: conf, fleet: fleet, lost: make(chan struct{})}
+	s := &Session{client: c, conf: conf, fleet: fleet, lost: make(chan struct{}), past: past, cluster: c.ClusterID()}
 	if err := s.grant(ctx); err != nil {
 		return nil, fmt.Errorf("grant lease of worker %s: %w", conf.Worker, err)
 	}
@@ -166,6 +170,10 @@ func (s *Session) LeaseID() int64 { return int64(s.id) }
 // TTL is the granted time to live.
 func (s *Session) TTL() time.Duration { return s.ttl }
 
+// ClusterID is etcd's own id of the cluster that granted the lease; agents store epochs
+// under it (leases.md §2.10).
+func (s *Session) ClusterID() uint64 { return s.cluster }
+
 // Fleet is the fleet's fixed configuration as of OpenSession.
 func (s *Session) Fleet() Fleet { return s.fleet }
 
@@ -210,8 +218,8 @@ func (s *Session) lose() {
 	}
 }
 
-// Run renews the lease every TTL/5 until the deadline passes or etcd says it is gone
-// (ErrFenced), or ctx ends. Then it records the end as released and revokes the lease, so
+// Run renews the lease every TTL/5 until the deadline passes, etcd says that it is gone or
+// is found to be another one or an older one than it was (ErrFenced), or ctx ends. Then it records the end as released and revokes the lease, so
 // that others take over at once, and returns nil or why it could not. Stop what acts under
 // the session before ending ctx. Call it once.
 func (s *Session) Run(ctx context.Context) error {
@@ -238,6 +246,8 @@ func (s *Session) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			s.lose()
 			return s.End(ctx)
+		case <-s.past:
+			return fmt.Errorf("lease of worker %s: etcd went back in time or is another cluster now: %w", s.conf.Worker, ErrFenced)
 		case <-s.lost:
 			return fmt.Errorf("lease of worker %s: gone: %w", s.conf.Worker, ErrFenced)
 		case <-tick.C:
@@ -255,8 +265,13 @@ func (s *Session) Run(ctx context.Context) error {
 func (s *Session) renew(ctx context.Context, sent time.Time) {
 	ctx, cancel := context.WithDeadline(ctx, sent.Add(s.ttl-margin(s.ttl)))
 	defer cancel()
-	_, err := s.client.lease.KeepAliveOnce(ctx, s.id)
+	resp, err := s.client.lease.KeepAliveOnce(ctx, s.id)
+	if err == nil {
+		s.client.history.heard(resp.ResponseHeader)
+	}
 	switch {
+	case err == nil && isClosed(s.past):
+		s.lose() // another etcd that knows a lease of this number
 	case err == nil:
 		s.extend(sent)
 	case errors.Is(err, rpctypes.ErrLeaseNotFound):

@@ -45,7 +45,7 @@ func (c *Client) commit(ctx context.Context, g Guard, ops []Op) (int64, error) {
 // decide sends w and finds out what became of it. A copy that got no answer is read
 // back; a second copy is sent only where at most one of the two can be applied.
 func (c *Client) decide(ctx context.Context, w *write) (int64, error) {
-	base := c.seen.Load()
+	base := c.history.revision()
 	floating := false // an unanswered copy may be applied
 	for {
 		resp, err := c.txn(ctx, w.cmps, w.then, w.reads)
@@ -98,9 +98,11 @@ func (c *Client) txn(ctx context.Context, cmps []clientv3.Cmp, then, els []clien
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	before, began := c.history.revision(), time.Now()
 	resp, err := c.data.Txn(ctx).If(cmps...).Then(then...).Else(els...).Commit()
+	c.writes.took(time.Since(began), time.Now())
 	if err == nil {
-		c.saw(resp.Header)
+		c.history.answered(resp.Header, before)
 	}
 	return resp, err
 }

@@ -48,10 +48,11 @@ type Mirror struct {
 
 	mu       sync.RWMutex
 	index    index
-	rev      int64         // all changes up to here are applied; 0 before the first listing
-	freshAt  time.Time     // the content is complete as of this moment
-	pending  freshness     // becomes freshAt when rev has reached it
-	advanced chan struct{} // closed and replaced when rev rises
+	past     <-chan struct{} // closed when the content is of a history that is over
+	rev      int64           // all changes up to here are applied; 0 before the first listing
+	freshAt  time.Time       // the content is complete as of this moment
+	pending  freshness       // becomes freshAt when rev has reached it
+	advanced chan struct{}   // closed and replaced when rev rises
 	joining  []*subscription
 }
 
@@ -92,14 +93,13 @@ func (m *Mirror) Run(ctx context.Context) error {
 	defer prober.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	rewound := make(chan struct{}, 1)
-	prober.Go(func() { m.probe(ctx, rewound) })
+	prober.Go(func() { m.probe(ctx) })
 
 	backoff := minBackoff
 	relist := true
 	for ctx.Err() == nil {
 		before := m.Revision()
-		err := m.follow(ctx, &relist, rewound)
+		err := m.follow(ctx, &relist)
 		if m.Revision() != before {
 			backoff = minBackoff
 		}
@@ -130,14 +130,15 @@ func (m *Mirror) pause(ctx context.Context, d time.Duration) {
 
 var (
 	errWatchClosed = errors.New("watch closed")
-	errRewound     = errors.New("etcd is at an older revision than it was: restored from a backup?")
+	errRewound     = errors.New("etcd is at an older revision than it was, or another cluster: restored from a backup?")
 )
 
 // follow opens one watch and applies what it brings until it breaks. *relist says whether
 // the content must be listed anew; otherwise the watch resumes where the last one ended.
-func (m *Mirror) follow(ctx context.Context, relist *bool, rewound <-chan struct{}) error {
+func (m *Mirror) follow(ctx context.Context, relist *bool) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	*relist = *relist || isClosed(m.history())
 	opts := []clientv3.OpOption{clientv3.WithPrefix(), clientv3.WithCreatedNotify(), clientv3.WithProgressNotify(), clientv3.WithFragment()}
 	if !*relist {
 		opts = append(opts, clientv3.WithRev(m.Revision()+1))
@@ -147,25 +148,22 @@ func (m *Mirror) follow(ctx context.Context, relist *bool, rewound <-chan struct
 		return err
 	}
 	if *relist {
+		past := m.client.history.present()
 		kvs, rev, asOf, err := m.list(ctx)
 		if err != nil {
 			return err
 		}
-		select {
-		case <-rewound: // noticed before this listing, which has put it right
-		default:
-		}
-		m.replace(kvs, rev, asOf)
+		m.replace(kvs, rev, asOf, past)
 		*relist = false
 	}
+	past := m.history()
 	for {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-m.work:
 			m.join()
-		case <-rewound:
-			*relist = true
+		case <-past:
 			return errRewound
 		case resp, ok := <-events:
 			if !ok {
@@ -194,6 +192,12 @@ func (m *Mirror) open(ctx context.Context, opts []clientv3.OpOption) (clientv3.W
 		return nil, errWatchClosed
 	}
 	return events, resp.Err()
+}
+
+func (m *Mirror) history() <-chan struct{} {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.past
 }
 
 func (m *Mirror) wants(key string) bool {

@@ -89,7 +89,7 @@ func (b *backend) host(id string, spec versioned[v1.HostSpec]) v1.Host {
 	s.Linked = v1.LinkedUnknown
 	s.Slot = w.slotOf(spec.Val.Partition, id)
 	if o, rev, ok := w.view.slotOwner(s.Slot); ok {
-		s.Owner, s.Epoch = o.Worker, leases.Epoch{Generation: w.generation, Revision: rev}.String()
+		s.Owner, s.Epoch = o.Worker, leases.Epoch{Generation: w.view.generation(), Revision: rev}.String()
 	}
 	rec, known := get(w.view, w.view.ha, id)
 	w.mu.Lock()
@@ -116,6 +116,9 @@ func (b *backend) host(id string, spec versioned[v1.HostSpec]) v1.Host {
 	if i := r.Incident; i != nil && i.Ended.IsZero() {
 		s.Incident = i.ID
 		s.Holds = holdsOf(i.Holds)
+	}
+	if why, since := w.frozen(id); p != nil && why != "" {
+		s.Holds = append(s.Holds, v1.Hold{By: "etcd", Reason: why, Clears: wentBackClears, Since: since})
 	}
 	if r.Proof != nil {
 		s.Proof = &v1.Proof{Boot: r.Proof.Boot, Assurance: r.Proof.Assurance.String(), How: r.Proof.How, At: r.Proof.At, Revoked: r.Proof.Revoked, Instances: r.Proof.Instances}

@@ -5,7 +5,9 @@ package worker
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -70,6 +72,35 @@ func (b *backend) checkDrain(ctx context.Context, id string, on bool, r v1.Drain
 			"start or undrain another worker first; forced, it keeps what it owns until another comes, and what others lose stays without an owner")
 	}
 	return x, heirs, nil
+}
+
+// RaiseGeneration implements api.Backend.
+func (b *backend) RaiseGeneration(ctx context.Context, who string, r v1.GenerationRequest, dry bool) (v1.Generation, error) {
+	w, key := b.w(), leases.ConfigGenerationKey()
+	kv, err := b.client.Get(ctx, key)
+	var now leases.GenerationRecord
+	if err == nil {
+		err = kv.Decode(&now)
+	}
+	if err != nil {
+		return v1.Generation{}, etcdProblem("generation", err)
+	}
+	g := v1.Generation{From: now.Generation, To: max(now.Generation, w.newestGeneration()) + 1, Cluster: strconv.FormatUint(b.client.ClusterID(), 16)}
+	w.mu.Lock()
+	g.Hosts = slices.Sorted(maps.Keys(w.back.hosts))
+	w.mu.Unlock()
+	b.view.mu.RLock()
+	g.Workers = slices.Sorted(maps.Keys(b.view.workers))
+	b.view.mu.RUnlock()
+	if r.From != 0 && r.From != g.From {
+		return v1.Generation{}, &v1.Problem{Status: 409, Code: "conflict", Title: "conflict", Detail: fmt.Sprintf("the generation is %d, not %d", g.From, r.From), Hint: "look at the plan again"}
+	}
+	if dry {
+		return g, nil
+	}
+	x := b.audit("etcd.generation", who, fmt.Sprintf("the generation of the etcd data was raised from %d to %d", g.From, g.To), r.Reason)
+	_, err = b.write(ctx, "generation", leases.Unowned().At(key, kv.ModRevision), x, leases.Put(key, leases.GenerationRecord{V: 1, Generation: g.To}))
+	return g, err
 }
 
 // PlanDrain implements api.Backend.

@@ -104,6 +104,10 @@ func (b *backend) Order(ctx context.Context, who, id string, o v1.OrderRequest) 
 			problem = refused(fmt.Sprintf("power %s %s: the host has no power device on record", verb, id), "add one with holdfast apply -f")
 			return
 		}
+		if why, _ := w.frozen(id); why != "" && verb != ha.OrderRetry && verb != ha.OrderConfirmOff {
+			problem = refused(fmt.Sprintf("power %s %s: %s", verb, id, why), wentBackClears)
+			return
+		}
 		order := ha.Order{Verb: verb, ID: res.ID, By: who, Second: o.Second, Reason: o.Reason}
 		effects, ok := ow.step(ctx, ha.Event{Kind: ha.EvOperator, Order: &order, Life: ow.live.lastLife()})
 		for _, e := range effects {

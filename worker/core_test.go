@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +26,12 @@ import (
 	wpower "github.com/holdfast-ha/holdfast/worker/power"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if err := os.Setenv("HOLDFAST_TEST_BMC", "pw"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const (
 	cluster  = "z/p/c"
@@ -35,19 +41,22 @@ const (
 // rig is a real etcd with workers in this process; agents are pings at their doors and
 // power devices are simulated BMCs on loopback.
 type rig struct {
-	etcd   *etcdtest.Server
-	client *leases.Client
+	etcd      *etcdtest.Server
+	client    *leases.Client
+	endpoints []string      // of the workers
+	ttl       time.Duration // of their leases
+	bmcs      []*bmc.BMC
 }
 
 func newRig(t *testing.T) *rig {
 	e := etcdtest.Start(t)
-	return &rig{etcd: e, client: e.Client(t)}
+	return &rig{etcd: e, client: e.Client(t), endpoints: e.Endpoints(), ttl: minTTL}
 }
 
 // worker runs a worker until stop, or the end of the test.
 func (r *rig) worker(t *testing.T, id string) (w *Worker, stop func()) {
 	t.Helper()
-	w, err := New(Options{ID: id, Etcd: r.etcd.Endpoints(), ListenAPI: "127.0.0.1:0", ListenAgents: "127.0.0.1:0", LeaseTTL: 3 * time.Second, InsecureLoopback: true, Logger: slog.New(slog.DiscardHandler)})
+	w, err := New(Options{ID: id, Etcd: r.endpoints, ListenAPI: "127.0.0.1:0", ListenAgents: "127.0.0.1:0", LeaseTTL: r.ttl, InsecureLoopback: true, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,6 +111,7 @@ func (r *rig) host(t *testing.T, id string, withBMC bool) {
 			t.Fatal(err)
 		}
 		background(t, b.Run)
+		r.bmcs = append(r.bmcs, b)
 		spec.Power = []v1.Device{{Name: "bmc", Driver: "ipmi", Address: b.Addr().String(), User: "op", Secret: "env:HOLDFAST_TEST_BMC"}}
 	}
 	r.put(t, leases.HostSpecKey(id), spec)
@@ -155,7 +165,6 @@ func (r *rig) events(t *testing.T, from int64) (out []string) {
 // (ha.md §§2 and 3), even when all that is on record of the power tests is old because
 // nothing had to be written since.
 func TestHandOffIsNoNews(t *testing.T) {
-	t.Setenv("HOLDFAST_TEST_BMC", "pw")
 	r := newRig(t)
 	hosts := []string{"h1", "h2", "h3"}
 	for _, h := range hosts {
@@ -239,11 +248,11 @@ func TestNothingStaysUnowned(t *testing.T) {
 // loaded is an owner that does not run: the test is its goroutine. Nobody renews its lease.
 func loaded(t *testing.T, r *rig, host string, ttl time.Duration) *owner {
 	t.Helper()
-	w, err := New(Options{ID: "w1", Etcd: r.etcd.Endpoints(), InsecureLoopback: true, Logger: slog.New(slog.DiscardHandler)})
+	w, err := New(Options{ID: "w1", Etcd: r.endpoints, InsecureLoopback: true, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.client, w.slotN, w.generation = r.client, 1024, 1
+	w.client, w.slotN = r.client, 1024
 	w.mirror = r.client.NewMirror(mirrorPrefixes...)
 	for _, p := range mirrorPrefixes {
 		w.mirror.Subscribe(p, w.view.apply)

@@ -23,7 +23,14 @@ func (d *door) Hello(h *agentpb.Hello) (*agentpb.Welcome, *agentpb.Refusal) {
 	if o == nil {
 		return nil, w.refuse(h.Host)
 	}
-	o.in.put("", helloMsg{h, time.Now().UTC()})
+	refuse := outranks(h.HighestEpoch, p.epoch)
+	o.in.put("", helloMsg{h, time.Now().UTC(), refuse})
+	if refuse { // the agent would refuse us: the owner finds out why
+		return nil, &agentpb.Refusal{
+			Reason: agentpb.Refusal_NO_OWNER, Detail: "this host has obeyed a newer owner than the present one: see the worker's health if this lasts",
+			RetryAfterMs: p.settings.HelloRetryMs,
+		}
+	}
 	return &agentpb.Welcome{Worker: w.o.ID, Epoch: p.epoch, Settings: p.settings, Workers: w.wireWorkers(), Gate: p.gate}, nil
 }
 

@@ -222,7 +222,7 @@ func (r *rig) watching(t *testing.T, id string) *backend {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.client, w.slotN, w.generation = r.etcd.Client(t), 64, 1
+	w.client, w.slotN = r.etcd.Client(t), 64
 	w.mirror = w.client.NewMirror(mirrorPrefixes...)
 	for _, p := range mirrorPrefixes {
 		w.mirror.Subscribe(p, w.view.apply)

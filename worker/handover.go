@@ -84,6 +84,22 @@ func (r *reign) rebalance() <-chan time.Time {
 	return nil
 }
 
+// renew hands slots over to this very session: their epochs rise.
+func (r *reign) renew() {
+	if r.give.running() {
+		return // it is looked again when that is done
+	}
+	var moves []ring.Target
+	for n := range r.w.renewals() {
+		if r.slots[n] != nil {
+			moves = append(moves, ring.Target{Slot: n, From: r.s.Worker(), To: r.s.Worker()})
+		}
+	}
+	if len(moves) > 0 {
+		r.handOver(moves, time.Now())
+	}
+}
+
 // handOver stops the work on slots and, when it has stopped, pushes them to their new
 // owners (leases.md §2.5). r.handed takes the outcome.
 func (r *reign) handOver(moves []ring.Target, now time.Time) {

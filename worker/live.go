@@ -72,6 +72,10 @@ func (l *liveFacts) lastLife() time.Time {
 
 // missed tells the machine that pings are overdue.
 func (o *owner) missed(ctx context.Context, now time.Time) {
+	if why, _ := o.w.frozen(o.host); why != "" {
+		o.live.deaf = now // it may be silent because it refuses us: that says nothing of it
+		return
+	}
 	if !o.live.missing {
 		o.live.missing = true
 		o.w.lostAgents.add(o.host, now)
@@ -86,9 +90,14 @@ func (o *owner) missed(ctx context.Context, now time.Time) {
 }
 
 func (o *owner) onHello(ctx context.Context, m helloMsg) {
-	o.live.linked = true
+	o.live.linked = !m.refused
 	o.heard(m.at, m.hello.BootId)
 	o.live.report = m.hello.Report
+	was, _ := o.w.frozen(o.host)
+	o.judgeEpoch(ctx, m.hello.HighestEpoch)
+	if is, _ := o.w.frozen(o.host); is != was {
+		o.tellPolicy(ctx)
+	}
 	o.metricsLinked()
 	o.step(ctx, ha.Event{Kind: ha.EvHello, At: m.at, Boot: m.hello.BootId, Instances: instanceIDs(m.hello.Report)})
 	o.tellEligible(ctx)
@@ -199,7 +208,7 @@ type published struct {
 
 func (o *owner) publish() {
 	p := &published{
-		epoch: o.w.wireEpoch(o.claim.Epoch), settings: o.wireSettings(), record: o.rec, alive: o.live.alive(), linked: o.live.linked,
+		epoch: o.wireEpoch(), settings: o.wireSettings(), record: o.rec, alive: o.live.alive(), linked: o.live.linked,
 		lastPing: o.live.lastPing, pools: o.spec.Val.Pools, rack: o.spec.Val.Labels["rack"], boot: o.live.boot, report: o.live.report,
 	}
 	if p.alive {

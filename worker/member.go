@@ -36,10 +36,11 @@ func (w *Worker) member(ctx context.Context) error {
 		case errors.Is(err, leases.ErrConflict):
 			w.health.set("WorkerIDTaken", "critical", fmt.Sprintf("another live worker is registered as %s: waiting until it is gone", w.o.ID))
 		case err != nil:
-			w.health.set("EtcdUnreachable", "critical", "no lease could be had: "+err.Error())
+			w.health.set(noLease, "critical", fmt.Sprintf("no lease could be had, so this worker owns nothing and does nothing: see the warnings about etcd (%v)", err))
 		default:
 			w.health.clear("WorkerIDTaken")
-			w.health.clear("EtcdUnreachable")
+			w.health.clear(noLease)
+			w.resume(s.Fleet().Generation)
 			earlier = append(earlier, boot)
 			err = w.reign(ctx, s)
 		}
@@ -65,7 +66,8 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// reign owns slots under one session, until it is lost or ctx ends. When it returns no
+// reign owns slots under one session, until it is lost, the generation of the etcd data is
+// raised, or ctx ends. When it returns no
 // owner of this session runs any more, and etcd has been told so, if it can be.
 func (w *Worker) reign(ctx context.Context, s *leases.Session) error {
 	if w.o.OnSession != nil {
@@ -98,9 +100,11 @@ func (w *Worker) reign(ctx context.Context, s *leases.Session) error {
 	}()
 	run := &reign{w: w, s: s, ctx: owners, slots: map[int]*slotRun{}}
 	run.loop(owners)
+	raised := owners.Err() == nil // the loop ended by itself
+	stop(errRaised)
 	held := run.endAll()
 	<-watching
-	if ctx.Err() != nil && s.Valid(0) && w.o.RestartGrace > 0 {
+	if (ctx.Err() != nil || raised) && s.Valid(0) && w.o.RestartGrace > 0 {
 		w.suspend(ctx, s, held)
 	}
 	endSession()
@@ -108,7 +112,7 @@ func (w *Worker) reign(ctx context.Context, s *leases.Session) error {
 	w.mu.Lock()
 	w.session = nil
 	w.mu.Unlock()
-	if sessionErr == nil || ctx.Err() != nil {
+	if sessionErr == nil || ctx.Err() != nil || raised {
 		return nil
 	}
 	if err := s.End(ctx); err != nil {
@@ -116,6 +120,9 @@ func (w *Worker) reign(ctx context.Context, s *leases.Session) error {
 	}
 	return fmt.Errorf("lease lost: %w", sessionErr)
 }
+
+// errRaised ends the work under a session whose generation is not the present one.
+var errRaised = errors.New("the generation of the etcd data was raised")
 
 // suspend leaves the slots to the next process of this worker for a while.
 func (w *Worker) suspend(ctx context.Context, s *leases.Session, held []leases.Claim) {

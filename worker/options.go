@@ -52,7 +52,13 @@ type Options struct {
 // ErrOptions marks options that cannot be used; no restart will mend that.
 var ErrOptions = errors.New("bad options")
 
-const defaultTTL = 5 * time.Second
+const (
+	defaultTTL = 5 * time.Second
+	// minTTL is the shortest lease that is certain for the two seconds of one packet even
+	// right before a renewal, a fifth of it later and less the margin for clocks. Under a
+	// shorter one no packet would ever leave.
+	minTTL = 3 * time.Second
+)
 
 // withDefaults fills what was left empty and names every wrong field.
 func (o Options) withDefaults() (Options, error) {
@@ -83,7 +89,7 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Weight < 1 || o.Weight > 100 {
 		errs = append(errs, fmt.Errorf("weight: %d, allowed are 1 to 100", o.Weight))
 	}
-	if o.LeaseTTL < 3*time.Second || o.LeaseTTL > time.Minute || o.LeaseTTL%time.Second != 0 {
+	if o.LeaseTTL < minTTL || o.LeaseTTL > time.Minute || o.LeaseTTL%time.Second != 0 {
 		errs = append(errs, fmt.Errorf("leaseTTL: %v, allowed are whole seconds from 3s to 1m", o.LeaseTTL))
 	}
 	if o.RestartGrace < 0 || o.RestartGrace > 5*time.Minute {

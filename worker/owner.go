@@ -50,8 +50,9 @@ type (
 	policyChanged  struct{}
 	readersChanged struct{}
 	helloMsg       struct {
-		hello *agentpb.Hello
-		at    time.Time
+		hello   *agentpb.Hello
+		at      time.Time
+		refused bool // there is no link
 	}
 	pingMsg struct {
 		boot   string

@@ -155,6 +155,7 @@ func (o *owner) snapshot(ctx context.Context, p guard.Purpose, readings []device
 		s.Armed.Disabled = append(s.Armed.Disabled, "HA is disabled for host "+o.host)
 	}
 	s.Self = o.w.self(s.At)
+	s.Self.Frozen, _ = o.w.frozen(o.host)
 	if err == nil {
 		s.Self.ReadAge = 0 // what is shown here has caught up with a linearizable read
 	}

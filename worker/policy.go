@@ -24,6 +24,7 @@ func (o *owner) refreshPolicy() {
 	o.eff = o.w.view.effective(o.spec.Val.Partition, o.host, o.now())
 	o.policy = policyOf(o.eff, o.spec.Val)
 	o.policy.Fence.OnNotBefore = o.onNotBefore
+	o.policy.Frozen, _ = o.w.frozen(o.host)
 	o.policy.Disarmed = strings.Join(o.w.view.disarmed(o.spec.Val.Partition, o.host, o.now()), "; ")
 }
 

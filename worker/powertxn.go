@@ -178,7 +178,10 @@ func (x *exchanger) drop(ctx context.Context, device string) {
 	}
 }
 
-var errLease = errors.New("the lease is not certainly valid for this packet")
+var (
+	errLease  = errors.New("the lease is not certainly valid for this packet")
+	errFrozen = errors.New("no packet: etcd has forgotten what this host's agent, or others, know")
+)
 
 // send sends one command. Immediately before each packet the lease must be certainly
 // valid for that packet's own deadline and the intent must not have ended (leases.md
@@ -193,6 +196,9 @@ func (x *exchanger) send(ctx context.Context, t target, c wpower.Conn, e *power.
 		Before: func() error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
+			}
+			if why, _ := x.o.w.frozen(x.o.host); why != "" {
+				return errFrozen
 			}
 			// Last: nothing that may block comes between this and the packet, not even a log.
 			if !x.o.s.Valid(min(t.Limits.Packet, 2*time.Second)) {

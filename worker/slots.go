@@ -35,13 +35,13 @@ type running struct {
 	done chan struct{}
 }
 
-// loop follows the view until ctx ends: takes slots that are ours to take, gives away
-// those that are not, starts and stops owners.
+// loop follows the view until ctx ends or the generation was raised: takes slots that are
+// ours to take, gives away those that are not, starts and stops owners.
 func (r *reign) loop(ctx context.Context) {
 	retry := time.NewTicker(time.Second)
 	defer retry.Stop()
 	cold := r.w.view.cold()
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && r.w.view.generation() <= r.s.Fleet().Generation {
 		r.drop()
 		r.recordEnds(ctx)
 		err := r.takeBack(ctx)
@@ -53,6 +53,7 @@ func (r *reign) loop(ctx context.Context) {
 			r.w.log.Warn("take slots", "cause", err)
 		}
 		r.startOwners()
+		r.renew()
 		again := r.rebalance()
 		select {
 		case <-ctx.Done():

@@ -69,6 +69,7 @@ type view struct {
 	slots    map[int]versioned[slotValue]
 	ends     map[string]versioned[leases.EndRecord]            // worker/boot
 	secrets  map[string]versioned[secretRecord]                // by etcd key
+	config   map[string]versioned[leases.GenerationRecord]     // its one key
 	settings map[string]map[string]versioned[v1.SettingRecord] // scope, name
 	version  int64                                             // of settings: bumped at every change
 	cache    map[string]cachedSettings                         // by host id
@@ -89,8 +90,9 @@ func newView(log *slog.Logger, changed func(kind, id string)) *view {
 		power: map[string]versioned[powerRecord]{}, parts: map[string]versioned[v1.PartitionSpec]{},
 		states: map[string]versioned[ha.PartitionRecord]{}, workers: map[string]versioned[v1.Worker]{},
 		drains: map[string]versioned[v1.Drain]{}, ends: map[string]versioned[leases.EndRecord]{},
+		config: map[string]versioned[leases.GenerationRecord]{}, secrets: map[string]versioned[secretRecord]{},
 		slots: map[int]versioned[slotValue]{}, settings: map[string]map[string]versioned[v1.SettingRecord]{},
-		cache: map[string]cachedSettings{}, secrets: map[string]versioned[secretRecord]{},
+		cache: map[string]cachedSettings{},
 	}
 }
 
@@ -137,6 +139,9 @@ func (v *view) apply(c leases.Change) {
 		kind = "secrets"
 		id, _, _ = strings.Cut(rest, "/")
 		err = put(v.secrets, c.Key, c)
+	} else if c.Key == leases.ConfigGenerationKey() {
+		kind = "generation"
+		err = put(v.config, c.Key, c)
 	} else if scope, name, ok := splitSetting(c.Key); ok {
 		kind, id = "settings", scope
 		m := maps.Clone(v.settings[scope])
@@ -182,6 +187,12 @@ func get[K comparable, T any](v *view, m map[K]versioned[T], id K) (versioned[T]
 	defer v.mu.RUnlock()
 	x, ok := m[id]
 	return x, ok
+}
+
+// generation is that of the etcd data, 0 while it is not known.
+func (v *view) generation() int64 {
+	g, _ := get(v, v.config, leases.ConfigGenerationKey())
+	return g.Val.Generation
 }
 
 func (v *view) spec(host string) (versioned[v1.HostSpec], bool) { return get(v, v.specs, host) }

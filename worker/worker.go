@@ -41,7 +41,6 @@ type Worker struct {
 	eventsMirror *leases.Mirror
 	view         *view
 	slotN        int
-	generation   int64
 
 	wire      wire
 	door      *link.Server
@@ -66,6 +65,8 @@ type Worker struct {
 	partStates map[string]ha.PartitionRecord // as committed by partitions here
 	reignBegan time.Time                     // since when this worker owns slots
 	lostAgents lossWindow
+	back       wentBack
+	renew      map[int]bool  // slots that need a higher epoch
 	kick       chan struct{} // membership, slots or host specs changed
 
 	secretsVersion atomic.Int64 // raised by each change of a sealed secret
@@ -86,6 +87,7 @@ func New(o Options) (*Worker, error) {
 		o: o, wire: certs, log: o.Logger.With("worker", o.ID), started: time.Now().UTC(),
 		owners: map[string]*owner{}, parts: map[string]*partition{}, claims: map[int]leases.Claim{},
 		shown: map[string]*published{}, partStates: map[string]ha.PartitionRecord{},
+		back: wentBack{hosts: map[string]frozenHost{}}, renew: map[int]bool{},
 		kick: make(chan struct{}, 1), providers: map[string]provider.Provider{},
 	}
 	w.health = newHealth(time.Now)
@@ -123,7 +125,7 @@ func (w *Worker) hostile(t wpower.Target, r ipmi.Report) {
 // mirrorPrefixes are what every worker keeps a copy of: the small records of all hosts,
 // so that a takeover reads nothing and any worker answers operators.
 var mirrorPrefixes = []string{
-	leases.WorkersPrefix, leases.DrainsPrefix, leases.SlotsPrefix, leases.EndsPrefix, leases.PartitionsPrefix,
+	leases.ConfigGenerationKey(), leases.WorkersPrefix, leases.DrainsPrefix, leases.SlotsPrefix, leases.EndsPrefix, leases.PartitionsPrefix,
 	leases.HostsPrefix, leases.OpsPrefix, leases.SecretsPrefix, leases.SettingsPrefix,
 }
 
@@ -159,7 +161,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read fleet configuration: %w", err)
 	}
-	w.slotN, w.generation = conf.Slots, conf.Generation
+	w.slotN = conf.Slots
 	w.mirror = w.client.NewMirror(mirrorPrefixes...)
 	w.eventsMirror = w.client.NewMirror(leases.EventsPrefix)
 	for _, p := range mirrorPrefixes {
@@ -175,7 +177,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return w.mirror.Run(ctx) })
 	g.Go(func() error { return w.eventsMirror.Run(ctx) })
-	g.Go(func() error { return w.watchFreshness(ctx) })
+	g.Go(func() error { return w.watchEtcd(ctx) })
 	g.Go(func() error { return w.watchCertificates(ctx) })
 	g.Go(func() error { return w.watchSecrets(ctx) })
 	g.Go(func() error { return w.trimEvents(ctx) })
@@ -241,11 +243,8 @@ func (w *Worker) record(state string) v1.Worker {
 // changed is told of every change in the view, from the mirror's goroutine.
 func (w *Worker) changed(kind, id string) {
 	switch kind {
-	case "workers", "drains", "slots", "ends", "host-spec":
-		select {
-		case w.kick <- struct{}{}:
-		default:
-		}
+	case "workers", "drains", "slots", "ends", "host-spec", "generation":
+		w.look()
 	case "secrets":
 		w.secretsVersion.Add(1)
 		w.wakeOwner(id)
@@ -269,34 +268,24 @@ func (w *Worker) changed(kind, id string) {
 	}
 }
 
+// look lets the reign look at everything anew.
+func (w *Worker) look() {
+	select {
+	case w.kick <- struct{}{}:
+	default:
+	}
+}
+
 // epochOf is the epoch of the slot of a host, for requests to its agent.
 func (w *Worker) epochOf(host string) *agentpb.Epoch {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if o := w.owners[host]; o != nil {
-		return w.wireEpoch(o.claim.Epoch)
+		return o.wireEpoch()
 	}
 	return nil
 }
 
-func (w *Worker) wireEpoch(e leases.Epoch) *agentpb.Epoch {
-	return &agentpb.Epoch{Generation: e.Generation, Revision: e.Revision, Cluster: strconv.FormatUint(w.client.ClusterID(), 16)}
-}
-
-// watchFreshness raises a warning while the copy of etcd is older than it may be.
-func (w *Worker) watchFreshness(ctx context.Context) error {
-	t := time.NewTicker(time.Second)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-			if age := w.mirror.Age(); age > readAgeLimit*2 {
-				w.health.set("EtcdStale", "critical", fmt.Sprintf("the last word from etcd is %v old: no new action is started; the fleet goes on as it is", age.Round(time.Second)))
-			} else {
-				w.health.clear("EtcdStale")
-			}
-		}
-	}
+func wireEpoch(s *leases.Session, e leases.Epoch) *agentpb.Epoch {
+	return &agentpb.Epoch{Generation: e.Generation, Revision: e.Revision, Cluster: strconv.FormatUint(s.ClusterID(), 16)}
 }

@@ -98,6 +98,8 @@ func armed(s Snapshot) Answer {
 func self(s Snapshot) Answer {
 	f := s.Self
 	switch {
+	case f.Frozen != "":
+		return human(f.Frozen, "`holdfast etcd raise-generation`, see docs/etcd-restore.md")
 	case f.ReadAgeLimit <= 0 || f.ReadAge < 0:
 		return hold("this worker has not read etcd yet", "a linearizable read")
 	case f.ReadAge > f.ReadAgeLimit:

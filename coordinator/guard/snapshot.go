@@ -67,6 +67,7 @@ type SelfFacts struct {
 	AgentsLost       int           `json:"agentsLost"` // of those, lost within the last AgentsLostWindow
 	ReadAge          time.Duration `json:"readAge"`    // since the last linearizable read; negative: never
 	ReadAgeLimit     time.Duration `json:"readAgeLimit"`
+	Frozen           string        `json:"frozen,omitempty"` // why what is on record is not to be acted on (leases.md §2.10)
 }
 
 // Family is one family of signals (ha.md §5). Alive, Dead and Unknown are exclusive;

@@ -41,6 +41,9 @@ func (s *step) evaluate() {
 	if s.r.Admin.Forbids() && !s.r.Admin.Maintenance {
 		snap.Armed.Disabled = append(slices.Clone(snap.Armed.Disabled), "host/"+s.r.Host)
 	}
+	if s.p.Frozen != "" {
+		snap.Self.Frozen = s.p.Frozen
+	}
 	if s.p.Disarmed != "" && len(snap.Armed.Disarmed) == 0 {
 		snap.Armed.Disarmed = []string{s.p.Disarmed}
 	}

@@ -229,6 +229,10 @@ func (e *explainer) proof() {
 
 // common is what matters in any state.
 func (e *explainer) common() {
+	if e.p.Frozen != "" {
+		e.next("nothing is done to it: %s", e.p.Frozen)
+		e.change("`holdfast etcd raise-generation`, see docs/etcd-restore.md")
+	}
 	if o := e.r.Off; o != nil && e.r.State != Recovering {
 		if o.Waiting {
 			e.next("its power was found OFF at %s; a place to confirm that is waited for", clock(o.Seen))

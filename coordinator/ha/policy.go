@@ -12,6 +12,7 @@ import (
 // handed in with every step, so that changes are live (ha.md §4).
 type Policy struct {
 	Mode     string `json:"mode"`               // ha.policy: observe, recover, fence
+	Frozen   string `json:"frozen,omitempty"`   // why nobody may act on this host now, operators neither (leases.md §2.10)
 	Disarmed string `json:"disarmed,omitempty"` // why automation may not act on this host now (ha disarm), empty: armed
 
 	PingInterval   time.Duration `json:"pingInterval"`

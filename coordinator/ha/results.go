@@ -237,6 +237,8 @@ func mustStop(s *step) bool { return unsent(s) && s.mayNotAct() != "" }
 
 func (s *step) mayNotAct() string {
 	switch {
+	case s.p.Frozen != "":
+		return s.p.Frozen
 	case s.p.Disarmed != "":
 		return "HA was disarmed: " + s.p.Disarmed
 	case s.p.Mode == "observe":
@@ -254,5 +256,9 @@ func stopUnsent(s *step) {
 	s.drop(why)
 	s.scheduleFirst()
 	s.because("stopped before any packet was sent: %s", why)
+	if s.p.Frozen != "" {
+		s.hold(Hold{By: "self", Reason: why, Clears: "`holdfast etcd raise-generation`, see docs/etcd-restore.md", Since: s.now})
+		return
+	}
 	s.hold(Hold{By: "armed", Reason: why, Clears: "arming HA again", Since: s.now})
 }

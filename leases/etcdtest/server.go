@@ -10,6 +10,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
 
 	"github.com/holdfast-ha/holdfast/leases"
 )
@@ -82,6 +83,13 @@ func (s *Server) start(t testing.TB) {
 	s.addr = etcd.Clients[0].Addr().String()
 }
 
+// Allow restarts a member that was started with StartTLS, with another list of names.
+func (s *Server) Allow(t testing.TB, cns ...string) {
+	t.Helper()
+	s.tls.AllowedCNs = cns
+	s.Restart(t)
+}
+
 // Stop ends the member. Its data stays until the test ends. Idempotent.
 func (s *Server) Stop() {
 	if s.etcd != nil {
@@ -142,7 +150,12 @@ func Dial(t testing.TB, endpoints ...string) *leases.Client {
 // revoke the leases of others, compact.
 func (s *Server) Raw(t testing.TB) *clientv3.Client {
 	t.Helper()
-	c, err := clientv3.New(clientv3.Config{Endpoints: s.Endpoints()})
+	return rawClient(t, s.Endpoints())
+}
+
+func rawClient(t testing.TB, endpoints []string) *clientv3.Client {
+	t.Helper()
+	c, err := clientv3.New(clientv3.Config{Endpoints: endpoints, Logger: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,6 +53,7 @@ type Backend interface {
 	DrainWorker(ctx context.Context, who, id string, on bool, r v1.DrainRequest) (v1.Worker, error)
 	PlanDrain(ctx context.Context, id string, on bool, r v1.DrainRequest) (v1.FleetPlan, error) // refuses what DrainWorker would
 	PlanFleet(ctx context.Context, without []string, add []v1.Joiner) (v1.FleetPlan, error)
+	RaiseGeneration(ctx context.Context, who string, r v1.GenerationRequest, dryRun bool) (v1.Generation, error)
 	Incidents(ctx context.Context, host string) ([]v1.Incident, error) // newest first; host "": all
 	Incident(ctx context.Context, id string) (v1.Incident, error)
 	Events(ctx context.Context, f EventFilter) ([]v1.Event, error)                 // oldest first

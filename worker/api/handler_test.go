@@ -155,6 +155,8 @@ func TestRoutes(t *testing.T) {
 		{name: "allocate", method: "GET", target: "/v1/allocate?ha=true", status: 200, has: `"host":"h-1"`},
 		{name: "allocate bad flag", method: "GET", target: "/v1/allocate?ha=yes", status: 400, code: "bad-request", field: "ha"},
 		{name: "version", method: "GET", target: "/v1/version", status: 200, has: `"version":"1.2"`},
+		{name: "generation plan", method: "POST", target: "/v1/etcd/generation?dryRun=true", body: `{}`, status: 200, has: `"from":1,"to":2`},
+		{name: "generation", method: "POST", target: "/v1/etcd/generation", body: `{"from":1,"reason":"restored"}`, status: 200, has: `"to":2`, call: `ann@10.1.1.1: raise generation to 2 "restored"`},
 		{name: "health", method: "GET", target: "/v1/health", status: 200, has: `"ready":true`},
 		{name: "healthz", method: "GET", target: "/healthz", status: 200, has: "ok"},
 		{name: "readyz", method: "GET", target: "/readyz", status: 200, has: "ready"},

@@ -83,6 +83,7 @@ var Routes = []Route{
 	{"POST", "/v1/workers/{id}/drain", "workers:write", v1.DrainRequest{}, v1.Worker{}, []Param{dryParam}, "Let a worker hand over all it owns and take nothing, also after a restart; with `dryRun` the answer is a FleetPlan. Refused for the last that is ready, unless forced.", drainWorker(true)},
 	{"POST", "/v1/workers/{id}/undrain", "workers:write", v1.DrainRequest{}, v1.Worker{}, []Param{dryParam}, "Let a drained worker take its share again; with `dryRun` the answer is a FleetPlan.", drainWorker(false)},
 	{"GET", "/v1/plan", "workers:read", nil, v1.FleetPlan{}, planParams, "What would move between workers, nothing is changed. Without parameters: what is to move now.", planFleet},
+	{"POST", "/v1/etcd/generation", "workers:write", v1.GenerationRequest{}, v1.Generation{}, []Param{dryParam}, "Raise the generation of the etcd data after a restore, above everything agents have reported: all workers open new sessions, and agents obey them again. With `dryRun` nothing is changed.", raiseGeneration},
 	{"GET", "/v1/incidents", "hosts:read", nil, v1.List[v1.Incident]{}, join([]Param{{Name: "host", Doc: "incidents of this host"}}, pageParams), "List incidents, newest first.", listIncidents},
 	{"GET", "/v1/incidents/{id}", "hosts:read", nil, v1.Incident{}, nil, "One incident with its ledger.", getIncident},
 	{"GET", "/v1/events", "events:read", nil, v1.List[v1.Event]{}, join(eventParams, nil, watchParam), "List or watch events, oldest first. A watch goes on after `Last-Event-ID`; it repeats the events of that revision.", listEvents},

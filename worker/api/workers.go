@@ -117,6 +117,23 @@ func drainWorker(on bool) func(*call) error {
 	}
 }
 
+// raiseGeneration raises the generation of the etcd data, or says what that would do.
+func raiseGeneration(c *call) error {
+	var r v1.GenerationRequest
+	if err := c.body(&r); err != nil {
+		return err
+	}
+	dry, err := c.flag("dryRun")
+	if err != nil {
+		return err
+	}
+	g, err := c.b.RaiseGeneration(c.ctx(), c.who, r, dry)
+	if err != nil {
+		return err
+	}
+	return c.reply(g)
+}
+
 // planFleet answers what other workers would mean for the slots.
 func planFleet(c *call) error {
 	var add []v1.Joiner

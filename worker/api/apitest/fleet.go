@@ -20,6 +20,7 @@ var Start = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 
 // Fleet is an api.Backend. Lock Mu to change it under a running server.
 type Fleet struct {
+	Raised    int64 // how often the generation was raised
 	Mu        sync.Mutex
 	Revision  int64
 	HostMap   map[string]v1.Host

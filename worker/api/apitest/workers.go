@@ -91,6 +91,24 @@ func (f *Fleet) PlanDrain(ctx context.Context, id string, on bool, r v1.DrainReq
 	return f.PlanFleet(ctx, nil, []v1.Joiner{{ID: id}})
 }
 
+// RaiseGeneration raises a generation that begins at 1.
+func (f *Fleet) RaiseGeneration(_ context.Context, who string, r v1.GenerationRequest, dry bool) (v1.Generation, error) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	g := v1.Generation{From: 1 + f.Raised, To: 2 + f.Raised, Cluster: "cafe", Hosts: []string{"h-1"}}
+	for _, w := range f.WorkerL {
+		g.Workers = append(g.Workers, w.ID)
+	}
+	if r.From != 0 && r.From != g.From {
+		return g, &v1.Problem{Status: 409, Code: "conflict", Title: "conflict", Detail: "the generation was raised by somebody else in the meantime"}
+	}
+	if !dry {
+		f.Raised++
+		f.note(who, "raise generation to %d %q", g.To, r.Reason)
+	}
+	return g, nil
+}
+
 // PlanFleet moves all that goes to the first worker that stays, and half of what that
 // has to each that is added.
 func (f *Fleet) PlanFleet(_ context.Context, without []string, add []v1.Joiner) (v1.FleetPlan, error) {

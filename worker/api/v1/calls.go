@@ -211,6 +211,12 @@ func (c *Client) PlanUndrain(ctx context.Context, id string, r DrainRequest) (Fl
 	return post[FleetPlan](ctx, c, workerPath(id, "/undrain"), dryRun(true), r)
 }
 
+// RaiseGeneration raises the generation of the etcd data, after a restore; with dryRun it
+// says what that would do.
+func (c *Client) RaiseGeneration(ctx context.Context, r GenerationRequest, dry bool) (Generation, error) {
+	return post[Generation](ctx, c, "/v1/etcd/generation", dryRun(dry), r)
+}
+
 // PlanFleet says what would move without some workers, or with more.
 func (c *Client) PlanFleet(ctx context.Context, without []string, add []Joiner) (FleetPlan, error) {
 	q := url.Values{"without": without}

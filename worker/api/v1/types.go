@@ -208,6 +208,21 @@ type DrainRequest struct {
 	Force  bool   `json:"force,omitempty"` // drain only: also the last ready worker, which keeps what it owns until another comes
 }
 
+// GenerationRequest asks to raise the generation of the etcd data.
+type GenerationRequest struct {
+	From   int64  `json:"from,omitempty"` // refused when it is not the present one; 0: whatever it is
+	Reason string `json:"reason,omitempty"`
+}
+
+// Generation says what raising the generation of the etcd data does, or did.
+type Generation struct {
+	From    int64    `json:"from"`
+	To      int64    `json:"to"`
+	Cluster string   `json:"cluster"`           // etcd's own id, as in the epochs of agents
+	Workers []string `json:"workers,omitempty"` // live ones: each opens a new session
+	Hosts   []string `json:"hosts,omitempty"`   // that the answering worker does nothing to until then
+}
+
 // Joiner is a worker that a FleetPlan adds: a new one, or one that is drained now.
 type Joiner struct {
 	ID     string `json:"id"`
