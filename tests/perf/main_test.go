@@ -23,6 +23,7 @@ import (
 var (
 	full    = flag.Bool("full", false, "measure with the numbers that count")
 	page    = flag.String("page", "", "write what was measured to this file")
+	kills   = flag.Int("kills", 0, "number of kills, if not the usual one")
 	only    = flag.String("only", "", "comma-separated parts: fence, crash, lease, restart, ring, scale (default: all)")
 	dataDir = flag.String("dir", "", "directory of the etcd members' data, on the disk to measure (default: the temporary one)")
 )
@@ -74,6 +75,9 @@ func TestPerf(t *testing.T) {
 	if *full {
 		n = large
 	}
+	if *kills > 0 {
+		n.Kills, n.Both = *kills, *kills
+	}
 	b := newBench(t, n)
 	for _, part := range []struct {
 		name string
@@ -88,7 +92,7 @@ func TestPerf(t *testing.T) {
 		}
 	}
 	b.report.finish()
-	t.Logf("\n%s", b.report.table())
+	t.Logf("\n%s", b.report.body())
 	if *page != "" {
 		if err := os.WriteFile(*page, []byte(b.report.page()), 0o644); err != nil {
 			t.Fatal(err)

@@ -86,7 +86,15 @@ func (r *report) page() string {
 	fmt.Fprintf(&b, "| | |\n|---|---|\n| date | %s |\n| version | %s |\n| machine | %d cores, %d GiB memory, %s, Linux %s, data on %s |\n| etcd | %s, embedded, defaults (election 1 s, heartbeat 100 ms) |\n| Go | %s |\n| load average | %s at the beginning, %s at the end |\n| took | %v |\n| floors over the whole run | %s |\n\n",
 		r.began.UTC().Format("2006-01-02"), r.revision, runtime.NumCPU(), memory(), runtime.GOARCH, kernel(), r.disk, etcdversion.Version, strings.TrimPrefix(runtime.Version(), "go"),
 		r.load[0], r.load[1], r.took.Round(time.Second), r.floor)
-	b.WriteString("To reproduce: `make bench`. The machine should have nothing else to do: workers, etcd members and what measures them share its cores.\n\n## Targets\n\n")
+	b.WriteString("To reproduce: `make bench`. The machine should have nothing else to do: workers, etcd members and what measures them share its cores.\n\n")
+	b.WriteString(r.body())
+	return b.String()
+}
+
+// body is what was measured.
+func (r *report) body() string {
+	var b strings.Builder
+	b.WriteString("## Targets\n\n")
 	b.WriteString(r.table())
 	b.WriteString("\nStale writes and stray opposite verbs (0 in ≥ 10⁵ attempts, 0 in ≥ 1,000 pauses) are counted by `make chaos MODE=fencing` and `make chaos MODE=pauses`, which print their numbers.\n\n## Where the time goes\n")
 	said := map[string]bool{}
