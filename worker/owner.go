@@ -115,22 +115,26 @@ func (o *owner) drain(ctx context.Context) {
 
 func (o *owner) now() time.Time { return time.Now().UTC() }
 
-// load reads the host's records; linearizable, because a decision follows.
+// load takes the host's records from the mirror: thousands of hosts are taken over without
+// a read (leases.md §1).
 func (o *owner) load(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
-	if err := o.loadSpec(ctx); err != nil {
+	if err := o.w.upTo(ctx, o.claim); err != nil {
+		return err
+	}
+	if err := o.loadSpec(o.recall); err != nil {
 		return err
 	}
 	o.home = o.spec.Val.Partition
 	var err error
-	if o.recRev, err = o.fetch(ctx, leases.HostHAKey(o.host), &o.rec); err != nil {
+	if o.recRev, err = o.recall(leases.HostHAKey(o.host), &o.rec); err != nil {
 		return err
 	}
 	if o.recRev == 0 {
 		o.rec = ha.New(o.host, o.now())
 	}
-	if o.powRev, err = o.fetch(ctx, leases.HostPowerKey(o.host), &o.pow); err != nil {
+	if o.powRev, err = o.recall(leases.HostPowerKey(o.host), &o.pow); err != nil {
 		return err
 	}
 	o.live = newLiveFacts(o.now())
@@ -146,9 +150,20 @@ func (o *owner) load(ctx context.Context) error {
 	return nil
 }
 
-func (o *owner) loadSpec(ctx context.Context) error {
+// upTo waits until the mirror shows all that was written under a slot before this moment:
+// by earlier owners, whose writes compare their epoch and so are older than this one, and
+// by this process. Of a write of ours whose answer was lost the next commit tells, which
+// compares the record.
+func (w *Worker) upTo(ctx context.Context, c leases.Claim) error {
+	if err := w.mirror.WaitRevision(ctx, max(c.Epoch.Revision, w.client.Seen())); err != nil {
+		return fmt.Errorf("wait for the mirror to show %s: %w", c, err)
+	}
+	return nil
+}
+
+func (o *owner) loadSpec(read func(key string, into any) (int64, error)) error {
 	var spec v1.HostSpec
-	rev, err := o.fetch(ctx, leases.HostSpecKey(o.host), &spec)
+	rev, err := read(leases.HostSpecKey(o.host), &spec)
 	if err != nil {
 		return err
 	}
@@ -159,7 +174,16 @@ func (o *owner) loadSpec(ctx context.Context) error {
 	return nil
 }
 
-// fetch reads and decodes one key; revision 0 means that there is none.
+// recall takes one key from the mirror and decodes it; revision 0 means that there is none.
+func (o *owner) recall(key string, into any) (int64, error) {
+	kv, ok := o.w.mirror.Get(key)
+	if !ok {
+		return 0, nil
+	}
+	return decode(kv, into)
+}
+
+// fetch reads and decodes one key, linearizable; revision 0 means that there is none.
 func (o *owner) fetch(ctx context.Context, key string, into any) (int64, error) {
 	kv, err := o.w.client.Get(ctx, key)
 	if errors.Is(err, leases.ErrNotFound) {
@@ -168,8 +192,12 @@ func (o *owner) fetch(ctx context.Context, key string, into any) (int64, error) 
 	if err != nil {
 		return 0, fmt.Errorf("read %s: %w", key, err)
 	}
+	return decode(kv, into)
+}
+
+func decode(kv leases.KV, into any) (int64, error) {
 	if err := json.Unmarshal(kv.Value, into); err != nil {
-		return 0, fmt.Errorf("decode %s at revision %d: %w", key, kv.ModRevision, err)
+		return 0, fmt.Errorf("decode %s at revision %d: %w", kv.Key, kv.ModRevision, err)
 	}
 	return kv.ModRevision, nil
 }

@@ -4,7 +4,6 @@ package worker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"reflect"
@@ -76,19 +75,21 @@ func (p *partition) run(ctx context.Context) {
 	}
 }
 
+// load takes the partition's record from the mirror, as owner.load does a host's.
 func (p *partition) load(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
-	kv, err := p.w.client.Get(ctx, leases.PartitionStateKey(p.path))
-	if errors.Is(err, leases.ErrNotFound) {
+	if err := p.w.upTo(ctx, p.claim); err != nil {
+		return err
+	}
+	kv, ok := p.w.mirror.Get(leases.PartitionStateKey(p.path))
+	if !ok {
 		p.rec = ha.NewPartition(p.path, time.Now().UTC())
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	p.rev = kv.ModRevision
-	return json.Unmarshal(kv.Value, &p.rec)
+	var err error
+	p.rev, err = decode(kv, &p.rec)
+	return err
 }
 
 // facts counts the members (ha.md §2: eligible, fit, with an open incident). One whose

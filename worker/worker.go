@@ -111,7 +111,7 @@ func (w *Worker) hostile(t wpower.Target, r ipmi.Report) {
 
 // mirrorPrefixes are what every worker keeps a copy of: the small records of all hosts,
 // so that a takeover reads nothing and any worker answers operators.
-var mirrorPrefixes = []string{leases.WorkersPrefix, leases.DrainsPrefix, leases.SlotsPrefix, leases.EndsPrefix, leases.PartitionsPrefix, leases.HostsPrefix, leases.SettingsPrefix}
+var mirrorPrefixes = []string{leases.WorkersPrefix, leases.DrainsPrefix, leases.SlotsPrefix, leases.EndsPrefix, leases.PartitionsPrefix, leases.HostsPrefix, leases.OpsPrefix, leases.SettingsPrefix}
 
 func (w *Worker) pageCommand() (string, time.Duration) {
 	e := w.view.effective("", "", time.Now())
