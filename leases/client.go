@@ -295,10 +295,6 @@ func redial(clients ...*clientv3.Client) {
 	}
 }
 
-// Seen is the highest revision that any answer has named: nothing this process was told to
-// have written is above it.
-func (c *Client) Seen() int64 { return c.seen.Load() }
-
 // saw keeps the highest revision that any answer named.
 func (c *Client) saw(h *pb.ResponseHeader) {
 	for rev := h.GetRevision(); ; {

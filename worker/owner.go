@@ -115,14 +115,14 @@ func (o *owner) drain(ctx context.Context) {
 
 func (o *owner) now() time.Time { return time.Now().UTC() }
 
-// load takes the host's records from the mirror: thousands of hosts are taken over without
-// a read (leases.md §1).
+// load takes the host's records from the mirror, which has come to this owner's epoch: what
+// is written under a slot compares its epoch, so earlier owners have written nothing later
+// than that, and thousands of hosts are taken over without a read (leases.md §1). Should an
+// owner of this very epoch have ended by itself and written something that the mirror does
+// not show yet, then the next commit fails, which compares the record, before any effect.
 func (o *owner) load(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
-	if err := o.w.upTo(ctx, o.claim); err != nil {
-		return err
-	}
 	if err := o.loadSpec(o.recall); err != nil {
 		return err
 	}
@@ -146,17 +146,6 @@ func (o *owner) load(ctx context.Context) error {
 	if wait > 0 {
 		o.onNotBefore = o.live.adopted.Add(wait)
 		o.policy.Fence.OnNotBefore = o.onNotBefore
-	}
-	return nil
-}
-
-// upTo waits until the mirror shows all that was written under a slot before this moment:
-// by earlier owners, whose writes compare their epoch and so are older than this one, and
-// by this process. Of a write of ours whose answer was lost the next commit tells, which
-// compares the record.
-func (w *Worker) upTo(ctx context.Context, c leases.Claim) error {
-	if err := w.mirror.WaitRevision(ctx, max(c.Epoch.Revision, w.client.Seen())); err != nil {
-		return fmt.Errorf("wait for the mirror to show %s: %w", c, err)
 	}
 	return nil
 }

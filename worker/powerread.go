@@ -253,9 +253,10 @@ func worthWriting(a, b powerRecord) bool {
 	return !reflect.DeepEqual(a.Machine.Settled(), b.Machine.Settled()) || !reflect.DeepEqual(settledTests(a.Devices), settledTests(b.Devices))
 }
 
+// settledTests never returns nil: a host without devices has none on record.
 func settledTests(m map[string]deviceRecord) map[string]deviceRecord {
-	out := maps.Clone(m)
-	for k, d := range out {
+	out := map[string]deviceRecord{}
+	for k, d := range m {
 		d.Tested = time.Time{}
 		out[k] = d
 	}

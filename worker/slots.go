@@ -155,7 +155,7 @@ func (r *reign) adopt(c leases.Claim, how string) {
 // a partition of the owned slots. It looks only at what can have changed, because at
 // 100,000 hosts a look at all of them takes longer than a takeover may.
 func (r *reign) startOwners() {
-	version := r.w.view.specsVersion()
+	version, seen := r.w.view.specsVersion(), r.w.mirror.Revision()
 	again := r.fresh || version != r.specs
 	for _, run := range r.slots {
 		// One that ended by itself (fenced, a record that could not be read) starts anew.
@@ -166,7 +166,13 @@ func (r *reign) startOwners() {
 		return
 	}
 	r.specs, r.fresh = version, false
-	wantHosts, wantParts := r.w.view.inSlots(r.w.slotN, func(n int) bool { return r.slots[n] != nil })
+	wantHosts, wantParts := r.w.view.inSlots(r.w.slotN, func(n int) bool {
+		run := r.slots[n]
+		// Owners load what the mirror shows: it has to show all that was written before.
+		behind := run != nil && seen < run.claim.Epoch.Revision
+		r.fresh = r.fresh || behind // the change that is waited for kicks the loop
+		return run != nil && !behind
+	})
 	// First all that ends: a host that moved to another slot of ours has one owner at a time.
 	for n, run := range r.slots {
 		reap(run.hosts, wantHosts[n])

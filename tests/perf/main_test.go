@@ -23,6 +23,7 @@ import (
 var (
 	full    = flag.Bool("full", false, "measure with the numbers that count")
 	page    = flag.String("page", "", "write what was measured to this file")
+	hosts   = flag.Int("hosts", 0, "number of host records, if not the usual one")
 	kills   = flag.Int("kills", 0, "number of kills, if not the usual one")
 	only    = flag.String("only", "", "comma-separated parts: fence, crash, lease, restart, ring, scale (default: all)")
 	dataDir = flag.String("dir", "", "directory of the etcd members' data, on the disk to measure (default: the temporary one)")
@@ -74,6 +75,9 @@ func TestPerf(t *testing.T) {
 	n := small
 	if *full {
 		n = large
+	}
+	if *hosts > 0 {
+		n.Hosts, n.Linked = *hosts, min(n.Linked, *hosts)
 	}
 	if *kills > 0 {
 		n.Kills, n.Both = *kills, *kills
