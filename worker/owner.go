@@ -82,7 +82,13 @@ func (o *owner) run(ctx context.Context) {
 	defer o.endPlace()
 	defer o.jobs.wait()
 	defer stop(nil)
+	// Owners of thousands of hosts start at once when a worker dies; those that found
+	// etcd full of the others' first writes would time out, and its lease with them.
+	if !o.w.adopting.enter(ctx) {
+		return
+	}
 	if err := o.load(ctx); err != nil {
+		o.w.adopting.leave()
 		if ctx.Err() == nil {
 			o.log.Error("adopt host", "cause", err)
 		}
@@ -93,6 +99,7 @@ func (o *owner) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	o.adopt(ctx)
+	o.w.adopting.leave()
 	for ctx.Err() == nil {
 		timer.Reset(o.untilNext())
 		select {
@@ -106,6 +113,23 @@ func (o *owner) run(ctx context.Context) {
 	}
 	o.log.Debug("owner ended", "cause", context.Cause(ctx))
 }
+
+// adopting lets so many owners at once take their host over.
+type adopting chan struct{}
+
+const adoptAtOnce = 64
+
+// enter waits for a turn; false when ctx ended first.
+func (a adopting) enter(ctx context.Context) bool {
+	select {
+	case a <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (a adopting) leave() { <-a }
 
 func (o *owner) drain(ctx context.Context) {
 	for msg, ok := o.in.take(); ok && ctx.Err() == nil; msg, ok = o.in.take() {

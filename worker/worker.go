@@ -63,6 +63,7 @@ type Worker struct {
 	partStates map[string]ha.PartitionRecord // as committed by partitions here
 	reignBegan time.Time                     // since when this worker owns slots
 	lostAgents lossWindow
+	adopting   adopting
 	kick       chan struct{} // membership, slots or host specs changed
 }
 
@@ -81,7 +82,7 @@ func New(o Options) (*Worker, error) {
 		o: o, wire: certs, log: o.Logger.With("worker", o.ID), started: time.Now().UTC(),
 		owners: map[string]*owner{}, parts: map[string]*partition{}, claims: map[int]leases.Claim{},
 		shown: map[string]*published{}, partStates: map[string]ha.PartitionRecord{},
-		kick: make(chan struct{}, 1), providers: map[string]provider.Provider{},
+		adopting: make(adopting, adoptAtOnce), kick: make(chan struct{}, 1), providers: map[string]provider.Provider{},
 	}
 	w.health = newHealth(time.Now)
 	w.metrics = newMetrics(w)

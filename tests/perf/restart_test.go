@@ -70,7 +70,7 @@ func (b *bench) rolling(what string, agents *fleetOf, again func(*worker)) {
 		})
 		each = append(each, time.Since(began))
 	}
-	pass(misses*pingInterval + b.n.Steady)
+	pass(b.n.Steady)
 	moved, suspects := 0, 0
 	for _, c := range b.seen.since(from) {
 		if n, ok := leases.SplitSlotKey(c.Key); ok && (c.Del || c.Worker != owners[n].Worker) {

@@ -68,7 +68,7 @@ func (b *bench) template() map[string]string {
 		}
 		return ""
 	})
-	b.quiet(2*misses*pingInterval, startTime)
+	b.quiet(b.n.Settle, startTime)
 	out := map[string]string{}
 	for _, key := range []string{leases.HostHAKey(templateHost), leases.HostPowerKey(templateHost), leases.PartitionStateKey(templatePath)} {
 		if v := b.get(key); v != "" {
@@ -220,7 +220,7 @@ func (b *bench) cold() {
 	total := max(last, ready.max())
 	b.adopted(adoptTime)
 	adopted := time.Since(began)
-	b.quiet(time.Second, startTime)
+	b.quiet(b.n.Settle/4, startTime)
 	ratio := over(total, ranges.p50())
 	b.report.add(row{
 		What: fmt.Sprintf("cold start with %d host records: three processes start → all slots owned, all ready", b.n.Hosts), Target: "≤ 1.5 × one range over the records",
@@ -327,7 +327,7 @@ func (b *bench) stalls() {
 			ratios = append(ratios, over(storm.max(), calm.max()))
 			b.rejoin(w, &x)
 			b.adopted(adoptTime)
-			b.quiet(time.Second, startTime)
+			b.quiet(b.n.Settle/4, startTime)
 		}
 	})
 	slices.Sort(ratios)
@@ -401,7 +401,7 @@ func (b *bench) idle(linked []string) {
 		}
 		return ""
 	})
-	settled := b.quiet(min(b.n.Idle, 10*time.Second), adoptTime)
+	settled := b.quiet(min(b.n.Idle, b.n.Settle), adoptTime)
 	entries, rev := b.raftIndex(), b.revision()
 	pass(b.n.Idle)
 	writes, entries := b.revision()-rev, b.raftIndex()-entries
