@@ -401,7 +401,7 @@ func (b *bench) idle(linked []string) {
 		}
 		return ""
 	})
-	settled := b.quiet(min(b.n.Idle, b.n.Settle), adoptTime)
+	settled := b.quiet(min(b.n.Idle, b.n.Settle), startTime)
 	entries, rev := b.raftIndex(), b.revision()
 	pass(b.n.Idle)
 	writes, entries := b.revision()-rev, b.raftIndex()-entries
