@@ -42,8 +42,7 @@ func (b *bench) restart() {
 	} {
 		b.rolling(how.what, agents, how.do)
 	}
-	stopAgents()
-	b.forget(hosts)
+	b.forget(hosts) // while their agents live: a silent host is a suspect one
 }
 
 // rolling restarts one worker after the other.
