@@ -187,9 +187,8 @@ func parts(falls []fall) []string {
 	}
 	return []string{
 		"kill → `reaped` on record (the parent notices, one put): p50 " + p50(func(x fall) time.Duration { return x.reaped }),
-		"→ lease revoked, its slots without owner: p50 " + p50(func(x fall) time.Duration { return x.gone - x.reaped }),
-		"→ first claim: p50 " + p50(func(x fall) time.Duration { return x.first - x.gone }),
-		fmt.Sprintf("→ last claim: p50 %s, in %.1f transactions of all heirs together", p50(func(x fall) time.Duration { return x.last - x.first }), float64(claims)/float64(len(falls))),
+		"→ first slot under a new owner: p50 " + p50(func(x fall) time.Duration { return x.first - x.reaped }),
+		fmt.Sprintf("→ last slot: p50 %s, in %.1f transactions of all heirs together", p50(func(x fall) time.Duration { return x.last - x.first }), float64(claims)/float64(len(falls))),
 	}
 }
 
