@@ -66,6 +66,7 @@ func (a *Agent) session(ctx context.Context, address, boot string, number uint64
 		return end
 	}
 	if !opening.Stop() || !stopping() {
+		<-live.Done() // whoever was quicker is about to say why
 		return ending{err: context.Cause(live)}
 	}
 	if err := a.take(welcome); err != nil {

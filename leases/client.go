@@ -297,10 +297,6 @@ func redial(clients ...*clientv3.Client) {
 	}
 }
 
-// Seen is the highest revision that any answer to this client named: a mirror that has
-// come to it shows whatever this process has written or read.
-func (c *Client) Seen() int64 { return c.history.revision() }
-
 // wait returns nil after d, or the context's cause.
 func wait(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)

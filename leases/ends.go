@@ -50,14 +50,48 @@ func (c *Client) RecordEnd(ctx context.Context, worker, boot string, how End, la
 }
 
 // Reap ends the session of a process that is dead for certain, on behalf of its parent:
-// the end is recorded first, then the lease is revoked, so that who takes over finds out
-// at once that nothing can come any more. Idempotent.
+// one transaction records the end and takes the registration away. From then on others
+// take its slots over as they are (Session.TakeOver): nothing can come any more. What they
+// leave goes with the lease, see Retire. Idempotent.
 func (c *Client) Reap(ctx context.Context, worker, boot string, lease int64) error {
+	reg, end := WorkerKey(worker), EndsKey(worker, boot)
+	rec, err := json.Marshal(EndRecord{V: 1, How: Reaped, At: time.Now().UTC().Truncate(time.Millisecond)})
+	if err != nil {
+		return fmt.Errorf("encode end of worker %s: %w", worker, err)
+	}
+	own := clientv3.Compare(clientv3.LeaseValue(reg), "=", lease)
+	resp, err := c.txn(ctx,
+		[]clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(end), "=", 0), own},
+		[]clientv3.Op{clientv3.OpPut(end, string(rec)), clientv3.OpDelete(reg)}, nil)
+	if err == nil && resp.Succeeded {
+		return nil
+	}
+	// One of the two is so already, or there was no answer: each by itself.
 	if err := c.RecordEnd(ctx, worker, boot, Reaped, time.Time{}); err != nil {
 		return err
 	}
+	if _, err := c.txn(ctx, []clientv3.Cmp{own}, []clientv3.Op{clientv3.OpDelete(reg)}, nil); err != nil {
+		return fmt.Errorf("remove registration of worker %s: %w", worker, err)
+	}
+	return nil
+}
+
+const retireEvery = 20 * time.Millisecond
+
+// Retire revokes the lease of a session that was reaped, once others have taken over all
+// that was under it, or after grace: to etcd a revoked key costs as much as one that is
+// written, and stops everybody meanwhile. Idempotent.
+func (c *Client) Retire(ctx context.Context, lease int64, grace time.Duration) error {
+	for end := time.Now().Add(grace); time.Now().Before(end); {
+		tctx, cancel := context.WithDeadline(ctx, end)
+		resp, err := c.lease.TimeToLive(tctx, clientv3.LeaseID(lease), clientv3.WithAttachedKeys())
+		cancel()
+		if err == nil && len(resp.Keys) == 0 || wait(ctx, retireEvery) != nil {
+			break
+		}
+	}
 	if err := c.revoke(ctx, clientv3.LeaseID(lease)); err != nil {
-		return fmt.Errorf("revoke lease of worker %s: %w", worker, err)
+		return fmt.Errorf("revoke lease of a reaped worker: %w", err)
 	}
 	return nil
 }
@@ -156,20 +190,37 @@ func (s *Session) Suspend(ctx context.Context, grace time.Duration, record any, 
 // holds and that ended says has ended for certain; it returns those that are this
 // session's now. The epochs rise. Errors as of Claim.
 func (s *Session) TakeBack(ctx context.Context, slots []KV, ended func(boot string) bool) ([]Claim, error) {
+	claims, err := s.inherit(ctx, slots, func(r SlotRecord) bool { return r.Worker == s.conf.Worker && ended(r.Boot) })
+	if err != nil {
+		return claims, fmt.Errorf("take back %d slots: %w", len(slots), err)
+	}
+	return claims, nil
+}
+
+// TakeOver takes slots, as seen in a Mirror or a List, of workers that are dead for
+// certain: reaped says that the end of that boot is on record as Reaped. They are put
+// under this session's lease as they are, so they never have no owner and etcd does half
+// the work of a revoked lease. It returns those that are this session's now; the epochs
+// rise. Errors as of Claim.
+func (s *Session) TakeOver(ctx context.Context, slots []KV, reaped func(worker, boot string) bool) ([]Claim, error) {
+	claims, err := s.inherit(ctx, slots, func(r SlotRecord) bool { return reaped(r.Worker, r.Boot) })
+	if err != nil {
+		return claims, fmt.Errorf("take over %d slots: %w", len(slots), err)
+	}
+	return claims, nil
+}
+
+// inherit takes those slots whose holder has ended, as they are.
+func (s *Session) inherit(ctx context.Context, slots []KV, ended func(SlotRecord) bool) ([]Claim, error) {
 	var moves []move
 	for _, kv := range slots {
 		var rec SlotRecord
 		if err := kv.Decode(&rec); err != nil {
 			return nil, err
 		}
-		n, ok := SplitSlotKey(kv.Key)
-		if ok && rec.Worker == s.conf.Worker && kv.LeaseID != int64(s.id) && ended(rec.Boot) {
+		if n, ok := SplitSlotKey(kv.Key); ok && kv.LeaseID != int64(s.id) && ended(rec) {
 			moves = append(moves, move{slot: n, have: kv.ModRevision, to: s.seat(), from: rec.Boot})
 		}
 	}
-	claims, err := s.moveSlots(ctx, moves)
-	if err != nil {
-		return claims, fmt.Errorf("take back %d slots: %w", len(moves), err)
-	}
-	return claims, nil
+	return s.moveSlots(ctx, moves)
 }

@@ -9,11 +9,16 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
+
+// movesAtOnce is how many transactions that move slots are on their way at a time: they
+// wait for the same disks together.
+const movesAtOnce = 4
 
 // seat is a live session as one can put slots under it.
 type seat struct {
@@ -49,19 +54,29 @@ func (m move) cond() clientv3.Cmp {
 	return clientv3.Compare(clientv3.ModRevision(SlotKey(m.slot)), "=", m.have)
 }
 
-// moveSlots makes those moves that are still possible, up to 128 in a transaction, and
-// returns the claims as they are now, in slot order. A slot that is under its seat already
-// counts as moved.
+// moveSlots makes those moves that are still possible, up to 128 in a transaction and a few
+// transactions at a time, and returns the claims as they are now, in slot order. A slot
+// that is under its seat already counts as moved. What one transaction meets stops no other.
 func (s *Session) moveSlots(ctx context.Context, moves []move) ([]Claim, error) {
-	var got []Claim
-	for batch := range slices.Chunk(moves, maxTxnOps) {
-		claims, err := s.moveBatch(ctx, batch)
-		got = append(got, claims...)
-		if err != nil {
-			return got, err
-		}
+	if len(moves) == 0 {
+		return nil, nil
 	}
-	return got, nil
+	batches := (len(moves) + maxTxnOps - 1) / maxTxnOps
+	claims, errs := make([][]Claim, batches), make([]error, batches)
+	turns := make(chan struct{}, movesAtOnce)
+	var work sync.WaitGroup
+	for i := range batches { // of one size: the last is as late as the largest
+		batch := moves[i*len(moves)/batches : (i+1)*len(moves)/batches]
+		turns <- struct{}{}
+		work.Go(func() {
+			defer func() { <-turns }()
+			claims[i], errs[i] = s.moveBatch(ctx, batch)
+		})
+	}
+	work.Wait()
+	got := slices.Concat(claims...)
+	slices.SortFunc(got, func(a, b Claim) int { return cmp.Compare(a.Slot, b.Slot) })
+	return got, errors.Join(errs...)
 }
 
 // moveBatch moves all at once; as long as that is refused it takes out those that have
@@ -116,7 +131,6 @@ func (s *Session) moveBatch(ctx context.Context, moves []move) ([]Claim, error) 
 			return got, fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
 		}
 	}
-	slices.SortFunc(got, func(a, b Claim) int { return cmp.Compare(a.Slot, b.Slot) })
 	return got, nil
 }
 

@@ -3,6 +3,7 @@
 package leases_test
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -108,20 +109,43 @@ func TestHandOverToTheDead(t *testing.T) {
 	}
 }
 
-// leases.md §2.9: the end is on record before the lease goes; whoever knows comes first.
-func TestReapFreesAtOnce(t *testing.T) {
+// leases.md §2.9: what a certainly dead worker owned is taken over as it is, in a new
+// epoch; what nobody takes goes with its lease. Whoever knows of the end comes first.
+func TestReapedIsTakenOver(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	c := srv.Client(t)
-	s := open(t, c, "w-1", "b-1", 60*time.Second)
-	claimOne(t, s, 7)
+	s, heir := open(t, c, "w-1", "b-1", 60*time.Second), open(t, c, "w-2", "b-2", 60*time.Second)
+	was, err := s.Claim(t.Context(), []int{7, 8})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := func(worker, boot string) bool { return worker == "w-1" && boot == "b-1" }
+	if got, err := heir.TakeOver(t.Context(), slotKVs(t, c)[:1], func(string, string) bool { return false }); err != nil || len(got) != 0 {
+		t.Fatalf("took %v of a worker that is not known to be dead, %v", got, err)
+	}
 	for range 2 { // idempotent
 		if err := c.Reap(t.Context(), "w-1", "b-1", s.LeaseID()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if left := slotKVs(t, c); len(left) != 0 {
-		t.Errorf("slots are still owned: %v", left)
+	if _, err := c.Get(t.Context(), leases.WorkerKey("w-1")); !errors.Is(err, leases.ErrNotFound) {
+		t.Errorf("the registration is still there: %v", err)
+	}
+	got, err := heir.TakeOver(t.Context(), slotKVs(t, c)[:1], dead)
+	if err != nil || len(got) != 1 || got[0].Slot != 7 || got[0].Epoch.Compare(was[0].Epoch) <= 0 {
+		t.Fatalf("got %v, %v, want slot 7 in an epoch above %v", got, err, was[0].Epoch)
+	}
+	if _, err := s.Commit(t.Context(), was[0].Guard(), leases.Put(leases.HostHAKey("h1"), map[string]any{"v": 1})); !errors.Is(err, leases.ErrFenced) {
+		t.Errorf("the dead one could write: %v", err)
+	}
+	for range 2 { // idempotent
+		if err := c.Retire(t.Context(), s.LeaseID(), 50*time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left := slotKVs(t, c); len(left) != 1 || left[0].LeaseID != heir.LeaseID() {
+		t.Errorf("slots are owned as %v, want only the one that was taken over", left)
 	}
 	if err := c.RecordEnd(t.Context(), "w-1", "b-1", leases.Expired, time.Time{}); err != nil {
 		t.Fatal(err)

@@ -146,7 +146,7 @@ func (o *owner) conflict(ctx context.Context, ev ha.Event, err error) {
 func (o *owner) reloadSpec(ctx context.Context) error {
 	cctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
-	if err := o.loadSpec(cctx); err != nil {
+	if err := o.loadSpec(func(key string, into any) (int64, error) { return o.fetch(cctx, key, into) }); err != nil {
 		return err
 	}
 	if o.spec.Val.Partition != o.home {

@@ -266,6 +266,7 @@ func loaded(t *testing.T, r *rig, host string, ttl time.Duration) *owner {
 	if err != nil {
 		t.Fatal(err)
 	}
+	caughtUp(t, w)
 	o := newOwner(w, s, claims[0], host)
 	ctx, stop := context.WithCancelCause(context.Background())
 	o.jobs.init(ctx, stop)
@@ -274,6 +275,18 @@ func loaded(t *testing.T, r *rig, host string, ttl time.Duration) *owner {
 		t.Fatal(err)
 	}
 	return o
+}
+
+// caughtUp waits until the mirror shows what is in etcd now.
+func caughtUp(t *testing.T, w *Worker) {
+	t.Helper()
+	rev, err := w.client.Revision(t.Context())
+	if err == nil {
+		err = w.mirror.WaitRevision(t.Context(), rev)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestPacketComparesDeclaration: an operator whose word is on record is never overtaken by
@@ -337,6 +350,7 @@ func TestOnWaitsThroughAChain(t *testing.T) {
 	wait := func(left intent) time.Duration {
 		t.Helper()
 		r.put(t, leases.OpsKey("h1"), left)
+		caughtUp(t, o.w)
 		next := newOwner(o.w, o.s, o.claim, "h1")
 		if err := next.load(t.Context()); err != nil {
 			t.Fatal(err)

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	handBatch = 128                    // slots in one transaction
+	handBatch = 128                    // slots in one batch under a rate
 	handEvery = 100 * time.Millisecond // between two batches under a rate
 
 	mirrorSoon = 5 * time.Millisecond // by then the mirror usually shows a batch
@@ -73,12 +73,12 @@ func (r *reign) rebalance() <-chan time.Time {
 	if wait := e.Duration("worker.rebalance.quiet") - now.Sub(r.give.quiet); wait > 0 && !draining {
 		return time.After(wait)
 	}
-	n := handBatch
+	n := len(moves) // damping is off: one round, and its transactions side by side
 	if rate := e.Int("worker.rebalance.rate"); rate > 0 {
 		if wait := handEvery - now.Sub(r.give.last); wait > 0 {
 			return time.After(wait)
 		}
-		n = min(n, max(1, int(float64(rate)*handEvery.Seconds())))
+		n = min(handBatch, max(1, int(float64(rate)*handEvery.Seconds())))
 	}
 	r.handOver(moves[:min(n, len(moves))], now)
 	return nil

@@ -4,6 +4,8 @@ package worker
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"reflect"
@@ -82,7 +84,13 @@ func (o *owner) run(ctx context.Context) {
 	defer o.endPlace()
 	defer o.jobs.wait()
 	defer stop(nil)
+	// Owners of thousands of hosts start at once when a worker dies; those that found
+	// etcd full of the others' first writes would time out, and its lease with them.
+	if !o.w.adopting.enter(ctx) {
+		return
+	}
 	if err := o.load(ctx); err != nil {
+		o.w.adopting.leave()
 		if ctx.Err() == nil {
 			o.log.Error("adopt host", "cause", err)
 		}
@@ -93,6 +101,7 @@ func (o *owner) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	o.adopt(ctx)
+	o.w.adopting.leave()
 	for ctx.Err() == nil {
 		timer.Reset(o.untilNext())
 		select {
@@ -107,6 +116,23 @@ func (o *owner) run(ctx context.Context) {
 	o.log.Debug("owner ended", "cause", context.Cause(ctx))
 }
 
+// adopting lets so many owners at once take their host over.
+type adopting chan struct{}
+
+const adoptAtOnce = 64
+
+// enter waits for a turn; false when ctx ended first.
+func (a adopting) enter(ctx context.Context) bool {
+	select {
+	case a <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (a adopting) leave() { <-a }
+
 func (o *owner) drain(ctx context.Context) {
 	for msg, ok := o.in.take(); ok && ctx.Err() == nil; msg, ok = o.in.take() {
 		o.handle(ctx, msg)
@@ -115,22 +141,26 @@ func (o *owner) drain(ctx context.Context) {
 
 func (o *owner) now() time.Time { return time.Now().UTC() }
 
-// load takes the host's records from the mirror.
+// load takes the host's records from the mirror, which has come to this owner's epoch: what
+// is written under a slot compares its epoch, so earlier owners have written nothing later
+// than that, and thousands of hosts are taken over without a read (leases.md §1). Should an
+// owner of this very epoch have ended by itself and written something that the mirror does
+// not show yet, then the next commit fails, which compares the record, before any effect.
 func (o *owner) load(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
-	if err := o.loadSpec(ctx); err != nil {
+	if err := o.loadSpec(o.recall); err != nil {
 		return err
 	}
 	o.home = o.spec.Val.Partition
 	var err error
-	if o.recRev, err = o.fetch(ctx, leases.HostHAKey(o.host), &o.rec); err != nil {
+	if o.recRev, err = o.recall(leases.HostHAKey(o.host), &o.rec); err != nil {
 		return err
 	}
 	if o.recRev == 0 {
 		o.rec = ha.New(o.host, o.now())
 	}
-	if o.powRev, err = o.fetch(ctx, leases.HostPowerKey(o.host), &o.pow); err != nil {
+	if o.powRev, err = o.recall(leases.HostPowerKey(o.host), &o.pow); err != nil {
 		return err
 	}
 	o.live = newLiveFacts(o.now())
@@ -146,9 +176,9 @@ func (o *owner) load(ctx context.Context) error {
 	return nil
 }
 
-func (o *owner) loadSpec(ctx context.Context) error {
+func (o *owner) loadSpec(read func(key string, into any) (int64, error)) error {
 	var spec v1.HostSpec
-	rev, err := o.fetch(ctx, leases.HostSpecKey(o.host), &spec)
+	rev, err := read(leases.HostSpecKey(o.host), &spec)
 	if err != nil {
 		return err
 	}
@@ -159,8 +189,32 @@ func (o *owner) loadSpec(ctx context.Context) error {
 	return nil
 }
 
+// recall takes one key from the mirror and decodes it; revision 0 means that there is none.
+func (o *owner) recall(key string, into any) (int64, error) {
+	kv, ok := o.w.mirror.Get(key)
+	if !ok {
+		return 0, nil
+	}
+	return decode(kv, into)
+}
+
+// fetch reads and decodes one key, linearizable; revision 0 means that there is none.
 func (o *owner) fetch(ctx context.Context, key string, into any) (int64, error) {
-	return o.w.recall(ctx, o.claim, key, into)
+	kv, err := o.w.client.Get(ctx, key)
+	if errors.Is(err, leases.ErrNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", key, err)
+	}
+	return decode(kv, into)
+}
+
+func decode(kv leases.KV, into any) (int64, error) {
+	if err := json.Unmarshal(kv.Value, into); err != nil {
+		return 0, fmt.Errorf("decode %s at revision %d: %w", kv.Key, kv.ModRevision, err)
+	}
+	return kv.ModRevision, nil
 }
 
 // adopt tells the machine that a new owner is here, and of everything it missed.

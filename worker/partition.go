@@ -40,7 +40,7 @@ func (p *partition) wake() {
 }
 
 func (p *partition) run(ctx context.Context) {
-	if err := p.load(ctx); err != nil {
+	if err := p.load(); err != nil {
 		if ctx.Err() == nil {
 			p.log.Error("adopt partition", "cause", err)
 		}
@@ -75,13 +75,15 @@ func (p *partition) run(ctx context.Context) {
 	}
 }
 
-func (p *partition) load(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
-	defer cancel()
-	var err error
-	if p.rev, err = p.w.recall(ctx, p.claim, leases.PartitionStateKey(p.path), &p.rec); err == nil && p.rev == 0 {
+// load takes the partition's record from the mirror, as owner.load does a host's.
+func (p *partition) load() error {
+	kv, ok := p.w.mirror.Get(leases.PartitionStateKey(p.path))
+	if !ok {
 		p.rec = ha.NewPartition(p.path, time.Now().UTC())
+		return nil
 	}
+	var err error
+	p.rev, err = decode(kv, &p.rec)
 	return err
 }
 
@@ -161,11 +163,12 @@ func isLost(err error) bool {
 
 // setPartitionState publishes a committed state and tells the member hosts.
 func (w *Worker) setPartitionState(path string, r ha.PartitionRecord) {
+	members := w.view.members(path)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.partStates[path] = r
-	for _, o := range w.owners {
-		if o.home == path {
+	for _, host := range members {
+		if o := w.owners[host]; o != nil && o.home == path {
 			o.in.put("partition", ha.Event{Kind: ha.EvPartition, At: time.Now().UTC(), Partition: r.State})
 		}
 	}

@@ -112,7 +112,7 @@ func (w *Worker) applyPools(e effective) {
 // has left an intent; how its session ended decides.
 func (o *owner) strayTime(ctx context.Context) (time.Duration, error) {
 	var left intent
-	rev, err := o.fetch(ctx, leases.OpsKey(o.host), &left)
+	rev, err := o.recall(leases.OpsKey(o.host), &left)
 	if err != nil || rev == 0 {
 		return 0, err
 	}

@@ -3,10 +3,11 @@
 package worker
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
-	"reflect"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
@@ -252,17 +253,20 @@ func (o *owner) put(ctx context.Context, g leases.Guard, ops []leases.Op) (int64
 	}
 }
 
-// worthWriting compares two power records without the times of readings that say
-// nothing new: an idle host costs no etcd writes (leases.md §8).
+// worthWriting compares two power records without the times of readings that say nothing
+// new: an idle host costs no etcd writes (leases.md §8). It compares what would be
+// written: none and empty are the same there.
 func worthWriting(a, b powerRecord) bool {
-	return !reflect.DeepEqual(a.Machine.Settled(), b.Machine.Settled()) || !reflect.DeepEqual(settledTests(a.Devices), settledTests(b.Devices))
+	x, errA := json.Marshal(newsOf(a))
+	y, errB := json.Marshal(newsOf(b))
+	return errA != nil || errB != nil || !bytes.Equal(x, y)
 }
 
-func settledTests(m map[string]deviceRecord) map[string]deviceRecord {
-	out := maps.Clone(m)
-	for k, d := range out {
+func newsOf(r powerRecord) powerRecord {
+	out := powerRecord{V: r.V, Machine: r.Machine.Settled(), Devices: maps.Clone(r.Devices)}
+	for name, d := range out.Devices {
 		d.Tested = time.Time{}
-		out[k] = d
+		out.Devices[name] = d
 	}
 	return out
 }

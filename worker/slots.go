@@ -19,6 +19,8 @@ type reign struct {
 	slots map[int]*slotRun
 	give  handing
 	seen  map[string]string // boots of the members seen last
+	specs int64             // version of the host specs that what runs is equal to
+	fresh bool              // a slot was adopted since
 }
 
 // slotRun is one owned slot and what runs for it.
@@ -55,6 +57,9 @@ func (r *reign) loop(ctx context.Context) {
 		r.startOwners()
 		r.renew()
 		again := r.rebalance()
+		if again == nil && r.fresh {
+			again = time.After(mirrorSoon)
+		}
 		select {
 		case <-ctx.Done():
 		case done := <-r.give.done:
@@ -82,24 +87,34 @@ func (r *reign) drop() {
 	}
 }
 
+// takeOrphans takes what this worker is to have of the slots without an owner, and of
+// those whose owner is certainly dead.
 func (r *reign) takeOrphans(ctx context.Context) error {
 	if r.w.mirror.Age() > readAgeLimit {
 		return nil // who cannot see takes no new slots (leases.md §5)
 	}
 	want := ring.Orphans(r.w.view.ringInput(r.w.slotN), r.s.Worker())
 	r.findOwn()
-	missing := want[:0]
+	var free []int
+	var left []leases.KV
 	for _, n := range want {
-		if r.slots[n] == nil && !r.give.slots[n] {
-			missing = append(missing, n)
+		if r.slots[n] != nil || r.give.slots[n] {
+			continue
 		}
-	}
-	if len(missing) == 0 {
-		return nil
+		if kv, held := r.w.mirror.Get(leases.SlotKey(n)); held {
+			left = append(left, kv)
+		} else {
+			free = append(free, n)
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	claims, err := r.s.Claim(ctx, missing)
+	claims, err := r.s.TakeOver(ctx, left, r.reaped)
+	if len(free) > 0 && err == nil {
+		var more []leases.Claim
+		more, err = r.s.Claim(ctx, free)
+		claims = append(claims, more...)
+	}
 	for _, c := range claims {
 		r.adopt(c, "orphan")
 	}
@@ -107,6 +122,13 @@ func (r *reign) takeOrphans(ctx context.Context) error {
 		r.w.log.Info("slots taken", "count", len(claims), "all", len(r.slots))
 	}
 	return err
+}
+
+// reaped reports whether a boot is dead for certain. A slot of one that is not waits for
+// the end of its lease.
+func (r *reign) reaped(worker, boot string) bool {
+	end, ok := get(r.w.view, r.w.view.ends, worker+"/"+boot)
+	return ok && end.Val.How == leases.Reaped
 }
 
 // findOwn adopts slots that are this session's without this worker knowing: the answer
@@ -134,23 +156,31 @@ func (r *reign) adopt(c leases.Claim, how string) {
 	r.w.claims[c.Slot] = c
 	r.w.mu.Unlock()
 	r.w.metrics.claims.Set(float64(len(r.slots)))
+	r.fresh = true
 }
 
 // startOwners makes what runs equal to what is on record: one goroutine a host and one
-// a partition of the owned slots.
+// a partition of the owned slots. It looks only at what can have changed, because at
+// 100,000 hosts a look at all of them takes longer than a takeover may.
 func (r *reign) startOwners() {
-	wantHosts, wantParts := map[int]map[string]bool{}, map[int]map[string]bool{}
-	for id, spec := range r.w.view.hosts() {
-		n := r.w.slotOf(spec.Val.Partition, id)
-		run := r.slots[n]
-		if run == nil {
-			continue
-		}
-		add(wantHosts, n, id)
-		if p := spec.Val.Partition; p != "" {
-			add(wantParts, n, p)
-		}
+	version, seen := r.w.view.specsVersion(), r.w.mirror.Revision()
+	again := r.fresh || version != r.specs
+	for _, run := range r.slots {
+		// One that ended by itself (fenced, a record that could not be read) starts anew.
+		again = over(run.hosts) || again
+		again = over(run.parts) || again
 	}
+	if !again {
+		return
+	}
+	r.specs, r.fresh = version, false
+	wantHosts, wantParts := r.w.view.inSlots(r.w.slotN, func(n int) bool {
+		run := r.slots[n]
+		// Owners load what the mirror shows: it has to show all that was written before.
+		behind := run != nil && seen < run.claim.Epoch.Revision
+		r.fresh = r.fresh || behind // the loop comes back soon
+		return run != nil && !behind
+	})
 	// First all that ends: a host that moved to another slot of ours has one owner at a time.
 	for n, run := range r.slots {
 		reap(run.hosts, wantHosts[n])
@@ -170,15 +200,22 @@ func (r *reign) startOwners() {
 	}
 }
 
-// reap ends what is no longer wanted and forgets what ended by itself (fenced, a record
-// that moved or could not be read): this round starts it anew.
+// over forgets what ended by itself and reports whether there was any.
+func over(all map[string]*running) (found bool) {
+	for id, x := range all {
+		if x.over() {
+			delete(all, id)
+			found = true
+		}
+	}
+	return found
+}
+
+// reap ends what is no longer wanted.
 func reap(all map[string]*running, want map[string]bool) {
 	for id, x := range all {
-		switch {
-		case !want[id]:
+		if !want[id] {
 			x.end(errRemoved)
-			delete(all, id)
-		case x.over():
 			delete(all, id)
 		}
 	}

@@ -3,9 +3,7 @@
 package worker
 
 import (
-	"context"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -15,6 +13,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/power"
+	"github.com/holdfast-ha/holdfast/coordinator/ring"
 	"github.com/holdfast-ha/holdfast/coordinator/settings"
 	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
@@ -60,6 +59,7 @@ type view struct {
 	mu       sync.RWMutex
 	specs    map[string]versioned[v1.HostSpec]
 	byPart   map[string]map[string]bool // hosts of each partition
+	specsNow int64                      // bumped at every change of a spec
 	ha       map[string]versioned[ha.Record]
 	power    map[string]versioned[powerRecord]
 	parts    map[string]versioned[v1.PartitionSpec]
@@ -106,6 +106,7 @@ func (v *view) apply(c leases.Change) {
 		kind, id = "host-"+part, host
 		switch part {
 		case "spec":
+			v.specsNow++
 			delete(v.byPart[v.specs[id].Val.Partition], id)
 			err = put(v.specs, id, c)
 			if s, ok := v.specs[id]; ok {
@@ -202,6 +203,38 @@ func (v *view) hosts() map[string]versioned[v1.HostSpec] {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	return maps.Clone(v.specs)
+}
+
+// specsVersion changes whenever any host's spec does.
+func (v *view) specsVersion() int64 {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.specsNow
+}
+
+// inSlots are the hosts and the partitions in those of the slots that are wanted.
+func (v *view) inSlots(slots int, wanted func(slot int) bool) (hosts, parts map[int]map[string]bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	hosts, parts = map[int]map[string]bool{}, map[int]map[string]bool{}
+	for path, members := range v.byPart {
+		n := ring.SlotOf(path, slots)
+		if path != "" && (len(members) == 0 || !wanted(n)) {
+			continue
+		}
+		if path != "" {
+			add(parts, n, path)
+		}
+		for id := range members {
+			if path == "" { // hosts without a partition go by their own id
+				if n = ring.SlotOf(id, slots); !wanted(n) {
+					continue
+				}
+			}
+			add(hosts, n, id)
+		}
+	}
+	return hosts, parts
 }
 
 // members lists the hosts of a partition that are on record.
@@ -384,22 +417,4 @@ func (v *view) cold() bool {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	return len(v.slots) == 0
-}
-
-// recall decodes one key as the mirror has it, not older than a claim and anything that
-// etcd has told this worker; revision 0 means that there is none. For a record that only
-// the slot's owner writes that is as good as a linearizable read, and a takeover of
-// 30,000 hosts reads nothing (leases.md §1).
-func (w *Worker) recall(ctx context.Context, c leases.Claim, key string, into any) (int64, error) {
-	if err := w.mirror.WaitRevision(ctx, max(c.Epoch.Revision, w.client.Seen())); err != nil {
-		return 0, fmt.Errorf("read %s: %w", key, err)
-	}
-	kv, ok := w.mirror.Get(key)
-	if !ok {
-		return 0, nil
-	}
-	if err := json.Unmarshal(kv.Value, into); err != nil {
-		return 0, fmt.Errorf("decode %s at revision %d: %w", key, kv.ModRevision, err)
-	}
-	return kv.ModRevision, nil
 }

@@ -66,7 +66,8 @@ type Worker struct {
 	reignBegan time.Time                     // since when this worker owns slots
 	lostAgents lossWindow
 	back       wentBack
-	renew      map[int]bool  // slots that need a higher epoch
+	renew      map[int]bool // slots that need a higher epoch
+	adopting   adopting
 	kick       chan struct{} // membership, slots or host specs changed
 
 	secretsVersion atomic.Int64 // raised by each change of a sealed secret
@@ -87,7 +88,7 @@ func New(o Options) (*Worker, error) {
 		o: o, wire: certs, log: o.Logger.With("worker", o.ID), started: time.Now().UTC(),
 		owners: map[string]*owner{}, parts: map[string]*partition{}, claims: map[int]leases.Claim{},
 		shown: map[string]*published{}, partStates: map[string]ha.PartitionRecord{},
-		back: wentBack{hosts: map[string]frozenHost{}}, renew: map[int]bool{},
+		back: wentBack{hosts: map[string]frozenHost{}}, renew: map[int]bool{}, adopting: make(adopting, adoptAtOnce),
 		kick: make(chan struct{}, 1), providers: map[string]provider.Provider{},
 	}
 	w.health = newHealth(time.Now)

@@ -166,11 +166,20 @@ func (c *checker) slot(x change, all []change) {
 			c.wrong("one writer", "slot %04d was put for %s boot %s at revision %d under lease %x of %q", n, is.Worker, is.Boot, x.Rev, x.Lease, c.leaseOf[x.Lease])
 		}
 		if owned {
-			c.count("slots handed over")
+			// Its owner gives a slot away; what is certainly dead is inherited.
+			_, dead := c.ends[was.Boot]
+			switch {
+			case sender == was.Worker:
+				c.count("slots handed over")
+			case dead && sender == is.Worker:
+				c.count("slots inherited")
+			case audited:
+				c.wrong("one writer", "slot %04d of %s was put at revision %d by %s, and its owner has not certainly ended", n, was.Worker, x.Rev, sender)
+			}
 			if is.From != was.Boot {
 				c.wrong("one writer", "slot %04d went from %s boot %s to %s boot %s at revision %d without being given (from %q)", n, was.Worker, was.Boot, is.Worker, is.Boot, x.Rev, is.From)
 			}
-			if audited && (txn.Mod[x.Key] != before.Rev || sender != was.Worker) {
+			if audited && txn.Mod[x.Key] != before.Rev {
 				c.wrong("one writer", "slot %04d of %s (epoch %d) was put at revision %d by %s, comparing %d", n, was.Worker, before.Rev, x.Rev, sender, txn.Mod[x.Key])
 			}
 			break

@@ -42,6 +42,7 @@ type Config struct {
 const (
 	stopTime = 10 * time.Second
 	reapTime = time.Minute // for etcd to answer; any lease has run out by then
+	heirTime = time.Second // for others to take over what a dead worker owned
 )
 
 // Run runs the worker until it ends, or until ctx ends and with it the worker, in order.
@@ -74,6 +75,7 @@ func Run(ctx context.Context, c Config) (int, error) {
 	var dial sync.WaitGroup
 	dial.Go(func() { p.dial(dialing) })
 	defer func() {
+		p.retiring.Wait()
 		stopDialing()
 		dial.Wait()
 		close(p.client)
@@ -88,6 +90,7 @@ type parent struct {
 	Config
 	api, agents *os.File
 	client      chan *leases.Client // holds it once there is one
+	retiring    sync.WaitGroup      // leases of the dead whose slots are being taken over
 }
 
 func (p *parent) dial(ctx context.Context) {
@@ -202,6 +205,7 @@ func (p *parent) reap(dead *proc, spare ...*proc) {
 		cancel()
 		if err == nil {
 			p.Logger.Info("reaped", "boot", boot, "took", time.Since(began).Round(time.Microsecond))
+			p.retiring.Go(func() { p.retire(client, boot, lease) })
 			return
 		}
 		p.Logger.Warn("reap", "boot", boot, "cause", err)
@@ -212,6 +216,15 @@ func (p *parent) reap(dead *proc, spare ...*proc) {
 			t.Stop()
 			return
 		}
+	}
+}
+
+// retire takes a dead child's lease back when others have taken over what was under it.
+func (p *parent) retire(client *leases.Client, boot string, lease int64) {
+	ctx, cancel := context.WithTimeout(context.Background(), heirTime+2*time.Second)
+	defer cancel()
+	if err := client.Retire(ctx, lease, heirTime); err != nil {
+		p.Logger.Warn("the lease runs out by itself", "boot", boot, "cause", err)
 	}
 }
 

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package perf
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/sim/world"
+)
+
+var (
+	full    = flag.Bool("full", false, "measure with the numbers that count")
+	page    = flag.String("page", "", "write what was measured to this file")
+	hosts   = flag.Int("hosts", 0, "number of host records, if not the usual one")
+	kills   = flag.Int("kills", 0, "number of kills, if not the usual one")
+	only    = flag.String("only", "", "comma-separated parts: fence, crash, lease, restart, ring, scale (default: all)")
+	dataDir = flag.String("dir", "", "directory of the etcd members' data, on the disk to measure (default: the temporary one)")
+)
+
+// size is how much is measured.
+type size struct {
+	Puts, Txns   int           // of a floor
+	Fenced       int           // fenced writes
+	Kills, Both  int           // of children; of parents with their children
+	TTL          time.Duration // of workers' leases
+	Agents       int           // in rolling restarts, each with a BMC
+	Steady       time.Duration // of their pings before and after
+	Settle       time.Duration // without a write until a host's records are taken as final
+	Hosts        int           // on record in the parts about scale
+	Linked       int           // of them with an agent
+	Falls        int           // kills there
+	Window, Idle time.Duration // of a write probe; without anything to do
+}
+
+var (
+	small = size{Puts: 20, Txns: 5, Fenced: 16, Kills: 1, Both: 1, TTL: 2 * time.Second, Agents: 3, Steady: 100 * time.Millisecond, Settle: time.Second,
+		Hosts: 200, Linked: 3, Falls: 1, Window: 300 * time.Millisecond, Idle: time.Second}
+	large = size{Puts: 200, Txns: 40, Fenced: 400, Kills: 30, Both: 10, TTL: 5 * time.Second, Agents: 200, Steady: 5 * time.Second, Settle: 8 * time.Second,
+		Hosts: 100_000, Linked: 2000, Falls: 3, Window: 5 * time.Second, Idle: time.Minute}
+)
+
+// TestMain is also what the etcd members run: they are this very binary, started again.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 4 && os.Args[1] == "child" && os.Args[2] == "member" {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		defer stop()
+		if err := runMember(ctx, []byte(os.Getenv(world.ChildEnv))); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	flag.Parse()
+	code := m.Run()
+	if binaryDir != "" {
+		os.RemoveAll(binaryDir)
+	}
+	os.Exit(code)
+}
+
+// TestPerf measures everything that `make bench` reports. Without -full it proves with
+// tiny numbers that everything can be measured.
+func TestPerf(t *testing.T) {
+	n := small
+	if *full {
+		n = large
+	}
+	if *hosts > 0 {
+		n.Hosts, n.Linked = *hosts, min(n.Linked, *hosts)
+	}
+	if *kills > 0 {
+		n.Kills, n.Both = *kills, *kills
+	}
+	b := newBench(t, n)
+	for _, part := range []struct {
+		name string
+		run  func()
+	}{
+		{"ring", b.ring}, {"fence", b.fence}, {"crash", b.crash}, {"lease", b.leaseEnd}, {"restart", b.restart}, {"scale", b.scale},
+	} {
+		if *only == "" || strings.Contains(","+*only+",", ","+part.name+",") {
+			began := time.Now()
+			part.run()
+			t.Logf("%s took %v", part.name, time.Since(began).Round(time.Millisecond))
+		}
+	}
+	b.report.finish()
+	t.Logf("\n%s", b.report.body())
+	if *page != "" {
+		if err := os.WriteFile(*page, []byte(b.report.page()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+var binaryDir string // removed by TestMain
+
+// workerBinary builds cmd/holdfast-worker, once.
+var workerBinary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "holdfast-perf-")
+	if err != nil {
+		return "", err
+	}
+	binaryDir = dir
+	bin := filepath.Join(dir, "holdfast-worker")
+	build := exec.Command("go", "build", "-o", bin, "github.com/holdfast-ha/holdfast/cmd/holdfast-worker")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build holdfast-worker: %w\n%s", err, out)
+	}
+	return bin, nil
+})
+
+// childOf is the worker that a parent runs; 0: none now.
+func childOf(parent int) int {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, name := range stats {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			continue // it has ended
+		}
+		// pid (comm) state ppid …; comm may hold anything, its end is the last ")".
+		rest := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+		if ppid, err := strconv.Atoi(rest[1]); err == nil && ppid == parent && rest[0] != "Z" {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+			return pid
+		}
+	}
+	return 0
+}
