@@ -45,6 +45,7 @@ var Schema = []KeyDoc{
 	{"events/<uuid>", false, "in the transaction that it reports", "event, ordered by mod_revision; kept by age and count", `{"v":1,"type":"host.state","host":"h0042"}`},
 	{"audit/<uuid>", false, "in the transaction that it reports", "audited mutation, ordered by mod_revision; kept by age and count", `{"v":1,"who":"ops","verb":"ha disarm"}`},
 	{"settings/<scope>/<name>", false, "own mod_revision", "value, by, at, reason", `{"v":1,"value":"10s","by":"ops"}`},
+	{"profiles/<scope>", false, "own mod_revision", "power profile of a scope: fields that hosts below inherit", `{"v":1,"fields":{"device.bmc.driver":"redfish","class":"slow"},"by":"ops"}`},
 	{"secrets/<host>/<device>", false, "own mod_revision", "sealed credentials", `{"v":1,"sealed":"holdfast:enc:aesgcm:v1:…"}`},
 	{"tokens/<id>", false, "own mod_revision", "hashed token", `{"v":1,"hash":"…"}`},
 	{"revoked/<serial>", false, "own mod_revision", "revoked certificate", `{"v":1,"reason":"host retired"}`},

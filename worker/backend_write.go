@@ -11,11 +11,9 @@ import (
 	"time"
 
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
-	"github.com/holdfast-ha/holdfast/coordinator/power"
 	"github.com/holdfast-ha/holdfast/coordinator/settings"
 	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
-	wpower "github.com/holdfast-ha/holdfast/worker/power"
 )
 
 // write commits operators' records together with the log entry that tells of them.
@@ -101,12 +99,8 @@ func (w *Worker) validateHost(s v1.HostSpec) error {
 			fail(field+".name", fmt.Errorf("%q is used twice", d.Name))
 		}
 		seen[d.Name] = true
-		if d.Level < 0 || d.Level > 9 {
-			fail(field+".level", fmt.Errorf("%d, allowed are 1 to 9", d.Level))
-		}
-		_, err := w.target(s.ID, d, power.Identity{}, wpower.Limits{}.WithDefaults())
-		fail(field, err)
 	}
+	errs = append(errs, w.checkDevices(s, w.view.profile(s.Partition, s.ID))...)
 	return firstProblem(errs)
 }
 

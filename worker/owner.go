@@ -38,6 +38,9 @@ type owner struct {
 	eff    effective
 	policy ha.Policy
 
+	devices []device      // effective
+	ordered []budgetState // as they were before the last operator's order
+
 	onNotBefore time.Time // until then a packet of an earlier owner may still come
 
 	live  liveFacts

@@ -111,7 +111,7 @@ func (w *Worker) hostile(t wpower.Target, r ipmi.Report) {
 
 // mirrorPrefixes are what every worker keeps a copy of: the small records of all hosts,
 // so that a takeover reads nothing and any worker answers operators.
-var mirrorPrefixes = []string{leases.WorkersPrefix, leases.DrainsPrefix, leases.SlotsPrefix, leases.EndsPrefix, leases.PartitionsPrefix, leases.HostsPrefix, leases.SettingsPrefix}
+var mirrorPrefixes = []string{leases.WorkersPrefix, leases.DrainsPrefix, leases.SlotsPrefix, leases.EndsPrefix, leases.PartitionsPrefix, leases.HostsPrefix, leases.SettingsPrefix, leases.ProfilesPrefix}
 
 func (w *Worker) pageCommand() (string, time.Duration) {
 	e := w.view.effective("", "", time.Now())
@@ -141,6 +141,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("connect to etcd: %w", w.wire.explain(err))
 	}
 	defer w.client.Close()
+	defer w.drivers.Close()
 	conf, err := w.client.EnsureConfig(ctx)
 	if err != nil {
 		return fmt.Errorf("read fleet configuration: %w", err)
@@ -239,7 +240,7 @@ func (w *Worker) changed(kind, id string) {
 		if o := w.owners[id]; o != nil {
 			o.in.put("spec", specChanged{})
 		}
-	case "settings", "partition-spec":
+	case "settings", "profiles", "partition-spec":
 		w.applyPools(w.view.effective("", "", time.Now()))
 		for _, o := range w.owners {
 			o.in.put("policy", policyChanged{})

@@ -36,6 +36,10 @@ type Backend interface {
 	PlanOrder(ctx context.Context, id string, o v1.OrderRequest) (v1.Plan, error)
 	Order(ctx context.Context, who, id string, o v1.OrderRequest) (v1.OrderResult, error) // only at the owner
 
+	ExplainPower(ctx context.Context, id string) (v1.PowerExplanation, error)
+	PowerProfile(ctx context.Context, scope string) (v1.PowerProfile, error) // effective at the scope
+	ChangePowerProfile(ctx context.Context, who, scope string, c v1.ProfileChange, ifRevision int64, dryRun bool) (v1.PowerProfile, error)
+
 	Partitions(ctx context.Context) ([]v1.Partition, error)
 	Partition(ctx context.Context, path string) (v1.Partition, error)
 	PutPartition(ctx context.Context, who string, spec v1.PartitionSpec, ifRevision int64) (v1.Partition, error)

@@ -65,6 +65,10 @@ var Routes = []Route{
 	{"POST", "/v1/hosts/{id}/enabled", "hosts:write", v1.Switch{}, v1.Host{}, nil, "Host enabled or not.", setHost("enabled")},
 	{"POST", "/v1/hosts/{id}/orders", "power:write", v1.OrderRequest{}, v1.OrderResult{}, []Param{dryParam}, "Give an order about a host; with `dryRun` the answer is a Plan. Carried out by the host's owner.", orderHost},
 
+	{"GET", "/v1/hosts/{id}/power", "hosts:read", nil, v1.PowerExplanation{}, nil, "Which power device would be used for a host, at which level, and why; with all that is effective and who said so.", explainPower},
+	{"GET", "/v1/power/profile", "hosts:read", nil, v1.PowerProfile{}, []Param{scopeParam}, "Power profile as it is effective at a scope: what declarations of hosts leave out.", getProfile},
+	{"PATCH", "/v1/power/profile", "power:write", v1.ProfileChange{}, v1.PowerProfile{}, []Param{scopeParam, dryParam}, "Set and take back fields of the power profile of a scope, all or none; the answer names the hosts that it reaches. Knows `If-Match`.", patchProfile},
+
 	{"GET", "/v1/partitions", "hosts:read", nil, v1.List[v1.Partition]{}, pageParams, "List zones, pods and clusters.", listPartitions},
 	{"GET", "/v1/partitions/{path...}", "hosts:read", nil, v1.Partition{}, nil, "One zone, pod or cluster.", getPartition},
 	{"PUT", "/v1/partitions/{path...}", "hosts:write", v1.PartitionSpec{}, v1.Partition{}, nil, "Declare a partition. Knows `If-Match` and `If-None-Match`.", putPartition},
