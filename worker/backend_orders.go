@@ -3,6 +3,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -193,9 +194,9 @@ func (w *Worker) testPower(ctx context.Context, res v1.OrderResult) (v1.OrderRes
 			for _, step := range r.steps {
 				res.Steps = append(res.Steps, r.device+": "+step)
 			}
-			if r.err != nil {
+			if r.testErr != nil || r.err != nil {
 				failed++
-				if len(r.steps) == 0 {
+				if len(r.steps) == 0 { // it did not even get its turn
 					res.Steps = append(res.Steps, fmt.Sprintf("%s: %v", r.device, r.err))
 				}
 			}
@@ -303,6 +304,13 @@ func (b *backend) ExplainPartition(ctx context.Context, path string) (v1.Explana
 	for s, n := range p.States {
 		x.Story = append(x.Story, v1.Entry{What: "hosts", Text: fmt.Sprintf("%d %s", n, s)})
 	}
-	slices.SortFunc(x.Story, func(a, b v1.Entry) int { return strings.Compare(a.Text, b.Text) })
+	for id, s := range b.view.hosts() {
+		if rec, ok := get(b.view, b.view.ha, id); ok && within(s.Val.Partition, path) && rec.Val.Eligible == ha.Fail {
+			x.Story = append(x.Story, v1.Entry{What: "unfit", Text: fmt.Sprintf("host %s: %s", id, rec.Val.EligibleWhy)})
+		}
+	}
+	slices.SortFunc(x.Story, func(a, b v1.Entry) int {
+		return cmp.Or(strings.Compare(a.What, b.What), strings.Compare(a.Text, b.Text))
+	})
 	return x, nil
 }

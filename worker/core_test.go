@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +26,12 @@ import (
 	wpower "github.com/holdfast-ha/holdfast/worker/power"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if err := os.Setenv("HOLDFAST_TEST_BMC", "pw"); err != nil { // of the BMCs of rig.host
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const (
 	cluster  = "z/p/c"
@@ -155,7 +161,6 @@ func (r *rig) events(t *testing.T, from int64) (out []string) {
 // (ha.md §§2 and 3), even when all that is on record of the power tests is old because
 // nothing had to be written since.
 func TestHandOffIsNoNews(t *testing.T) {
-	t.Setenv("HOLDFAST_TEST_BMC", "pw")
 	r := newRig(t)
 	hosts := []string{"h1", "h2", "h3"}
 	for _, h := range hosts {
@@ -413,7 +418,7 @@ func TestBusyIsNotFailed(t *testing.T) {
 	o := loaded(t, r, "h1", time.Minute)
 	for kind, want := range map[power.Kind]bool{power.Busy: true, power.SessionLimit: true, power.Timeout: true, power.AuthFailed: false} {
 		devices := map[string]deviceRecord{"bmc": {Tested: o.now(), TestOK: true}}
-		o.keepTest(devices, deviceReading{device: "bmc", tested: true, err: &wpower.Error{Kind: kind}}, o.now())
+		o.keepTest(devices, deviceReading{device: "bmc", tested: true, testErr: &wpower.Error{Kind: kind}}, o.now())
 		if got := devices["bmc"].TestOK; got != want {
 			t.Errorf("after %s the test counts as good: %t, want %t", kind, got, want)
 		}

@@ -247,7 +247,7 @@ func (o *owner) targets() ([]target, []deviceReading) {
 		}
 		t, err := o.w.target(o.host, d, o.pinned(d), o.powerLimits())
 		if err != nil {
-			bad = append(bad, deviceReading{device: d.Name, asked: o.now(), err: err, tested: true, steps: []string{"configuration: " + errText(err)}})
+			bad = append(bad, deviceReading{device: d.Name, asked: o.now(), err: err, tested: true, testErr: err, depth: depthNone, steps: []string{"configuration: " + errText(err)}})
 			continue
 		}
 		out = append(out, t)

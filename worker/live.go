@@ -28,6 +28,7 @@ type liveFacts struct {
 	baselineAt time.Time // next look
 	powerAt    time.Time // next ordinary power reading
 	powerSeen  bool      // some device was asked since adoption
+	hostile    map[string]hostileCount
 	eligible   ha.Verdict
 	eligWhy    string
 }

@@ -63,7 +63,11 @@ type (
 		gate   string
 		at     time.Time
 	}
-	goneMsg struct{ at time.Time }
+	goneMsg    struct{ at time.Time }
+	hostileMsg struct {
+		device string
+		count  int
+	}
 	// callMsg runs fn on the owner's goroutine and answers on done; operators' reads
 	// and orders come this way. Whoever sets taken first decides: the owner runs it, or
 	// the caller has gone and it never runs.
@@ -213,6 +217,8 @@ func (o *owner) handle(ctx context.Context, msg any) {
 		o.tellPolicy(ctx)
 	case powerDone:
 		o.onPower(ctx, m)
+	case hostileMsg:
+		o.onHostile(ctx, m)
 	case placeReady:
 		o.onPlace(ctx, m)
 	case checkDone:

@@ -23,8 +23,9 @@ type deviceReading struct {
 	asked    time.Time
 	reading  power.Reading
 	err      error
-	noTurn   bool // err is ours: the device was not even asked
-	tested   bool // it was a test: identity was read too
+	noTurn   bool  // err is ours: the device was not even asked
+	tested   bool  // it was a test: identity was read too
+	testErr  error // of the test; the reading may be good all the same
 	identity power.Identity
 	depth    depth    // deepest step of the test that was passed
 	steps    []string // of the test, for people

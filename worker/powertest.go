@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/power"
+	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 	wpower "github.com/holdfast-ha/holdfast/worker/power"
 )
@@ -40,7 +41,9 @@ func (w *Worker) testDevice(ctx context.Context, opener wpower.Opener, t target,
 		r.steps = append(r.steps, fmt.Sprintf("%d %s: ", d, depthNames[d])+fmt.Sprintf(format, args...))
 	}
 	failed := func(d depth, err error) {
-		r.err = err
+		if r.testErr = err; d < depthPrivilege {
+			r.err = err
+		}
 		r.steps = append(r.steps, fmt.Sprintf("%d %s: %v", d, depthNames[d], err))
 	}
 	conn, err := opener.Open(ctx, t.Target)
@@ -134,11 +137,11 @@ func (o *owner) keepTest(devices map[string]deviceRecord, r deviceReading, now t
 	if was.Enrolment != is.Enrolment {
 		was.Pinned, was.Enrolment = power.Identity{}, is.Enrolment
 	}
-	if r.err != nil && was.TestOK && was.Config == is.config && !wpower.KindOf(r.err).Final() {
+	if r.testErr != nil && was.TestOK && was.Config == is.config && !wpower.KindOf(r.testErr).Final() {
 		return nil // it could not be tried: the good one counts until it is too old
 	}
-	d := deviceRecord{Pinned: was.Pinned, Tested: now, TestOK: r.err == nil, TestErr: errText(r.err), Depth: r.depth, Config: is.config, Enrolment: is.Enrolment}
-	if r.err == nil && d.Pinned == (power.Identity{}) && declaredIdentity(is) == (power.Identity{}) {
+	d := deviceRecord{Pinned: was.Pinned, Tested: now, TestOK: r.testErr == nil, TestErr: errText(r.testErr), Depth: r.depth, Config: is.config, Enrolment: is.Enrolment}
+	if r.testErr == nil && d.Pinned == (power.Identity{}) && declaredIdentity(is) == (power.Identity{}) {
 		d.Pinned = r.identity
 		x := o.plainEvent("power.pinned", ha.Info, fmt.Sprintf("device %s of %s is the box with %s from now on", r.device, o.host, identityWords(r.identity)), map[string]string{})
 		for name, v := range map[string]string{"systemUUID": r.identity.SystemUUID, "serial": r.identity.Serial, "fingerprint": r.identity.Fingerprint} {
@@ -148,7 +151,7 @@ func (o *owner) keepTest(devices map[string]deviceRecord, r deviceReading, now t
 		}
 		events = append(events, x)
 	}
-	kind := string(wpower.KindOf(r.err))
+	kind := string(wpower.KindOf(r.testErr))
 	switch alert := was.TestOK || was.Tested.IsZero() || was.Config != is.config || was.TestKind != kind; {
 	case !d.TestOK:
 		d.TestKind = kind
@@ -219,4 +222,34 @@ func (o *owner) powerTested() (bool, string) {
 		why = bad
 	}
 	return false, why
+}
+
+// hostileEvery is how often an attack on one device is told: it may be one for each packet.
+const hostileEvery = time.Hour
+
+// hostileCount is what was dropped since it was told last.
+type hostileCount struct {
+	told  time.Time
+	count int
+}
+
+// onHostile puts forged, altered or replayed packets into the log: a security event. It
+// changes no state.
+func (o *owner) onHostile(ctx context.Context, m hostileMsg) {
+	now := o.now()
+	c := o.live.hostile[m.device]
+	c.count += m.count
+	if c.told.IsZero() || now.Sub(c.told) > hostileEvery {
+		x := o.plainEvent("power.hostile-packets", ha.Warning, fmt.Sprintf("%d packets that claimed to come from device %s of %s were forged, altered or replayed, and dropped: somebody else is on its network", c.count, m.device, o.host),
+			map[string]string{"device": m.device, "count": fmt.Sprint(c.count)})
+		if _, ok := o.put(ctx, o.claim.Guard(), []leases.Op{leases.Put(leases.EventKey(x.ID), x)}); !ok {
+			return
+		}
+		o.w.announced([]v1.Event{x})
+		c = hostileCount{told: now}
+	}
+	if o.live.hostile == nil {
+		o.live.hostile = map[string]hostileCount{}
+	}
+	o.live.hostile[m.device] = c
 }

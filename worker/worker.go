@@ -107,6 +107,12 @@ func (w *Worker) hostile(t wpower.Target, r ipmi.Report) {
 		}
 	}
 	w.log.Warn("hostile packets from the BMC's address were dropped", "host", t.Host, "device", t.Device, "count", r.Hostile())
+	w.mu.Lock()
+	o := w.owners[t.Host]
+	w.mu.Unlock()
+	if o != nil {
+		o.in.put("", hostileMsg{t.Device, int(r.Hostile())})
+	}
 }
 
 // mirrorPrefixes are what every worker keeps a copy of: the small records of all hosts,
