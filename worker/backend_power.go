@@ -47,6 +47,9 @@ func deviceStatusOf(d device, rec powerRecord) v1.DeviceStatus {
 		Name: d.Name, Driver: d.Driver, State: read.State.String(), Read: read.Last.At, Error: read.Detail,
 		Tested: t.Tested, TestOK: t.TestOK, TestErr: t.TestErr, Level: d.Level, Proves: d.proves.String(),
 	}
+	if d.human {
+		s.State = "" // nobody reads it
+	}
 	if !t.Tested.IsZero() && t.Depth > depthNone {
 		n := int(t.Depth)
 		s.Depth = &n

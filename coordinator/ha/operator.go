@@ -191,6 +191,7 @@ func (s *step) orderDone() {
 	switch t.Goal {
 	case power.GoalOff:
 		if ok = v.Assurance >= power.A2; ok {
+			v.Reason += ", which proves " + v.Assurance.String()
 			s.r.Protected = false
 		} else {
 			s.unorder()

@@ -123,6 +123,9 @@ func (m Machine) Configure(ladder []Level) Machine {
 			m.Levels[i].Since = was[k].Since
 		}
 	}
+	if len(m.Levels) == 0 { // nothing will be read that could say so
+		m.State = Unknown
+	}
 	return m
 }
 
