@@ -34,7 +34,7 @@ var Schema = []KeyDoc{
 	{"hosts/<host>/spec", false, "own mod_revision", "partition, provider, labels (rack, switch, PDU), power devices, agent identity, list index", `{"v":1,"partition":"z1/p1/c1","provider":"kvm"}`},
 	{"hosts/<host>/ha", false, "slot of the host, own mod_revision", "host machine's record", `{"v":1,"state":"available"}`},
 	{"hosts/<host>/power", false, "slot of the host, own mod_revision", "power machine's record", `{"v":1,"state":"on"}`},
-	{"incidents/<host>/<id>", false, "slot of the host", "evidence ledger, guard answers, actions, proof, outcome", `{"v":1,"state":"suspect"}`},
+	{"incidents/<host>/<id>", false, "slot of the host", "evidence ledger, guard answers, actions, proof, outcome; closed ones are kept for 90 days, the last 100 of a host", `{"v":1,"state":"suspect"}`},
 	{"ops/<host>", false, "slot of the host, own mod_revision", "open power intent: verb, id, epoch, worker, deadline, step", `{"v":1,"verb":"off","epoch":{"generation":1,"revision":1841}}`},
 	{"links/<host>", false, "slot of the host, or own mod_revision", "worker and boot that carry the link, only where that is not the owner", `{"v":1,"worker":"w-2","boot":"b-91c0"}`},
 	{"pools/<pool>", false, "own mod_revision", "state of a storage pool; an open command's id", `{"v":1}`},

@@ -221,6 +221,7 @@ func TestOldIncidentsAreForgotten(t *testing.T) {
 // at once, all fields or none (power.md §9.6).
 func TestProfilesChangeLive(t *testing.T) {
 	s := newService(t, "pw-8ad1", nil)
+	s.put(t, leases.SettingKey("host/h1", "power.sync.interval"), v1.SettingRecord{V: 1, Value: "1h"}) // tested at once, not when it is next read
 	s.serve()
 	b := (*backend)(s.w)
 	s.tested()

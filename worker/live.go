@@ -148,6 +148,7 @@ func (o *owner) provider() provider.Provider {
 // what changed.
 func (o *owner) tellPolicy(ctx context.Context) {
 	o.refreshPolicy()
+	o.testChanged()
 	spec := o.spec.Val
 	a := ha.Admin{Maintenance: spec.Maintenance, Excluded: spec.HADisabled, Disabled: spec.Disabled, Why: spec.Why}
 	o.step(ctx, ha.Event{Kind: ha.EvAdmin, Admin: &a})

@@ -55,7 +55,7 @@ func (o *owner) startReading(urgent, test bool, done chan<- []deviceReading) boo
 	if !urgent && o.live.powerSeen { // one that is silent is not asked whenever its neighbours are
 		soon := now.Add(time.Second)
 		devices = slices.DeleteFunc(devices, func(t target) bool {
-			return o.pow.Machine.Due(t.Device, now, o.readCadence(), o.readLimits()).After(soon)
+			return !o.changed(t.device) && o.pow.Machine.Due(t.Device, now, o.readCadence(), o.readLimits()).After(soon)
 		})
 	}
 	for i := range devices {
@@ -174,11 +174,20 @@ func (o *owner) absorb(ctx context.Context, readings []deviceReading) {
 		o.w.announced(events)
 	}
 	o.pow = next
+	o.testChanged()
 	o.publish()
 	o.tellPower(ctx)
 	o.tellEligible(ctx)
 	if len(events) > 0 { // a change of power or of a test is one of the things that clear holds
 		o.step(ctx, ha.Event{Kind: ha.EvPolicy})
+	}
+}
+
+// testChanged makes a reading due at once when a device was added or changed. While one
+// runs nothing is due: this is asked again when it is over.
+func (o *owner) testChanged() {
+	if !o.live.powerAt.IsZero() && slices.ContainsFunc(o.devices, o.changed) {
+		o.live.powerAt = o.now()
 	}
 }
 

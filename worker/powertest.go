@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -116,16 +117,18 @@ func openDepth(k power.Kind) depth {
 	return depthReach
 }
 
+// identityWords names all that is known of a box.
 func identityWords(i power.Identity) string {
-	switch {
-	case i.SystemUUID != "":
-		return "system UUID " + i.SystemUUID
-	case i.Serial != "":
-		return "serial " + i.Serial
-	case i.Fingerprint != "":
-		return "fingerprint " + i.Fingerprint
+	var out []string
+	for _, f := range []struct{ name, value string }{{"system UUID", i.SystemUUID}, {"serial", i.Serial}, {"fingerprint", i.Fingerprint}} {
+		if f.value != "" {
+			out = append(out, f.name+" "+f.value)
+		}
 	}
-	return "nobody"
+	if len(out) == 0 {
+		return "no identity"
+	}
+	return strings.Join(out, ", ")
 }
 
 // keepTest records a test's outcome and pins the identity at the first good one
@@ -175,6 +178,10 @@ func (o *owner) testDue(d device, now time.Time) bool {
 	every -= every / 1000 * time.Duration(h.Sum64()%101) // up to a tenth: a fleet enrolled together is not tested together
 	return !t.TestOK || t.Config != d.config || now.Sub(t.Tested) > every
 }
+
+// changed reports whether a device is not the one that was tested last: it is tested at
+// once.
+func (o *owner) changed(d device) bool { return !d.human && o.pow.Devices[d.Name].Config != d.config }
 
 // levelTested says whether a level passed its last power tests and what is against it.
 func (o *owner) levelTested(lv power.Level, now time.Time) (ok bool, why string) {
