@@ -348,7 +348,11 @@ func (b *backend) DeleteSetting(ctx context.Context, who, scope, name string) (v
 		return v1.Setting{}, err
 	}
 	s := v1.Setting{Name: name, Scope: scope, Default: def.Default, Allowed: def.Allowed(), Effect: def.Effect, Doc: def.Doc}
-	s.Value, s.Origin = settings.Resolve(b.view.changedLayers(path, host, scope, name, "")).Value(name)
+	eff := settings.Resolve(b.view.changedLayers(path, host, scope, name, ""))
+	if f, ok := b.view.profile(path, host).Figures()[name]; ok {
+		eff = eff.WithFigure(name, f.Value, f.Origin)
+	}
+	s.Value, s.Origin = eff.Value(name)
 	return s, nil
 }
 
