@@ -32,6 +32,7 @@ const (
 	EventsPrefix     = Root + "events/"
 	AuditPrefix      = Root + "audit/"
 	SettingsPrefix   = Root + "settings/"
+	ProfilesPrefix   = Root + "profiles/"
 	SecretsPrefix    = Root + "secrets/"
 	TokensPrefix     = Root + "tokens/"
 	RevokedPrefix    = Root + "revoked/"
@@ -114,6 +115,9 @@ func AuditKey(id string) string { return AuditPrefix + id }
 
 // SettingKey is one setting; scope is global, zone/<z>, pod/<z>/<p>, cluster/<z>/<p>/<c> or host/<h>.
 func SettingKey(scope, name string) string { return SettingsPrefix + scope + "/" + name }
+
+// ProfileKey is what one scope says of power devices; scopes are those of SettingKey.
+func ProfileKey(scope string) string { return ProfilesPrefix + scope }
 
 // SecretKey holds a device's sealed credentials.
 func SecretKey(host, device string) string { return SecretsPrefix + host + "/" + device }

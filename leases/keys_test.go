@@ -41,6 +41,7 @@ func TestKeysAndSchemaAgree(t *testing.T) {
 		EventKey("e"):                 "events/<uuid>",
 		AuditKey("e"):                 "audit/<uuid>",
 		SettingKey("pod/z/p", "ha.x"): "settings/<scope>/<name>",
+		ProfileKey("pod/z/p"):         "profiles/<scope>",
 		SecretKey("h", "bmc"):         "secrets/<host>/<device>",
 		TokenKey("t"):                 "tokens/<id>",
 		RevokedKey("0f"):              "revoked/<serial>",

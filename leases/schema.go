@@ -34,7 +34,7 @@ var Schema = []KeyDoc{
 	{"hosts/<host>/spec", false, "own mod_revision", "partition, provider, labels (rack, switch, PDU), power devices, agent identity, list index", `{"v":1,"partition":"z1/p1/c1","provider":"kvm"}`},
 	{"hosts/<host>/ha", false, "slot of the host, own mod_revision", "host machine's record", `{"v":1,"state":"available"}`},
 	{"hosts/<host>/power", false, "slot of the host, own mod_revision", "power machine's record", `{"v":1,"state":"on"}`},
-	{"incidents/<host>/<id>", false, "slot of the host", "evidence ledger, guard answers, actions, proof, outcome", `{"v":1,"state":"suspect"}`},
+	{"incidents/<host>/<id>", false, "slot of the host", "evidence ledger, guard answers, actions, proof, outcome; closed ones are kept for 90 days, the last 100 of a host", `{"v":1,"state":"suspect"}`},
 	{"ops/<host>", false, "slot of the host, own mod_revision", "open power intent: verb, id, epoch, worker, deadline, step", `{"v":1,"verb":"off","epoch":{"generation":1,"revision":1841}}`},
 	{"links/<host>", false, "slot of the host, or own mod_revision", "worker and boot that carry the link, only where that is not the owner", `{"v":1,"worker":"w-2","boot":"b-91c0"}`},
 	{"pools/<pool>", false, "own mod_revision", "state of a storage pool; an open command's id", `{"v":1}`},
@@ -46,6 +46,7 @@ var Schema = []KeyDoc{
 	{"audit/<uuid>", false, "in the transaction that it reports", "audited mutation, ordered by mod_revision; kept by age and count", `{"v":1,"who":"ops","verb":"ha disarm"}`},
 	{"settings/<scope>/<name>", false, "own mod_revision", "value, by, at, reason", `{"v":1,"value":"10s","by":"ops"}`},
 	{"secrets/<host>/<device>", false, "own mod_revision", "credentials of a power device, sealed with this key as additional data (docs/secrets.md); by, at, tested", `{"v":1,"sealed":"holdfast:enc:aesgcm:v1:k1:…","by":"ann@10.0.0.9","at":"2026-11-21T14:28:00Z","tested":true}`},
+	{"profiles/<scope>", false, "own mod_revision", "power profile of a scope: fields that hosts below inherit", `{"v":1,"fields":{"device.bmc.driver":"redfish","class":"slow"},"by":"ops"}`},
 	{"tokens/<id>", false, "own mod_revision", "hashed token", `{"v":1,"hash":"…"}`},
 	{"revoked/<serial>", false, "own mod_revision", "revoked certificate", `{"v":1,"reason":"host retired"}`},
 }

@@ -123,15 +123,7 @@ func (b *backend) host(id string, spec versioned[v1.HostSpec]) v1.Host {
 	if r.Proof != nil {
 		s.Proof = &v1.Proof{Boot: r.Proof.Boot, Assurance: r.Proof.Assurance.String(), How: r.Proof.How, At: r.Proof.At, Revoked: r.Proof.Revoked, Instances: r.Proof.Instances}
 	}
-	pow, _ := get(w.view, w.view.power, id)
-	for _, d := range spec.Val.Power {
-		t := pow.Val.Devices[d.Name]
-		read, _ := pow.Val.Machine.Device(d.Name)
-		s.Devices = append(s.Devices, v1.DeviceStatus{
-			Name: d.Name, Driver: d.Driver, State: read.State.String(), Read: read.Last.At, Error: read.Detail,
-			Tested: t.Tested, TestOK: t.TestOK, TestErr: t.TestErr,
-		})
-	}
+	s.Devices = b.deviceStatus(id, spec.Val)
 	return h
 }
 

@@ -3,6 +3,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -26,7 +27,7 @@ var orderVerbs = map[string]string{
 	"reset":       "reset the machine; cannot be verified",
 	"cycle":       "have the device power-cycle the machine; cannot be verified",
 	"identify":    "blink the chassis light for 15 s",
-	"test":        "log in to every power device, read identity and status; nothing is switched",
+	"test":        "log in to every power device, read identity and status, blink for a second; nothing is switched",
 	"retry":       "open a new incident for a FAILED host",
 	"confirm-off": "state on your own responsibility that the host is off and stays off: its instances may be started elsewhere",
 }
@@ -60,7 +61,7 @@ func (b *backend) PlanOrder(ctx context.Context, id string, o v1.OrderRequest) (
 		if len(h.Status.Instances) > 0 {
 			p.Warnings = append(p.Warnings, fmt.Sprintf("%d instances run there: %s", len(h.Status.Instances), strings.Join(h.Status.Instances, ", ")))
 		}
-		p.Warnings = append(p.Warnings, "an operator's order is not held by arming or budgets")
+		p.Warnings = append(p.Warnings, "an operator's order is not held by arming or budgets; it is counted in them")
 	case "confirm-off":
 		if h.Status.Linked == v1.LinkedYes {
 			p.Warnings = append(p.Warnings, "its agent is linked: this order will be refused without a second operator")
@@ -108,19 +109,31 @@ func (b *backend) Order(ctx context.Context, who, id string, o v1.OrderRequest) 
 			problem = refused(fmt.Sprintf("power %s %s: %s", verb, id, why), wentBackClears)
 			return
 		}
+		if p := ow.w.view.profile(ow.home, id); (verb == ha.OrderReset || verb == ha.OrderCycle) && p.Has("no-reset") {
+			quirks, _ := p.Get("quirks")
+			problem = refused(fmt.Sprintf("power %s %s: its devices cannot (quirk no-reset at %s)", verb, id, quirks.Origin), "off, then on")
+			return
+		}
 		order := ha.Order{Verb: verb, ID: res.ID, By: who, Second: o.Second, Reason: o.Reason}
-		effects, ok := ow.step(ctx, ha.Event{Kind: ha.EvOperator, Order: &order, Life: ow.live.lastLife()})
+		effects, err := ow.order(ctx, order)
+		if err != nil {
+			problem = err
+			return
+		}
 		for _, e := range effects {
 			if e.Type == "ha.order-refused" {
 				problem = refused(fmt.Sprintf("%s %s: %s", verb, id, e.Reason), "holdfast explain host "+id)
 				return
 			}
 		}
-		if !ok {
-			problem = &v1.Problem{Status: 503, Code: "unavailable", Title: "not recorded", Detail: fmt.Sprintf("%s %s: the order could not be recorded", verb, id), Hint: "nothing was done; try again"}
-			return
-		}
 		res.State, res.Message = string(ow.rec.State), fmt.Sprintf("%s: %s", ow.rec.State, ow.rec.Reason)
+		if slices.ContainsFunc(effects, func(e ha.Effect) bool { return e.Kind == ha.Spend }) {
+			var counted []string
+			for _, b := range ow.ordered {
+				counted = append(counted, fmt.Sprintf("%s %d of %d", b.scope, b.counter.Used(ow.now(), b.window)+1, b.limit))
+			}
+			res.Message += "; counted in the power-down budgets: " + strings.Join(counted, ", ")
+		}
 	})
 	if err == nil {
 		err = problem
@@ -128,18 +141,59 @@ func (b *backend) Order(ctx context.Context, who, id string, o v1.OrderRequest) 
 	return res, err
 }
 
+// orderTries is how often an order is put on record when a budget moves meanwhile.
+const orderTries = 5
+
+// order puts an operator's order on record, counted in the same transaction in every
+// budget of the host (power.md §9.5: counted, never held).
+func (o *owner) order(ctx context.Context, order ha.Order) ([]ha.Effect, error) {
+	for range orderTries {
+		cctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+		budgets, err := o.readBudgets(cctx)
+		cancel()
+		if err != nil {
+			return nil, etcdProblem(fmt.Sprintf("%s %s: budgets", order.Verb, o.host), err)
+		}
+		kept := o.place.budgets // those of a snapshot that waits for its commit
+		o.place.budgets, o.ordered = budgets, budgets
+		effects, ok := o.step(ctx, ha.Event{Kind: ha.EvOperator, Order: &order, Life: o.live.lastLife()})
+		o.place.budgets = kept
+		if ok {
+			return effects, nil
+		}
+		if ctx.Err() != nil || o.jobs.ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, &v1.Problem{Status: 503, Code: "unavailable", Title: "not recorded", Detail: fmt.Sprintf("%s %s: the order could not be recorded", order.Verb, o.host), Hint: "nothing was done; try again"}
+}
+
+// An ordered test waits for a reading that runs.
+const (
+	testTries = 100
+	testRetry = 200 * time.Millisecond
+)
+
 // testPower tests every device of a host now and says what each step gave.
 func (w *Worker) testPower(ctx context.Context, res v1.OrderResult) (v1.OrderResult, error) {
 	done := make(chan []deviceReading, 1)
 	var state string
 	var ended <-chan struct{}
+	var humans []string
 	busy := false
-	err := w.live(ctx, res.Host, func(_ context.Context, o *owner) {
-		state, ended = string(o.rec.State), o.jobs.ctx.Done()
-		busy = !o.startReading(true, true, done)
-	})
-	if err != nil {
-		return res, err
+	for try := 0; try == 0 || busy && try < testTries && pause(ctx, testRetry); try++ {
+		err := w.live(ctx, res.Host, func(_ context.Context, o *owner) {
+			state, ended, humans = string(o.rec.State), o.jobs.ctx.Done(), nil
+			for _, d := range o.devices {
+				if d.human {
+					humans = append(humans, d.Name+": a human, nothing to test")
+				}
+			}
+			busy = !o.startReading(true, true, done)
+		})
+		if err != nil {
+			return res, err
+		}
 	}
 	if busy {
 		return res, &v1.Problem{Status: 409, Code: "conflict", Title: "busy", Detail: fmt.Sprintf("power test of %s: a reading runs already", res.Host), Hint: "try again in a moment"}
@@ -149,13 +203,17 @@ func (w *Worker) testPower(ctx context.Context, res v1.OrderResult) (v1.OrderRes
 	case readings := <-done:
 		failed := 0
 		for _, r := range readings {
-			if r.err != nil {
-				failed++
-				res.Steps = append(res.Steps, fmt.Sprintf("%s: %v", r.device, r.err))
-				continue
+			for _, step := range r.steps {
+				res.Steps = append(res.Steps, r.device+": "+step)
 			}
-			res.Steps = append(res.Steps, fmt.Sprintf("%s: logged in, system UUID %s, power %s", r.device, r.identity.SystemUUID, r.reading.State))
+			if r.testErr != nil || r.err != nil {
+				failed++
+				if len(r.steps) == 0 { // it did not even get its turn
+					res.Steps = append(res.Steps, fmt.Sprintf("%s: %v", r.device, r.err))
+				}
+			}
 		}
+		res.Steps = append(res.Steps, humans...)
 		res.Message = fmt.Sprintf("%d of %d devices pass", len(readings)-failed, len(readings))
 		res.Failed = failed > 0 || len(readings) == 0
 		return res, nil
@@ -221,7 +279,8 @@ func (b *backend) ExplainHost(ctx context.Context, id string) (v1.Explanation, e
 	if !known {
 		return v1.Explanation{Subject: "host " + id, State: string(ha.None), Why: []string{"no worker has looked at it yet"}}, nil
 	}
-	explain(rec.Val, policyOf(b.view.effective(spec.Val.Partition, id, time.Now()), spec.Val))
+	eff, profile := b.view.resolved(spec.Val.Partition, id, time.Now())
+	explain(rec.Val, policyOf(eff, b.w().devices(spec.Val, profile), profile))
 	out.Why = append(out.Why, "as on record: no worker owns the host at this moment")
 	return out, nil
 }
@@ -257,6 +316,13 @@ func (b *backend) ExplainPartition(ctx context.Context, path string) (v1.Explana
 	for s, n := range p.States {
 		x.Story = append(x.Story, v1.Entry{What: "hosts", Text: fmt.Sprintf("%d %s", n, s)})
 	}
-	slices.SortFunc(x.Story, func(a, b v1.Entry) int { return strings.Compare(a.Text, b.Text) })
+	for id, s := range b.view.hosts() {
+		if rec, ok := get(b.view, b.view.ha, id); ok && within(s.Val.Partition, path) && rec.Val.Eligible == ha.Fail {
+			x.Story = append(x.Story, v1.Entry{What: "unfit", Text: fmt.Sprintf("host %s: %s", id, rec.Val.EligibleWhy)})
+		}
+	}
+	slices.SortFunc(x.Story, func(a, b v1.Entry) int {
+		return cmp.Or(strings.Compare(a.What, b.What), strings.Compare(a.Text, b.Text))
+	})
 	return x, nil
 }

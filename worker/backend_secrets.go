@@ -24,17 +24,18 @@ const (
 	maxUser     = 256
 )
 
-// declared finds a device on record.
-func (b *backend) declared(host, device string) (versioned[v1.HostSpec], v1.Device, error) {
+// declared finds a device on record, as it is effective.
+func (b *backend) declared(host, name string) (versioned[v1.HostSpec], device, error) {
 	spec, ok := b.view.spec(host)
 	if !ok {
-		return spec, v1.Device{}, notFound("host", host)
+		return spec, device{}, notFound("host", host)
 	}
-	i := slices.IndexFunc(spec.Val.Power, func(d v1.Device) bool { return d.Name == device })
+	all := b.w().devices(spec.Val, b.view.profile(spec.Val.Partition, host))
+	i := slices.IndexFunc(all, func(d device) bool { return d.Name == name })
 	if i < 0 {
-		return spec, v1.Device{}, notFound("device", host+"/"+device)
+		return spec, device{}, notFound("device", host+"/"+name)
 	}
-	return spec, spec.Val.Power[i], nil
+	return spec, all[i], nil
 }
 
 // Secret implements api.Backend. A record whose device is not declared any more is told of.
@@ -70,7 +71,7 @@ func (b *backend) Secrets(context.Context) ([]v1.SecretStatus, error) {
 	records := b.view.sealedRecords()
 	var out []v1.SecretStatus
 	for host, spec := range b.view.hosts() {
-		for _, d := range spec.Val.Power {
+		for _, d := range b.w().devices(spec.Val, b.view.profile(spec.Val.Partition, host)) {
 			key := leases.SecretKey(host, d.Name)
 			if rec, ok := records[key]; ok || d.Secret == wpower.SealedRef {
 				out = append(out, b.secretStatus(host, d.Name, d.Secret, rec))
@@ -183,10 +184,10 @@ func (b *backend) secretRevision(ctx context.Context, key string) (int64, error)
 
 // candidate is the device with the credentials of a request instead of its own. To be
 // tested it needs its host's owner.
-func (b *backend) candidate(ctx context.Context, host string, d v1.Device, r v1.SecretRequest) (target, error) {
+func (b *backend) candidate(ctx context.Context, host string, d device, r v1.SecretRequest) (target, error) {
 	w := b.w()
-	driver, err := w.drivers.Driver(d.Driver)
-	if err != nil {
+	if d.driver == nil {
+		_, err := w.drivers.Driver(d.Driver)
 		return target{}, err
 	}
 	secret, err := wpower.NewLateSecret(d.User, w.o.SecretsDir, func() (string, string, error) { return r.User, string(r.Password), nil })
@@ -195,17 +196,21 @@ func (b *backend) candidate(ctx context.Context, host string, d v1.Device, r v1.
 	}
 	limits, pinned := wpower.Limits{}.WithDefaults(), power.Identity{}
 	if !r.NoTest {
-		if err := w.live(ctx, host, func(_ context.Context, o *owner) { limits, pinned = o.powerLimits(), o.pow.Devices[d.Name].Pinned }); err != nil {
+		if err := w.live(ctx, host, func(_ context.Context, o *owner) { limits, pinned = o.powerLimits(), o.pinned(d) }); err != nil {
 			return target{}, err
 		}
 	}
-	return w.targetWith(host, d, driver, secret, pinned, limits)
+	return w.targetWith(host, d, secret, pinned, limits)
 }
 
 // tryCredentials logs in to the device and reads it, as a power test does, in the
 // device's turn. Nothing on record changes.
 func (b *backend) tryCredentials(ctx context.Context, who, partition string, t target) error {
-	r := b.w().readDevice(ctx, t, wpower.Urgent, true)
+	t.test = true
+	r := b.w().readDevice(ctx, t, wpower.Urgent)
+	if r.err == nil {
+		r.err = r.testErr
+	}
 	if r.err == nil {
 		return nil
 	}

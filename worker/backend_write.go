@@ -11,11 +11,9 @@ import (
 	"time"
 
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
-	"github.com/holdfast-ha/holdfast/coordinator/power"
 	"github.com/holdfast-ha/holdfast/coordinator/settings"
 	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
-	wpower "github.com/holdfast-ha/holdfast/worker/power"
 )
 
 // write commits operators' records together with the log entry that tells of them.
@@ -101,15 +99,8 @@ func (w *Worker) validateHost(s v1.HostSpec) error {
 			fail(field+".name", fmt.Errorf("%q is used twice", d.Name))
 		}
 		seen[d.Name] = true
-		if d.Level < 0 || d.Level > 9 {
-			fail(field+".level", fmt.Errorf("%d, allowed are 1 to 9", d.Level))
-		}
-		_, err := w.target(s.ID, d, power.Identity{}, wpower.Limits{}.WithDefaults())
-		if errors.Is(err, errSealed) {
-			err = nil // it is set later, or opened by another worker
-		}
-		fail(field, err)
 	}
+	errs = append(errs, w.checkDevices(s, w.view.profile(s.Partition, s.ID))...)
 	return firstProblem(errs)
 }
 
@@ -357,7 +348,11 @@ func (b *backend) DeleteSetting(ctx context.Context, who, scope, name string) (v
 		return v1.Setting{}, err
 	}
 	s := v1.Setting{Name: name, Scope: scope, Default: def.Default, Allowed: def.Allowed(), Effect: def.Effect, Doc: def.Doc}
-	s.Value, s.Origin = settings.Resolve(b.view.changedLayers(path, host, scope, name, "")).Value(name)
+	eff := settings.Resolve(b.view.changedLayers(path, host, scope, name, ""))
+	if f, ok := b.view.profile(path, host).Figures()[name]; ok {
+		eff = eff.WithFigure(name, f.Value, f.Origin)
+	}
+	s.Value, s.Origin = eff.Value(name)
 	return s, nil
 }
 

@@ -71,6 +71,7 @@ func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects
 			}
 		case ha.CloseIncident:
 			ops = append(ops, leases.Put(leases.IncidentKey(o.host, e.Incident.ID), e.Incident))
+			ops = append(ops, o.outlived(ctx, e.Incident.ID, ev.At)...)
 		case ha.TxnDo:
 			switch e.Txn.Do {
 			case power.DoSend:
@@ -156,10 +157,11 @@ func (o *owner) reloadSpec(ctx context.Context) error {
 	return nil
 }
 
-// spend adds one slot of every budget of the snapshot to the transaction.
+// spend adds one slot of every budget that was read for this event to the transaction:
+// with the guards' snapshot, or with an operator's order, which is counted only.
 func (o *owner) spend(g leases.Guard, ops []leases.Op, ev ha.Event) (leases.Guard, []leases.Op, error) {
-	if ev.Snapshot == nil || o.place.budgets == nil {
-		return g, nil, errors.New("an event without a snapshot cannot spend")
+	if ev.Snapshot == nil && ev.Order == nil || o.place.budgets == nil {
+		return g, nil, errors.New("an event without budgets cannot spend")
 	}
 	for _, b := range o.place.budgets {
 		g = g.At(leases.BudgetKey(b.scope), b.rev)

@@ -27,7 +27,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if err := os.Setenv("HOLDFAST_TEST_BMC", "pw"); err != nil {
+	if err := os.Setenv("HOLDFAST_TEST_BMC", "pw"); err != nil { // of the BMCs of rig.host
 		panic(err)
 	}
 	goleak.VerifyTestMain(m)
@@ -436,7 +436,7 @@ func TestBusyIsNotFailed(t *testing.T) {
 	o := loaded(t, r, "h1", time.Minute)
 	for kind, want := range map[power.Kind]bool{power.Busy: true, power.SessionLimit: true, power.Timeout: true, power.AuthFailed: false} {
 		devices := map[string]deviceRecord{"bmc": {Tested: o.now(), TestOK: true}}
-		o.keepTest(devices, deviceReading{device: "bmc", tested: true, err: &wpower.Error{Kind: kind}}, o.now())
+		o.keepTest(devices, deviceReading{device: "bmc", tested: true, testErr: &wpower.Error{Kind: kind}}, o.now())
 		if got := devices["bmc"].TestOK; got != want {
 			t.Errorf("after %s the test counts as good: %t, want %t", kind, got, want)
 		}

@@ -5,6 +5,7 @@ package worker
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
@@ -27,6 +28,7 @@ type liveFacts struct {
 	baselineAt time.Time // next look
 	powerAt    time.Time // next ordinary power reading
 	powerSeen  bool      // some device was asked since adoption
+	hostile    map[string]hostileCount
 	eligible   ha.Verdict
 	eligWhy    string
 }
@@ -155,6 +157,7 @@ func (o *owner) provider() provider.Provider {
 // what changed.
 func (o *owner) tellPolicy(ctx context.Context) {
 	o.refreshPolicy()
+	o.testChanged()
 	spec := o.spec.Val
 	a := ha.Admin{Maintenance: spec.Maintenance, Excluded: spec.HADisabled, Disabled: spec.Disabled, Why: spec.Why}
 	o.step(ctx, ha.Event{Kind: ha.EvAdmin, Admin: &a})
@@ -177,7 +180,7 @@ func (o *owner) tellPartition(ctx context.Context) {
 // new owner has asked the power devices itself the last answer stands: how old the test
 // on record is says only how long nothing changed.
 func (o *owner) tellEligible(ctx context.Context) {
-	if !o.live.powerSeen && len(o.spec.Val.Power) > 0 {
+	if !o.live.powerSeen && slices.ContainsFunc(o.devices, func(d device) bool { return !d.human }) {
 		return
 	}
 	v, why := o.provider().Eligible(o.facts())
@@ -204,12 +207,13 @@ type published struct {
 	rack     string
 	boot     string
 	report   *agentpb.Report
+	power    powerRecord // with the latest readings, not only those worth a write
 }
 
 func (o *owner) publish() {
 	p := &published{
 		epoch: o.wireEpoch(), settings: o.wireSettings(), record: o.rec, alive: o.live.alive(), linked: o.live.linked,
-		lastPing: o.live.lastPing, pools: o.spec.Val.Pools, rack: o.spec.Val.Labels["rack"], boot: o.live.boot, report: o.live.report,
+		lastPing: o.live.lastPing, pools: o.spec.Val.Pools, rack: o.spec.Val.Labels["rack"], boot: o.live.boot, report: o.live.report, power: o.pow,
 	}
 	if p.alive {
 		v, _ := o.provider().Health(o.facts(), o.live.report)

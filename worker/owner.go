@@ -38,6 +38,9 @@ type owner struct {
 	eff    effective
 	policy ha.Policy
 
+	devices []device      // effective
+	ordered []budgetState // as they were before the last operator's order
+
 	onNotBefore time.Time // until then a packet of an earlier owner may still come
 
 	live  liveFacts
@@ -62,7 +65,11 @@ type (
 		gate   string
 		at     time.Time
 	}
-	goneMsg struct{ at time.Time }
+	goneMsg    struct{ at time.Time }
+	hostileMsg struct {
+		device string
+		count  int
+	}
 	// callMsg runs fn on the owner's goroutine and answers on done; operators' reads
 	// and orders come this way. Whoever sets taken first decides: the owner runs it, or
 	// the caller has gone and it never runs.
@@ -254,9 +261,11 @@ func (o *owner) handle(ctx context.Context, msg any) {
 	case readersChanged:
 		o.step(ctx, ha.Event{Kind: ha.EvPolicy})
 	case secretChanged:
-		o.live.powerAt = o.now()
+		o.tellPolicy(ctx) // its devices are others now
 	case powerDone:
 		o.onPower(ctx, m)
+	case hostileMsg:
+		o.onHostile(ctx, m)
 	case placeReady:
 		o.onPlace(ctx, m)
 	case checkDone:

@@ -21,6 +21,7 @@ import (
 const (
 	readAgeLimit = 5 * time.Second // of the last linearizable read (ha.md §6, guard self)
 	minActionGap = 180 * time.Second
+	packetLease  = 2 * time.Second // for which the lease must certainly hold before a packet (ha.md §6)
 )
 
 // place is this owner's place in the recovery pool, and what the guards were shown
@@ -49,11 +50,13 @@ func (o *owner) takePlace(p guard.Purpose) {
 	seq := o.place.seq
 	devices, bad := o.targets()
 	held := o.place.held
-	test := o.testDue(o.now())
+	for i := range devices {
+		devices[i].test = o.testDue(devices[i].device, o.now())
+	}
 	o.jobs.begin(jobPlace, func(ctx context.Context) { // an earlier asking still runs: its stale answer asks again
 		m := placeReady{seq: seq, taken: !held && o.w.pools.recovery.acquire(ctx)}
 		if held || m.taken {
-			m.readings = o.w.readDevices(ctx, devices, bad, wpower.Urgent, test)
+			m.readings = o.w.readDevices(ctx, devices, bad, wpower.Urgent)
 		}
 		o.in.put("", m)
 	})
@@ -130,7 +133,7 @@ func (o *owner) snapshot(ctx context.Context, p guard.Purpose, readings []device
 	}
 	o.place.budgets, o.place.switches = budgets, o.w.view.switches(o.spec.Val.Partition, o.host)
 	s.Gathered = err == nil
-	s.Claim = guard.ClaimFacts{Epoch: o.claim.Epoch.String(), ValidFor: time.Until(o.s.Deadline()), NeededFor: o.policy.Fence.PacketTimeout}
+	s.Claim = guard.ClaimFacts{Epoch: o.claim.Epoch.String(), ValidFor: time.Until(o.s.Deadline()), NeededFor: min(o.policy.Fence.PacketTimeout, packetLease)}
 	specRev := o.spec.Rev
 	if v, ok := o.w.view.spec(o.host); ok {
 		specRev = max(specRev, v.Rev)
@@ -183,25 +186,34 @@ func (o *owner) levelFacts(now time.Time, readings []deviceReading) []guard.Leve
 	}
 	var out []guard.LevelFacts
 	for _, l := range o.policy.Ladder {
-		f := guard.LevelFacts{Level: l.N, State: power.Unknown.String(), MaxAge: 10 * time.Second, CanSwitchOn: true}
+		if l.Human {
+			continue
+		}
+		f := guard.LevelFacts{Level: l.N, MaxAge: 10 * time.Second, CanSwitchOn: true}
+		f.Tested, _ = o.levelTested(l, now)
+		var states []power.State
 		for _, name := range l.Devices {
+			d, _ := o.device(name)
+			f.CanSwitchOn = f.CanSwitchOn && d.canSwitchOn()
+			f.Contradicted = f.Contradicted || slices.Contains(o.rec.Contradicted, name)
 			r, fresh := byDevice[name]
-			t := o.pow.Devices[name]
-			f.Tested = t.TestOK && now.Sub(t.Tested) < o.eff.Duration("power.test.maxage")
-			for _, c := range o.rec.Contradicted {
-				f.Contradicted = f.Contradicted || c == name
-			}
+			state := power.Unknown
 			switch {
 			case !fresh:
 				f.Reason = fmt.Sprintf("device %s was not read", name)
 			case r.err != nil:
 				f.Reason = fmt.Sprintf("device %s: %s", name, r.err)
 			default:
-				f.State, f.ReadAge = r.reading.State.String(), now.Sub(r.reading.At)
-				if r.reading.State == power.Off && (r.reading.Transitional || r.reading.Fault) {
-					f.State = power.On.String()
+				state, f.ReadAge = r.reading.State, max(f.ReadAge, now.Sub(r.reading.At))
+				if state == power.Off && (r.reading.Transitional || r.reading.Fault) {
+					state = power.On
 				}
 			}
+			states = append(states, state)
+		}
+		f.State = power.Combine(!l.All, states...).String()
+		if r := l.Reaches(); r < l.Min && f.Tested {
+			f.Tested, f.Reason = false, fmt.Sprintf("it proves no more than %s, and %s is asked for", r, l.Min)
 		}
 		out = append(out, f)
 	}

@@ -3,7 +3,6 @@
 package worker
 
 import (
-	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -21,15 +20,17 @@ type v1Event = v1.Event
 
 // refreshPolicy resolves the settings that are effective for this host now.
 func (o *owner) refreshPolicy() {
-	o.eff = o.w.view.effective(o.spec.Val.Partition, o.host, o.now())
-	o.policy = policyOf(o.eff, o.spec.Val)
+	var profile power.Profile
+	o.eff, profile = o.w.view.resolved(o.spec.Val.Partition, o.host, o.now())
+	o.devices = o.w.devices(o.spec.Val, profile)
+	o.policy = policyOf(o.eff, o.devices, profile)
 	o.policy.Fence.OnNotBefore = o.onNotBefore
 	o.policy.Frozen, _ = o.w.frozen(o.host)
 	o.policy.Disarmed = strings.Join(o.w.view.disarmed(o.spec.Val.Partition, o.host, o.now()), "; ")
 }
 
 // policyOf is the HA policy of one host: nothing but settings and its own devices.
-func policyOf(e effective, spec v1.HostSpec) ha.Policy {
+func policyOf(e effective, devices []device, profile power.Profile) ha.Policy {
 	p := ha.Policy{
 		Mode:             e.String("ha.policy"),
 		PingInterval:     e.Duration("agent.ping.interval"),
@@ -48,8 +49,8 @@ func policyOf(e effective, spec v1.HostSpec) ha.Policy {
 		QuietPeriod:      e.Duration("ha.quiet.period"),
 		SoftGrace:        e.Duration("power.soft.grace"),
 		ProofMin:         assurance(e.String("ha.proof.min")),
-		CanSwitchOn:      len(spec.Power) > 0,
-		Ladder:           ladder(spec.Power),
+		CanSwitchOn:      slices.ContainsFunc(devices, device.canSwitchOn),
+		Ladder:           ladderOf(devices, profile, assurance(e.String("ha.proof.min"))),
 		Fence: power.Limits{
 			PacketTimeout:   e.Duration("power.packet.timeout"),
 			StatusDeadline:  e.Duration("power.status.deadline"),
@@ -71,24 +72,6 @@ func policyOf(e effective, spec v1.HostSpec) ha.Policy {
 	return p
 }
 
-// ladder groups devices by level; all of a level must be off.
-func ladder(devices []v1.Device) []power.Level {
-	byLevel := map[int]*power.Level{}
-	for _, d := range devices {
-		n := levelOf(d)
-		if byLevel[n] == nil {
-			byLevel[n] = &power.Level{N: n, All: true}
-		}
-		byLevel[n].Devices = append(byLevel[n].Devices, d.Name)
-	}
-	var out []power.Level
-	for _, l := range byLevel {
-		out = append(out, *l)
-	}
-	slices.SortFunc(out, func(a, b power.Level) int { return cmp.Compare(a.N, b.N) })
-	return out
-}
-
 // assurance reads what the catalogue has checked; anything else asks for the most.
 func assurance(s string) power.Assurance {
 	var a power.Assurance
@@ -96,6 +79,15 @@ func assurance(s string) power.Assurance {
 		return power.A5
 	}
 	return a
+}
+
+// duration reads what was checked where it was written.
+func duration(s string) time.Duration {
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		return 0
+	}
+	return d
 }
 
 // applyPools makes the worker's pools as large as its settings say.

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
@@ -20,13 +21,15 @@ import (
 // deviceReading is what one device answered to an ordinary reading or a power test.
 type deviceReading struct {
 	device   string
-	level    int
 	asked    time.Time
 	reading  power.Reading
 	err      error
-	noTurn   bool // err is ours: the device was not even asked
-	tested   bool // it was a test: identity was read too
+	noTurn   bool  // err is ours: the device was not even asked
+	tested   bool  // it was a test: identity was read too
+	testErr  error // of the test; the reading may be good all the same
 	identity power.Identity
+	depth    depth    // deepest step of the test that was passed
+	steps    []string // of the test, for people
 }
 
 // powerDone reports a reading of all devices of the host.
@@ -35,89 +38,45 @@ type powerDone struct {
 	done     chan<- []deviceReading // an operator who waits for it
 }
 
-// readPower reads every device once, in the background. A test reads the identity too
-// and replaces the last test's answer.
+// readPower reads the devices that are due, or every one at once where it is urgent, in
+// the background. A test reads the identity too and replaces the last test's answer.
 func (o *owner) readPower(urgent bool) {
-	o.startReading(urgent, o.testDue(o.now()), nil)
+	o.startReading(urgent, false, nil)
 }
 
+// startReading reads devices; with all of them tested where that is wanted, and otherwise
+// those whose test is due.
 func (o *owner) startReading(urgent, test bool, done chan<- []deviceReading) bool {
-	devices, errs := o.targets()
+	now := o.now()
 	u := wpower.Routine
 	if urgent {
 		u = wpower.Urgent
 	}
+	devices, errs := o.targets()
+	if !urgent && o.live.powerSeen { // one that is silent is not asked whenever its neighbours are
+		soon := now.Add(time.Second)
+		devices = slices.DeleteFunc(devices, func(t target) bool {
+			return !o.changed(t.device) && o.pow.Machine.Due(t.Device, now, o.readCadence(), o.readLimits()).After(soon)
+		})
+	}
+	for i := range devices {
+		devices[i].test = test || o.testDue(devices[i].device, now)
+	}
 	o.live.powerAt = time.Time{} // set again when the answers are here
 	return o.jobs.begin(jobPower, func(ctx context.Context) {
-		o.in.put("", powerDone{readings: o.w.readDevices(ctx, devices, errs, u, test), done: done})
+		o.in.put("", powerDone{readings: o.w.readDevices(ctx, devices, errs, u), done: done})
 	})
-}
-
-// target is one device ready to be opened.
-type target struct {
-	wpower.Target
-	driver wpower.Driver
-	level  int
-}
-
-// targets resolves the host's devices; a device that is configured wrongly is an error
-// of its own and does not hide the others.
-func (o *owner) targets() ([]target, []deviceReading) {
-	var out []target
-	var bad []deviceReading
-	for _, d := range o.spec.Val.Power {
-		t, err := o.w.target(o.host, d, o.pow.Devices[d.Name].Pinned, o.powerLimits())
-		if err != nil {
-			bad = append(bad, deviceReading{device: d.Name, level: levelOf(d), asked: o.now(), err: err, tested: true})
-			continue
-		}
-		out = append(out, t)
-	}
-	return out, bad
-}
-
-func levelOf(d v1.Device) int { return max(1, d.Level) }
-
-func (w *Worker) target(host string, d v1.Device, pinned power.Identity, l wpower.Limits) (target, error) {
-	driver, err := w.drivers.Driver(d.Driver)
-	if err != nil {
-		return target{}, err
-	}
-	secret, err := w.secretOf(host, d)
-	if err != nil {
-		return target{}, err
-	}
-	return w.targetWith(host, d, driver, secret, pinned, l)
-}
-
-// targetWith is a declared device with any credentials.
-func (w *Worker) targetWith(host string, d v1.Device, driver wpower.Driver, secret wpower.Secret, pinned power.Identity, l wpower.Limits) (target, error) {
-	t := target{driver: driver, level: levelOf(d), Target: wpower.Target{
-		Host: host, Device: d.Name, Address: d.Address, Params: d.Params, Secret: secret, Limits: l,
-		Pinned: power.Identity{SystemUUID: d.Identity.SystemUUID, Serial: d.Identity.Serial, Fingerprint: d.Identity.Fingerprint},
-	}}
-	if t.Pinned == (power.Identity{}) {
-		t.Pinned = pinned
-	}
-	return t, driver.Check(t.Target)
-}
-
-func (o *owner) powerLimits() wpower.Limits {
-	return wpower.Limits{
-		Packet: o.policy.Fence.PacketTimeout, Answer: o.policy.Fence.StatusDeadline, Command: o.policy.Fence.CommandDeadline,
-		Gap: o.eff.Duration("power.session.gap"),
-	}
 }
 
 // readDevices reads all devices at once, each bounded by its own deadline, within the
 // worker's power pool.
-func (w *Worker) readDevices(ctx context.Context, devices []target, bad []deviceReading, u wpower.Urgency, test bool) []deviceReading {
+func (w *Worker) readDevices(ctx context.Context, devices []target, bad []deviceReading, u wpower.Urgency) []deviceReading {
 	out := make([]deviceReading, len(devices), len(devices)+len(bad))
 	done := make(chan struct{})
 	for i, t := range devices {
 		go func() {
 			defer func() { done <- struct{}{} }()
-			out[i] = w.readDevice(ctx, t, u, test)
+			out[i] = w.readDevice(ctx, t, u)
 		}()
 	}
 	for range devices {
@@ -126,8 +85,8 @@ func (w *Worker) readDevices(ctx context.Context, devices []target, bad []device
 	return append(out, bad...)
 }
 
-func (w *Worker) readDevice(ctx context.Context, t target, u wpower.Urgency, test bool) (r deviceReading) {
-	r = deviceReading{device: t.Device, level: t.level, asked: time.Now().UTC(), tested: test}
+func (w *Worker) readDevice(ctx context.Context, t target, u wpower.Urgency) (r deviceReading) {
+	r = deviceReading{device: t.Device, asked: time.Now().UTC(), tested: t.test}
 	began := time.Now()
 	defer func() { w.metrics.power(t.driver.Kind(), "status", r.err, time.Since(began)) }()
 	// Two tries, a gap and the time in a queue: beyond that a reading says nothing of now.
@@ -140,20 +99,11 @@ func (w *Worker) readDevice(ctx context.Context, t target, u wpower.Urgency, tes
 	}
 	defer w.pools.power.release()
 	opener := w.gate.For(t.driver, u)
-	if !test {
-		r.reading, r.err = wpower.ReadWithRetry(ctx, opener, t.Target)
+	if t.test {
+		w.testDevice(ctx, opener, t, &r)
 		return r
 	}
-	conn, err := opener.Open(ctx, t.Target)
-	if err != nil {
-		r.err = err
-		return r
-	}
-	defer closeConn(ctx, conn)
-	if r.identity, r.err = conn.Identity(ctx); r.err != nil {
-		return r
-	}
-	r.reading, r.err = conn.Status(ctx)
+	r.reading, r.err = wpower.ReadWithRetry(ctx, opener, t.Target)
 	return r
 }
 
@@ -200,7 +150,7 @@ func (o *owner) absorb(ctx context.Context, readings []deviceReading) {
 		}
 	}
 	for name := range next.Devices {
-		if !o.hasDevice(name) {
+		if _, ok := o.device(name); !ok {
 			delete(next.Devices, name)
 		}
 	}
@@ -225,10 +175,20 @@ func (o *owner) absorb(ctx context.Context, readings []deviceReading) {
 		o.w.announced(events)
 	}
 	o.pow = next
+	o.testChanged()
+	o.publish()
 	o.tellPower(ctx)
 	o.tellEligible(ctx)
 	if len(events) > 0 { // a change of power or of a test is one of the things that clear holds
 		o.step(ctx, ha.Event{Kind: ha.EvPolicy})
+	}
+}
+
+// testChanged makes a reading due at once when a device was added or changed. While one
+// runs nothing is due: this is asked again when it is over.
+func (o *owner) testChanged() {
+	if !o.live.powerAt.IsZero() && slices.ContainsFunc(o.devices, o.changed) {
+		o.live.powerAt = o.now()
 	}
 }
 
@@ -271,82 +231,11 @@ func newsOf(r powerRecord) powerRecord {
 	return out
 }
 
-// keepTest records a test's outcome and pins the identity at the first good one
-// (power.md §9.4). A device that was busy, slow or away for a moment is not failed by
-// that; if it stays away the power machine says so.
-func (o *owner) keepTest(devices map[string]deviceRecord, r deviceReading, now time.Time) (events []v1.Event) {
-	was := devices[r.device]
-	if r.err != nil && was.TestOK && !wpower.KindOf(r.err).Final() {
-		return nil // it could not be tried: the good one counts until it is too old
-	}
-	d := deviceRecord{Pinned: was.Pinned, Tested: now, TestOK: r.err == nil, TestErr: errText(r.err)}
-	if r.err == nil && d.Pinned == (power.Identity{}) && o.specPin(r.device) == (power.Identity{}) {
-		d.Pinned = r.identity
-		events = append(events, o.plainEvent("power.pinned", ha.Info, fmt.Sprintf("device %s of %s is the box with system UUID %s from now on", r.device, o.host, r.identity.SystemUUID), nil))
-	}
-	switch {
-	case was.TestOK && !d.TestOK, was.Tested.IsZero() && !d.TestOK:
-		events = append(events, o.plainEvent("power.test-failed", ha.Warning, fmt.Sprintf("power test of %s device %s: %s", o.host, r.device, d.TestErr), nil))
-	case !was.TestOK && d.TestOK && !was.Tested.IsZero():
-		events = append(events, o.plainEvent("power.test-passed", ha.Info, fmt.Sprintf("power test of %s device %s passes again", o.host, r.device), nil))
-	}
-	devices[r.device] = d
-	return events
-}
-
-func (o *owner) specPin(device string) power.Identity {
-	for _, d := range o.spec.Val.Power {
-		if d.Name == device {
-			return power.Identity{SystemUUID: d.Identity.SystemUUID, Serial: d.Identity.Serial, Fingerprint: d.Identity.Fingerprint}
-		}
-	}
-	return power.Identity{}
-}
-
-func (o *owner) hasDevice(name string) bool {
-	for _, d := range o.spec.Val.Power {
-		if d.Name == name {
-			return true
-		}
-	}
-	return false
-}
-
 func errText(err error) string {
 	if err == nil {
 		return ""
 	}
 	return err.Error()
-}
-
-// testDue: at enrolment, when the last one is an hour old, and at once after a failed
-// one whenever the device answers again.
-func (o *owner) testDue(now time.Time) bool {
-	for _, d := range o.spec.Val.Power {
-		t := o.pow.Devices[d.Name]
-		if !t.TestOK || now.Sub(t.Tested) > o.eff.Duration("power.test.interval") {
-			return true
-		}
-	}
-	return false
-}
-
-// powerTested says whether some level passed its last test, and if not why.
-func (o *owner) powerTested() (bool, string) {
-	if len(o.spec.Val.Power) == 0 {
-		return false, "no power device on record: it could never be proven off"
-	}
-	why := "its power devices have not been tested yet"
-	for _, d := range o.spec.Val.Power {
-		t := o.pow.Devices[d.Name]
-		if t.TestOK && o.now().Sub(t.Tested) < o.eff.Duration("power.test.maxage") {
-			return true, ""
-		}
-		if t.TestErr != "" {
-			why = fmt.Sprintf("the power test of device %s failed: %s", d.Name, t.TestErr)
-		}
-	}
-	return false, why
 }
 
 // tellPower tells the HA machine the power state when it is not what it was told last.
@@ -357,11 +246,15 @@ func (o *owner) tellPower(ctx context.Context) {
 		return
 	}
 	last := m.Last
-	o.step(ctx, ha.Event{Kind: ha.EvPower, Power: m.State, PowerFirst: last.First, PowerWhy: last.Why, PowerTold: told, Ordered: last.Cause == power.Ours})
+	o.step(ctx, ha.Event{Kind: ha.EvPower, Power: m.State, PowerFirst: last.First, PowerWhy: last.Why, PowerBy: last.By, PowerTold: told, Ordered: last.Cause == power.Ours})
 }
 
 func (o *owner) readLimits() power.ReadLimits {
-	return power.ReadLimits{FailsToUnknown: o.eff.Int("power.unknown.after"), ConfirmAfter: o.eff.Duration("power.confirm.after")}
+	l := power.ReadLimits{FailsToUnknown: o.eff.Int("power.unknown.after"), ConfirmAfter: o.eff.Duration("power.confirm.after")}
+	if i := o.rec.Incident; i == nil || !i.Ended.IsZero() { // a dying host's devices are asked as often as ever
+		l.BackOff = o.eff.Duration("power.unreachable.max")
+	}
+	return l
 }
 
 // readCadence is how often the power of a host in its present state is read (ha.md

@@ -201,7 +201,7 @@ func (x *exchanger) send(ctx context.Context, t target, c wpower.Conn, e *power.
 				return errFrozen
 			}
 			// Last: nothing that may block comes between this and the packet, not even a log.
-			if !x.o.s.Valid(min(t.Limits.Packet, 2*time.Second)) {
+			if !x.o.s.Valid(min(t.Limits.Packet, packetLease)) {
 				return errLease
 			}
 			sent.Store(true)

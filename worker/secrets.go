@@ -40,12 +40,30 @@ const ringCheck = 2 * time.Second
 // what declares the device.
 var errSealed = errors.New("sealed secret")
 
-// secretOf is where a device's credentials come from.
+// secretOf is where a device's credentials come from; one without user and secret has
+// none, and its driver says whether it needs any.
 func (w *Worker) secretOf(host string, d v1.Device) (wpower.Secret, error) {
+	if d.User == "" && d.Secret == "" {
+		return wpower.Secret{}, nil
+	}
 	if d.Secret != wpower.SealedRef {
 		return wpower.NewSecret(d.User, d.Secret, w.o.SecretsDir)
 	}
 	return wpower.NewLateSecret(d.User, w.o.SecretsDir, func() (string, string, error) { return w.openSecret(host, d.Name) })
+}
+
+// sealedAs changes with a device's sealed secret, and when it becomes readable here: then
+// the device is tested as a new one is.
+func (w *Worker) sealedAs(host string, d v1.Device) string {
+	if d.Secret != wpower.SealedRef {
+		return ""
+	}
+	rec, ok := get(w.view, w.view.secrets, leases.SecretKey(host, d.Name))
+	t, err := sealed.Parse(rec.Val.Sealed)
+	if !ok || err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%d %t", rec.Rev, slices.Contains(w.ring.Ring().IDs(), t.Key))
 }
 
 // openSecret opens the sealed secret of a device as it is on record now.

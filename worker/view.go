@@ -42,10 +42,14 @@ type powerRecord struct {
 
 // deviceRecord is what is known of one power device beside its readings.
 type deviceRecord struct {
-	Pinned  power.Identity `json:"pinned,omitzero"`
-	Tested  time.Time      `json:"tested,omitzero"`
-	TestOK  bool           `json:"testOK,omitempty"`
-	TestErr string         `json:"testError,omitempty"`
+	Pinned    power.Identity `json:"pinned,omitzero"`
+	Enrolment int            `json:"enrolment,omitempty"` // the one that was pinned
+	Tested    time.Time      `json:"tested,omitzero"`
+	TestOK    bool           `json:"testOK,omitempty"`
+	TestErr   string         `json:"testError,omitempty"`
+	TestKind  string         `json:"testKind,omitempty"` // kind of the error that was told last
+	Depth     depth          `json:"depth,omitempty"`
+	Config    string         `json:"config,omitempty"` // what was tested
 }
 
 // effective are the settings resolved for one host or partition.
@@ -71,7 +75,8 @@ type view struct {
 	secrets  map[string]versioned[secretRecord]                // by etcd key
 	config   map[string]versioned[leases.GenerationRecord]     // its one key
 	settings map[string]map[string]versioned[v1.SettingRecord] // scope, name
-	version  int64                                             // of settings: bumped at every change
+	profiles map[string]versioned[v1.ProfileRecord]            // scope
+	version  int64                                             // of settings and profiles: bumped at every change
 	cache    map[string]cachedSettings                         // by host id
 
 	changed func(kind, id string) // told after each change, outside the lock
@@ -81,6 +86,7 @@ type cachedSettings struct {
 	version, spec int64
 	until         time.Time // a layer's value expires then; zero: never
 	eff           effective
+	profile       power.Profile
 }
 
 func newView(log *slog.Logger, changed func(kind, id string)) *view {
@@ -92,7 +98,7 @@ func newView(log *slog.Logger, changed func(kind, id string)) *view {
 		drains: map[string]versioned[v1.Drain]{}, ends: map[string]versioned[leases.EndRecord]{},
 		config: map[string]versioned[leases.GenerationRecord]{}, secrets: map[string]versioned[secretRecord]{},
 		slots: map[int]versioned[slotValue]{}, settings: map[string]map[string]versioned[v1.SettingRecord]{},
-		cache: map[string]cachedSettings{},
+		profiles: map[string]versioned[v1.ProfileRecord]{}, cache: map[string]cachedSettings{},
 	}
 }
 
@@ -151,6 +157,10 @@ func (v *view) apply(c leases.Change) {
 		}
 		err = put(m, name, c)
 		v.settings[scope] = m
+		v.version++
+	} else if scope, ok := strings.CutPrefix(c.Key, leases.ProfilesPrefix); ok {
+		kind, id = "profiles", scope
+		err = put(v.profiles, scope, c)
 		v.version++
 	}
 	v.mu.Unlock()
@@ -274,22 +284,46 @@ func prefixesOf(path string) []string {
 }
 
 // effective resolves the settings for a host (or, with host "", for a partition path)
-// as they are at now.
+// as they are at now; where nobody set one explicitly, a device class of the power
+// profile may.
 func (v *view) effective(path, host string, now time.Time) effective {
+	eff, _ := v.resolved(path, host, now)
+	return eff
+}
+
+// profile resolves the power profile of a host or, with host "", of a partition path.
+func (v *view) profile(path, host string) power.Profile {
+	_, p := v.resolved(path, host, time.Now())
+	return p
+}
+
+func (v *view) resolved(path, host string, now time.Time) (effective, power.Profile) {
 	key := path + "|" + host
 	v.mu.RLock()
 	c, ok := v.cache[key]
 	fresh := ok && c.version == v.version && (c.until.IsZero() || now.Before(c.until))
 	v.mu.RUnlock()
 	if fresh {
-		return c.eff
+		return c.eff, c.profile
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	layers, until := v.layers(path, host, now)
-	c = cachedSettings{version: v.version, until: until, eff: settings.Resolve(layers)}
+	c = cachedSettings{version: v.version, until: until, eff: settings.Resolve(layers), profile: power.ResolveProfile(v.profileLayers(path, host))}
+	for name, f := range c.profile.Figures() {
+		c.eff = c.eff.WithFigure(name, f.Value, f.Origin)
+	}
 	v.cache[key] = c
-	return c.eff
+	return c.eff, c.profile
+}
+
+// profileLayers are what is said of power devices at the scopes of a host or partition,
+// the widest first. The caller holds the lock.
+func (v *view) profileLayers(path, host string) (layers []power.ProfileLayer) {
+	for _, scope := range scopesOf(path, host) {
+		layers = append(layers, power.ProfileLayer{Scope: scope, Fields: v.profiles[scope].Val.Fields})
+	}
+	return layers
 }
 
 // layers are the values set for a host or partition, widest scope first, without those

@@ -121,13 +121,19 @@ func (w *Worker) hostile(t wpower.Target, r ipmi.Report) {
 		}
 	}
 	w.log.Warn("hostile packets from the BMC's address were dropped", "host", t.Host, "device", t.Device, "count", r.Hostile())
+	w.mu.Lock()
+	o := w.owners[t.Host]
+	w.mu.Unlock()
+	if o != nil {
+		o.in.put("", hostileMsg{t.Device, int(r.Hostile())})
+	}
 }
 
 // mirrorPrefixes are what every worker keeps a copy of: the small records of all hosts,
 // so that a takeover reads nothing and any worker answers operators.
 var mirrorPrefixes = []string{
 	leases.ConfigGenerationKey(), leases.WorkersPrefix, leases.DrainsPrefix, leases.SlotsPrefix, leases.EndsPrefix, leases.PartitionsPrefix,
-	leases.HostsPrefix, leases.OpsPrefix, leases.SecretsPrefix, leases.SettingsPrefix,
+	leases.HostsPrefix, leases.OpsPrefix, leases.SecretsPrefix, leases.SettingsPrefix, leases.ProfilesPrefix,
 }
 
 func (w *Worker) pageCommand() (string, time.Duration) {
@@ -158,6 +164,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("connect to etcd: %w", w.wire.explain(err))
 	}
 	defer w.client.Close()
+	defer w.drivers.Close()
 	conf, err := w.client.EnsureConfig(ctx)
 	if err != nil {
 		return fmt.Errorf("read fleet configuration: %w", err)
@@ -258,7 +265,7 @@ func (w *Worker) changed(kind, id string) {
 		if o := w.owners[id]; o != nil {
 			o.in.put("spec", specChanged{})
 		}
-	case "settings", "partition-spec":
+	case "settings", "profiles", "partition-spec":
 		w.applyPools(w.view.effective("", "", time.Now()))
 		for _, o := range w.owners {
 			o.in.put("policy", policyChanged{})

@@ -20,7 +20,7 @@ import (
 // document is one YAML document of a file.
 type document struct {
 	from string // file and number, for errors
-	kind string // host, partition
+	kind string // host, partition, profile
 	name string
 	raw  []byte
 }
@@ -30,8 +30,8 @@ func newApplyCmd(e *env) *cobra.Command {
 	var files []string
 	var dry bool
 	c := &cobra.Command{
-		Use: "apply -f FILE", Short: "Declare hosts and partitions from YAML or JSON files", Args: cobra.NoArgs,
-		Long: "Declares every document of the files: `kind: host` or `kind: partition`, then the fields of its spec. Everything is read and checked before the first write; what is the same already stays untouched.\n" +
+		Use: "apply -f FILE", Short: "Declare hosts, partitions and power profiles from YAML or JSON files", Args: cobra.NoArgs,
+		Long: "Declares every document of the files: `kind: host` or `kind: partition`, then the fields of its spec; or `kind: profile` with its scope and fields. Everything is read and checked before the first write; what is the same already stays untouched.\n" +
 			"Maintenance, HA and enabled switches and pinned identities that a document does not mention are kept.",
 		Example: `  # a host
   holdfast apply -f - <<EOF
@@ -40,6 +40,13 @@ func newApplyCmd(e *env) *cobra.Command {
   partition: z1/p1/c1
   pools: [pool-a]
   power: [{name: bmc, driver: ipmi, address: 10.0.3.17, user: holdfast, secret: file:/etc/holdfast/secrets/h-17}]
+  EOF
+
+  # how all BMCs of a zone are reached; its hosts then need name and address only
+  holdfast apply -f - <<EOF
+  kind: profile
+  scope: zone/z1
+  fields: {device.bmc.driver: redfish, device.bmc.user: holdfast, device.bmc.secret: "file:{host}"}
   EOF
 
   # what would change
@@ -144,6 +151,13 @@ type partitionDocument struct {
 	v1.PartitionSpec
 }
 
+// profileDocument is all that a scope says: fields it does not mention are taken back.
+type profileDocument struct {
+	Kind   string            `json:"kind"`
+	Scope  string            `json:"scope"`
+	Fields map[string]string `json:"fields"`
+}
+
 func parseDocument(raw string) (document, error) {
 	var head struct {
 		Kind string `json:"kind"`
@@ -171,16 +185,28 @@ func parseDocument(raw string) (document, error) {
 		if d.name == "" {
 			return d, errors.New("path: empty, a partition needs one")
 		}
+	case "profile":
+		var p profileDocument
+		if err := yaml.UnmarshalStrict(d.raw, &p); err != nil {
+			return d, err
+		}
+		d.name = p.Scope
+		if d.name == "" {
+			return d, errors.New("scope: empty, a profile needs one")
+		}
 	default:
-		return d, fmt.Errorf("kind: %q, allowed are host and partition", head.Kind)
+		return d, fmt.Errorf("kind: %q, allowed are host, partition and profile", head.Kind)
 	}
 	return d, nil
 }
 
 // apply writes one document over what is there and says what that came to.
 func apply(ctx context.Context, api *v1.Client, d document, dry bool) (string, error) {
-	if d.kind == "host" {
+	switch d.kind {
+	case "host":
 		return applyHost(ctx, api, d, dry)
+	case "profile":
+		return applyProfile(ctx, api, d, dry)
 	}
 	return applyPartition(ctx, api, d, dry)
 }
@@ -230,6 +256,41 @@ func applyPartition(ctx context.Context, api *v1.Client, d document, dry bool) (
 		return what, nil
 	}
 	_, err = api.PutPartition(ctx, p.PartitionSpec, revision)
+	return what, err
+}
+
+func applyProfile(ctx context.Context, api *v1.Client, d document, dry bool) (string, error) {
+	now, err := api.PowerProfile(ctx, d.name)
+	if err != nil {
+		return "", err
+	}
+	var p profileDocument
+	if err := yaml.UnmarshalStrict(d.raw, &p); err != nil {
+		return "", usage(err)
+	}
+	change := v1.ProfileChange{Set: p.Fields}
+	changed := false
+	has := map[string]string{}
+	for _, f := range now.Fields {
+		if f.Origin != d.name {
+			continue
+		}
+		has[f.Name] = f.Value
+		if _, stays := p.Fields[f.Name]; !stays {
+			change.Unset, changed = append(change.Unset, f.Name), true
+		}
+	}
+	for name, v := range p.Fields {
+		changed = changed || has[name] != v
+	}
+	if !changed {
+		return "unchanged", nil
+	}
+	what := "configured"
+	if now.Revision == 0 {
+		what = "created"
+	}
+	_, err = api.ChangePowerProfile(ctx, d.name, change, now.Revision, dry)
 	return what, err
 }
 

@@ -19,12 +19,12 @@ var powerVerbs = []struct {
 	{"reset", "Reset a host", "Pulls the reset line: everything that runs there ends at once and the host boots again. It proves nothing about OFF.", true},
 	{"cycle", "Power a host off and on", "Cuts the power and gives it back. Everything that runs there ends at once and the host boots again.", true},
 	{"identify", "Blink a host's locator light", "Lets the host's locator light blink for a while, for the person in front of the rack. Nothing else changes.", false},
-	{"test", "Test a host's power devices", "Reaches each device, logs in, reads status and identity and checks the privilege, without switching anything. A test that does not pass ends with exit code 5.", false},
+	{"test", "Test a host's power devices", "Goes through the steps of the power test with each device and prints them: reach, log in, status, identity, privilege (it blinks for a second). Nothing is switched. A test that does not pass ends with exit code 5.", false},
 }
 
 // newPowerCmd is `holdfast power`.
 func newPowerCmd(e *env) *cobra.Command {
-	subs := []*cobra.Command{newPowerStatusCmd(e), newPowerSecretCmd(e)}
+	subs := []*cobra.Command{newPowerStatusCmd(e), newPowerExplainCmd(e), newPowerHistoryCmd(e), newPowerDeviceCmd(e), newPowerProfileCmd(e), newPowerSecretCmd(e)}
 	for _, v := range powerVerbs {
 		var out outputFlags
 		var s safety
@@ -52,7 +52,10 @@ func newPowerCmd(e *env) *cobra.Command {
   holdfast power off h-17 --reason 'burning smell'
 
   # are the devices fit for fencing?
-  holdfast power test h-17`, subs...)
+  holdfast power test h-17
+
+  # which device would be used, and why
+  holdfast power explain h-17`, subs...)
 }
 
 func newPowerStatusCmd(e *env) *cobra.Command {

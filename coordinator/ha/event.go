@@ -102,7 +102,7 @@ const (
 	LeavePlace    EffectKind = "leave-place"    // give the place back, or stop waiting
 	ReadPower     EffectKind = "read-power"     // read every power level now
 	TxnDo         EffectKind = "txn"            // Txn: read, send or end, on the transaction's device
-	Spend         EffectKind = "spend"          // in the same commit: one slot of each budget of the snapshot
+	Spend         EffectKind = "spend"          // in the same commit: one slot of each budget of the host; an operator's order is counted without being asked
 	Announce      EffectKind = "announce"       // Type, Severity, Reason: an event in the log, in the same commit
 	Repair        EffectKind = "repair"         // run the repair hook
 	PushGate      EffectKind = "push-gate"      // tell the linked agent its gate

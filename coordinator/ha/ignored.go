@@ -50,7 +50,8 @@ func IgnoredBecause(s State, k Kind) string {
 
 // severity of the events that the table and its rows raise.
 var severity = map[string]Severity{
-	"ha.available": Info, "ha.initializing": Info, "ha.ineligible": Info, "ha.checking": Info,
+	"power.needs-human": Page,
+	"ha.available":      Info, "ha.initializing": Info, "ha.ineligible": Info, "ha.checking": Info,
 	"ha.suspect": Warning, "ha.degraded": Warning, "ha.unsupported": Warning, "ha.unprotected": Warning,
 	"ha.recovering": Warning, "ha.fencing": Warning, "ha.fenced": Warning, "ha.failed": Page,
 	"ha.confirm-abandoned": Warning,

@@ -79,12 +79,20 @@ func goalOf(v OrderVerb) (power.Goal, power.Verb) {
 	return power.GoalVerb, power.Cycle
 }
 
-// orderPower begins the order's transaction outside any incident's action.
+// orderPower begins the order's transaction outside any incident's action. Nothing is
+// restarted elsewhere because of it: the first level that can carry it out is enough.
 func (s *step) orderPower() {
 	goal, verb := goalOf(s.ev.Order.Verb)
 	s.r.OrderBy = s.ev.Order.By
 	s.otherAction()
-	t, effects := power.Begin(s.id("t"), goal, verb, s.r.Boot.ID, s.p.Ladder, s.now, s.p.Fence)
+	if goal != power.GoalOn {
+		s.effect(Effect{Kind: Spend, ID: s.ev.Order.ID}) // counted, never asked (power.md §9.5)
+	}
+	ladder := slices.Clone(s.p.Ladder)
+	for i := range ladder {
+		ladder[i].Min = power.A0
+	}
+	t, effects := power.Begin(s.id("t"), goal, verb, s.r.Boot.ID, ladder, s.now, s.p.Fence)
 	s.r.OrderTxn = &t
 	s.emit(effects)
 	s.orderDone()
@@ -120,6 +128,10 @@ func orderFence(s *step) {
 	from := s.r.State
 	s.drop(why)
 	s.otherAction()
+	if i := s.inc(); !i.Budgeted { // one slot per incident, whoever acts; his is counted and never asked
+		i.Budgeted = true
+		s.effect(Effect{Kind: Spend, ID: i.ID})
+	}
 	s.arm(guard.Fence, goal, verb, orNone(s.ev.Order.By))
 	s.inc().From = from
 	s.why = why
@@ -179,6 +191,7 @@ func (s *step) orderDone() {
 	switch t.Goal {
 	case power.GoalOff:
 		if ok = v.Assurance >= power.A2; ok {
+			v.Reason += ", which proves " + v.Assurance.String()
 			s.r.Protected = false
 		} else {
 			s.unorder()

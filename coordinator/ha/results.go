@@ -106,12 +106,29 @@ func (s *step) leaveAction() {
 func silent(s *step) bool { return ended(s) && s.result().Silent }
 
 func fenceSilent(s *step) {
-	i := s.inc()
 	s.because("power unreadable: %s", s.result().Reason)
-	i.Interval = max(s.p.CheckMax, s.p.CheckInitial)
-	i.CheckAt = s.now.Add(i.Interval)
 	h := unreadableHold(s.now)
 	h.Reason = s.why
+	s.fenceLater(h)
+}
+
+// needsHuman: no device could prove it, and the ladder ends with a human who can
+// (power.md §8.7).
+func needsHuman(s *step) bool { return ended(s) && s.result().Human }
+
+// fenceByHand holds the incident for the operator and wakes him up.
+func fenceByHand(s *step) {
+	s.because("only a human can prove it off: %s", s.result().Reason)
+	s.fenceLater(Hold{By: "manual", Reason: s.why, Since: s.now,
+		Clears: "make sure that the host is off, then `holdfast host confirm-off " + s.r.Host + "`; or the host's return"})
+	s.announce("power.needs-human", "host %s: %s; make sure that it is off, then holdfast host confirm-off %s", s.r.Host, s.result().Reason, s.r.Host)
+}
+
+// fenceLater goes back to checking, as rarely as there is.
+func (s *step) fenceLater(h Hold) {
+	i := s.inc()
+	i.Interval = max(s.p.CheckMax, s.p.CheckInitial)
+	i.CheckAt = s.now.Add(i.Interval)
 	s.hold(h)
 	s.leaveAction()
 	s.effect(Effect{Kind: ReadPower})

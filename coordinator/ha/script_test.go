@@ -54,8 +54,11 @@ func runScript(t *testing.T, path string, visited map[*Row]bool) {
 			if arg(d, "repair") != "" {
 				w.p.RepairAttempts = 1
 			}
-			if arg(d, "ladder") == "none" {
+			switch arg(d, "ladder") {
+			case "none":
 				w.p.Ladder = nil
+			case "manual":
+				w.p.Ladder = append(w.p.Ladder, power.Level{N: 4, Devices: []string{"hand"}, Human: true})
 			}
 			w.feed(Event{Kind: EvPartition, Partition: PartitionActive})
 			if arg(d, "seen") == "no" {

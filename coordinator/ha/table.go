@@ -62,6 +62,7 @@ var factRows = []Row{
 	{From: in(Fencing), On: evFacts, When: "proof recorded", cond: fenceProven, To: Fenced, Event: "ha.fenced", Do: fenced},
 	{From: in(Fencing), On: evFacts, When: "ordered soft off was sent", cond: softSent, Do: awaitSoft},
 	{From: in(Fencing), On: evFacts, When: "ordered soft off, power reads OFF", cond: softReadsOff, Do: settleSoft},
+	{From: in(Fencing), On: evFacts, When: "ladder ended at a level that only an operator can answer: held", cond: needsHuman, To: Suspect, Event: "ha.suspect", Do: fenceByHand},
 	{From: in(Fencing), On: evFacts, When: "ladder ended with nothing but Unreachable, Timeout, Busy, SessionLimit", cond: silent, To: Suspect, Event: "ha.suspect", Do: fenceSilent},
 	{From: in(Fencing), On: evFacts, When: "ladder ended, some device answered otherwise", cond: ended, To: Failed, Event: "ha.failed", Do: fenceFailed},
 }

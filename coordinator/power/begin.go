@@ -50,6 +50,14 @@ func (r *run) enter(rung int) {
 			r.fail(fmt.Sprintf("level %d was not tried: the time of all levels is over", lv.N))
 			break
 		}
+		if lv.Human {
+			if r.Goal != GoalOff && r.Goal != GoalCycle {
+				continue
+			}
+			r.fail(fmt.Sprintf("level %d waits for an operator", lv.N))
+			p.Rung, p.Human = rung, true
+			break
+		}
 		if len(lv.Devices) == 0 {
 			r.fail(fmt.Sprintf("level %d has no device", lv.N))
 			continue
@@ -60,7 +68,7 @@ func (r *run) enter(rung int) {
 			p.Devices[i] = DeviceProgress{Name: name, Phase: PhaseIdentify, Due: r.at}
 		}
 		p.LevelBegun, p.LevelEnds = r.at, r.at
-		r.extend(r.l.levelTime())
+		r.extend(r.levelTime())
 		return
 	}
 	r.unproven()
@@ -73,17 +81,30 @@ func (r *run) extend(d time.Duration) {
 }
 
 // proven records the verdict of a level whose devices are all settled. A cycle goes on
-// to its pause, and only with the devices that were switched off.
+// to its pause, and only with the devices that were switched off. What is weaker than the
+// level must give is kept, and the next level is tried.
 func (r *run) proven() {
 	p := &r.Progress
-	v := Verdict{Assurance: A3, Level: r.level().N}
-	var how []string
+	v := Verdict{Level: r.level().N}
+	var how, names []string
 	p.Devices = slices.DeleteFunc(p.Devices, func(d DeviceProgress) bool { return !r.settled(d) })
 	for _, d := range p.Devices {
 		v.OffSince = later(v.OffSince, d.Run.First)
+		names = append(names, d.Name)
 		how = append(how, fmt.Sprintf("%s read OFF %d times over %s", d.Name, d.Run.Count, brief(d.Run.Last.Sub(d.Run.First))))
 	}
+	v.Assurance = r.level().Proves(names...)
 	v.Reason = strings.Join(how, " and ") + " after a hard off"
+	if least := r.level().Min; v.Assurance < least {
+		p.Answered = true
+		v.At = r.at
+		if p.Weak == nil || p.Weak.Assurance < v.Assurance {
+			p.Weak = &v
+		}
+		r.fail(fmt.Sprintf("level %d: %s, which proves %s and no more; %s is asked for", v.Level, v.Reason, v.Assurance, least))
+		r.enter(p.Rung + 1)
+		return
+	}
 	r.note("", "OFF is proven: "+v.Reason)
 	if r.Goal != GoalCycle {
 		r.end(v)
@@ -103,7 +124,12 @@ func (r *run) unproven() {
 	}
 	switch r.Goal {
 	case GoalOff, GoalCycle:
-		r.end(Verdict{Silent: r.silent(), Reason: "OFF could not be proven: " + why})
+		v := Verdict{Silent: r.silent()}
+		if p.Weak != nil {
+			v = *p.Weak
+		}
+		v.Human, v.Reason = p.Human, "OFF could not be proven: "+why
+		r.end(v)
 	case GoalOn:
 		r.end(Verdict{Silent: r.silent(), On: r.lastState(), Reason: "the host was not switched on: " + why})
 	default:
@@ -134,6 +160,15 @@ func (r *run) end(v Verdict) {
 }
 
 func (r *run) level() Level { return r.Ladder[r.Progress.Rung] }
+
+// levelTime is how long the present level may take.
+func (r *run) levelTime() time.Duration {
+	l := r.l
+	if own := r.level().Deadline; own > 0 {
+		l.LevelDeadline = own
+	}
+	return l.levelTime()
+}
 
 func (r *run) lastState() State {
 	var d DeviceProgress

@@ -27,14 +27,16 @@ type Transition struct {
 	To    State     `json:"to"`
 	First time.Time `json:"first"` // first of the equal readings behind it
 	Cause Cause     `json:"cause"`
-	Why   string    `json:"why"`  // for people
-	Told  bool      `json:"told"` // some device can be read at all
+	Why   string    `json:"why"`          // for people
+	Told  bool      `json:"told"`         // some device can be read at all
+	By    []string  `json:"by,omitempty"` // devices whose readings it rests on
 }
 
 // ReadLimits are the figures of the machine (power.md §6.3).
 type ReadLimits struct {
 	FailsToUnknown int           `json:"failsToUnknown"` // 3; a final kind needs one
 	ConfirmAfter   time.Duration `json:"confirmAfter"`   // 2s between the equal readings behind ON<->OFF
+	BackOff        time.Duration `json:"backOff"`        // most time between readings of a device that does not answer; 0: it is read as often as others
 }
 
 // WithDefaults fills every field that is not positive.
@@ -73,6 +75,7 @@ type Machine struct {
 // LevelState is one level of the ladder and the state its devices agree on.
 type LevelState struct {
 	Level   int           `json:"level"`
+	Any     bool          `json:"any,omitempty"` // its devices are paths to one thing: one that answers is enough
 	State   State         `json:"state"`
 	Since   time.Time     `json:"since,omitzero"`
 	Devices []DeviceState `json:"devices"`
@@ -104,9 +107,10 @@ func (m Machine) Configure(ladder []Level) Machine {
 		}
 	}
 	was := m.Levels
+	ladder = slices.DeleteFunc(slices.Clone(ladder), func(lv Level) bool { return lv.Human }) // nobody to read
 	m.V, m.Levels = 1, make([]LevelState, len(ladder))
 	for i, lv := range ladder {
-		m.Levels[i] = LevelState{Level: lv.N, Devices: make([]DeviceState, len(lv.Devices))}
+		m.Levels[i] = LevelState{Level: lv.N, Any: !lv.All, Devices: make([]DeviceState, len(lv.Devices))}
 		for j, name := range lv.Devices {
 			d, ok := old[name]
 			if !ok {
@@ -114,10 +118,13 @@ func (m Machine) Configure(ladder []Level) Machine {
 			}
 			m.Levels[i].Devices[j] = d
 		}
-		m.Levels[i].State = combine(m.Levels[i].Devices)
+		m.Levels[i].State = m.Levels[i].combine()
 		if k := slices.IndexFunc(was, func(l LevelState) bool { return l.Level == lv.N }); k >= 0 {
 			m.Levels[i].Since = was[k].Since
 		}
+	}
+	if len(m.Levels) == 0 { // nothing will be read that could say so
+		m.State = Unknown
 	}
 	return m
 }
@@ -159,7 +166,7 @@ func (m Machine) Step(ev ReadingEvent, l ReadLimits) (Machine, []Transition) {
 	m = m.with(ev.Device, func(d *DeviceState) { d.take(ev, l) })
 	for i := range m.Levels {
 		lv := &m.Levels[i]
-		if s := combine(lv.Devices); s != lv.State || lv.Since.IsZero() {
+		if s := lv.combine(); s != lv.State || lv.Since.IsZero() {
 			lv.State, lv.Since = s, ev.At
 		}
 	}
@@ -180,7 +187,7 @@ func (m Machine) Step(ev ReadingEvent, l ReadLimits) (Machine, []Transition) {
 		t.First = time.Time{}
 		for _, d := range by.Devices {
 			if d.State == to {
-				t.First = later(t.First, d.First)
+				t.First, t.By = later(t.First, d.First), append(t.By, d.Name)
 			}
 		}
 		t.Why = fmt.Sprintf("level %d reads %s: %s", by.Level, to, t.Why)
@@ -204,6 +211,9 @@ func (d *DeviceState) take(ev ReadingEvent, l ReadLimits) {
 	if d.Err != NoError {
 		d.Fails++
 		d.Next, d.NextAt = Unknown, time.Time{}
+		if d.Since.IsZero() {
+			d.Since = ev.At
+		}
 		if (d.Fails >= l.FailsToUnknown || d.Err.Final()) && d.State != Unknown {
 			d.State, d.Since, d.First = Unknown, ev.At, ev.At
 		}
@@ -224,20 +234,33 @@ func (d *DeviceState) take(ev ReadingEvent, l ReadLimits) {
 	}
 }
 
-// combine is the rule of devices that feed one host: any ON is ON, OFF beside UNKNOWN is
-// UNKNOWN, all OFF is OFF (power.md §2, oVirt).
-func combine(ds []DeviceState) State {
-	unknown := len(ds) == 0
-	for _, d := range ds {
-		if d.State == On {
+// Combine is the rule of devices that feed one host: any ON is ON, OFF beside UNKNOWN is
+// UNKNOWN, all OFF is OFF (power.md §2, oVirt). Of several paths to one thing (any) those
+// that do not answer say nothing.
+func Combine(any bool, states ...State) State {
+	unknown, off := false, false
+	for _, s := range states {
+		switch s {
+		case On:
 			return On
+		case Off:
+			off = true
+		default:
+			unknown = true
 		}
-		unknown = unknown || d.State == Unknown
 	}
-	if unknown {
-		return Unknown
+	if off && (any || !unknown) {
+		return Off
 	}
-	return Off
+	return Unknown
+}
+
+func (lv LevelState) combine() State {
+	states := make([]State, len(lv.Devices))
+	for i, d := range lv.Devices {
+		states[i] = d.State
+	}
+	return Combine(lv.Any, states...)
 }
 
 // chassis is the state of the first level that knows one: an outlet that is ON says less
@@ -302,25 +325,37 @@ func (m Machine) Settled() Machine {
 	return m
 }
 
-// NextRead is when the host's devices should be read again: now if one was never read,
-// soon if a change or a loss of contact waits to be confirmed, else after every ± 10 %, spread so that a fleet
-// does not beat in step.
+// NextRead is when the next of the host's devices should be read: see Due. Without
+// devices there is nothing to do, and it is looked again after every.
 func (m Machine) NextRead(now time.Time, every time.Duration, l ReadLimits) time.Time {
 	next := now.Add(every + every/10)
-	h := fnv.New64a()
 	for _, lv := range m.Levels {
 		for _, d := range lv.Devices {
-			if d.Tried.IsZero() {
-				return now
-			}
-			fmt.Fprint(h, d.Name, d.Tried.UnixNano())
-			spread := time.Duration(h.Sum64()%2001) - 1000 // of 10,000
-			wait := every + every/10000*spread
-			if d.Next != Unknown || d.Fails > 0 && d.State != Unknown { // find out soon what is so
-				wait = min(wait, l.WithDefaults().ConfirmAfter)
-			}
-			next = earlier(next, d.Tried.Add(wait))
+			next = earlier(next, m.Due(d.Name, now, every, l))
 		}
 	}
 	return later(next, now)
+}
+
+// Due is when a device should be read again: at once if it never was, soon if a change
+// or a loss of contact waits to be confirmed, else after every ± 10 %, spread so that a
+// fleet does not beat in step. One that does not answer is asked less and less often, up
+// to l.BackOff: half as long as it has been silent (power.md §6.3).
+func (m Machine) Due(device string, now time.Time, every time.Duration, l ReadLimits) time.Time {
+	d, ok := m.Device(device)
+	if !ok || d.Tried.IsZero() {
+		return now
+	}
+	h := fnv.New64a()
+	fmt.Fprint(h, d.Name, d.Tried.UnixNano())
+	wait := every
+	if d.State == Unknown && d.Fails > 0 && !d.Since.IsZero() {
+		wait = max(every, min(l.BackOff, d.Tried.Sub(d.Since)/2))
+	}
+	spread := time.Duration(h.Sum64()%2001) - 1000 // of 10,000
+	wait += wait / 10000 * spread
+	if d.Next != Unknown || d.Fails > 0 && d.State != Unknown { // find out soon what is so
+		wait = min(wait, l.WithDefaults().ConfirmAfter)
+	}
+	return later(d.Tried.Add(wait), now)
 }

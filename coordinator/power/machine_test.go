@@ -95,7 +95,7 @@ func TestMachine(t *testing.T) {
 func TestTransitions(t *testing.T) {
 	off := ReadingEvent{Reading: readOff}
 	m, got := feedMachine(bmcOnly(On), 2, off, off)
-	want := []Transition{{At: sec(1002), From: On, To: Off, First: sec(1000), Cause: External, Why: "level 1 reads OFF: nobody ordered it here", Told: true}}
+	want := []Transition{{At: sec(1002), From: On, To: Off, First: sec(1000), Cause: External, Why: "level 1 reads OFF: nobody ordered it here", Told: true, By: []string{"bmc"}}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

@@ -111,7 +111,7 @@ func (r *run) due(d *DeviceProgress) time.Time {
 // onBy is when a switching-on, or an operator's verb, that begins now must be done.
 func (r *run) onBy() time.Time {
 	if r.Goal == GoalVerb {
-		return later(r.at, r.l.OnNotBefore).Add(r.l.levelTime())
+		return later(r.at, r.l.OnNotBefore).Add(r.levelTime())
 	}
 	return later(r.at, r.l.OnNotBefore).Add(r.l.OnDeadline)
 }

@@ -47,6 +47,8 @@ type Progress struct {
 	Outcome  Outcome      `json:"outcome,omitempty"`  // of an operator's verb
 	Errors   map[Kind]int `json:"errors,omitempty"`   // met so far, by kind
 	Answered bool         `json:"answered,omitempty"` // some device answered against us: read ON after a hard off, or refused it
+	Weak     *Verdict     `json:"weak,omitempty"`     // strongest OFF that was settled and is not strong enough
+	Human    bool         `json:"human,omitempty"`    // the ladder came to a level that only an operator can answer
 	Failed   []string     `json:"failed,omitempty"`   // why devices and levels were given up, for people
 	Evidence []Evidence   `json:"evidence,omitempty"`
 }

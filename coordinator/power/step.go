@@ -78,7 +78,7 @@ func (r *run) adopt() {
 	r.lost()
 	r.note("", "taken over by another worker: reading first")
 	p.LastOff = earlier(p.LastOff, r.at)
-	lasts := r.at.Add(r.l.levelTime())
+	lasts := r.at.Add(r.levelTime())
 	r.Deadline = later(earlier(r.Deadline, r.at.Add(r.l.TotalDeadline)), lasts)
 	p.LevelBegun, p.LevelEnds, p.OnEnds = r.at, lasts, time.Time{}
 	back := r.Verdict != nil || p.OnPackets > 0 || r.Goal == GoalVerb && p.Outcome != ""
@@ -230,8 +230,10 @@ func (r *run) failed(d *DeviceProgress, what string, ev TxnEvent) {
 
 // elsewhere reports whether there is another path to try when a device is silent.
 func (r *run) elsewhere() bool {
-	if r.Progress.Rung+1 < len(r.Ladder) {
-		return true
+	for _, lv := range r.Ladder[r.Progress.Rung+1:] {
+		if !lv.Human {
+			return true
+		}
 	}
 	live := 0
 	for _, d := range r.Progress.Devices {

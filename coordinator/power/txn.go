@@ -14,11 +14,50 @@ const (
 	GoalVerb  Goal = "verb"  // operator's soft, reset or chassis cycle: send once, read once
 )
 
-// Level is one rung of the ladder: devices that must all (or any) be off.
+// Level is one rung of the ladder: devices that must all (or any) be off (power.md §9.1).
 type Level struct {
-	N       int      `json:"n"` // 1..9
-	Devices []string `json:"devices"`
-	All     bool     `json:"all"`
+	N        int                  `json:"n"` // 1..9
+	Devices  []string             `json:"devices"`
+	All      bool                 `json:"all"`
+	Deadline time.Duration        `json:"deadline,omitempty"` // of this level; 0: Limits.LevelDeadline
+	Min      Assurance            `json:"min,omitempty"`      // a weaker OFF of this level is no proof: the next one is tried
+	Ceilings map[string]Assurance `json:"ceilings,omitempty"` // what a settled OFF proves through a device; default A3
+	Human    bool                 `json:"human,omitempty"`    // nothing to command: the ladder ends here and waits for an operator's word
+}
+
+// Proves is what a settled OFF of these devices of the level proves: no more than the
+// weakest of them. One feed of several proves nothing of the host: the others may feed it.
+func (lv Level) Proves(devices ...string) Assurance {
+	a := A5
+	for _, d := range devices {
+		c, ok := lv.Ceilings[d]
+		switch {
+		case !ok:
+			c = A3
+		case c > A3 && !lv.All && len(lv.Devices) > 1:
+			c = A1
+		}
+		a = min(a, c)
+	}
+	if len(devices) == 0 {
+		return A0
+	}
+	return a
+}
+
+// Reaches is the strongest verdict the level can end with.
+func (lv Level) Reaches() Assurance {
+	switch {
+	case lv.Human:
+		return A0 // by itself; the operator's word is another proof
+	case lv.All:
+		return lv.Proves(lv.Devices...)
+	}
+	a := A0
+	for _, d := range lv.Devices {
+		a = max(a, lv.Proves(d))
+	}
+	return a
 }
 
 // Limits are the figures of power.md §6.3, resolved from settings.
@@ -65,6 +104,7 @@ type Verdict struct {
 	At        time.Time `json:"at"`
 	On        State     `json:"on,omitempty"`     // GoalCycle, GoalOn: last state read after ON
 	Silent    bool      `json:"silent,omitempty"` // nothing but Unreachable, Timeout, Busy, SessionLimit was met
+	Human     bool      `json:"human,omitempty"`  // the ladder ended at a level that only an operator can answer
 	Reason    string    `json:"reason"`           // one sentence for people
 }
 

@@ -118,6 +118,8 @@ var All = []Def{
 		"How often the power of a healthy host is read, give or take a tenth."},
 	{"power.unknown.after", Int, "3", "1", "20", nil, everywhere, nil, Live,
 		"Failed readings in a row before the power state is UNKNOWN; a refused log-in needs one."},
+	{"power.unreachable.max", Duration, "5m", "1s", "1h", nil, everywhere, nil, Live,
+		"Longest time between readings of a device that does not answer; while an incident is open it is read as often as others."},
 	{"power.confirm.after", Duration, "2s", "500ms", "60s", nil, everywhere, nil, Live,
 		"Time between the two equal readings that turn ON into OFF or back."},
 	{"power.soft.grace", Duration, "180s", "10s", "1h", nil, everywhere, nil, NextAction,

@@ -130,6 +130,25 @@ func Validate(scope, name, text string, layers []Layer) error {
 	return nil
 }
 
+// WithFigure returns e with a figure in place of a value that nobody set explicitly: a
+// default, or that of a preset. A figure that is not allowed is left out.
+func (e Effective) WithFigure(name, text, origin string) Effective {
+	d, ok := Lookup(name)
+	if !ok {
+		return e
+	}
+	canon, err := d.Parse(text)
+	if _, from := e.Value(name); err != nil || from != OriginDefault && !strings.HasPrefix(from, "preset ") {
+		return e
+	}
+	e.values = maps.Clone(e.values)
+	if e.values == nil {
+		e.values = map[string]value{}
+	}
+	e.values[name] = value{canon, origin}
+	return e
+}
+
 // Problems lists, for people, what was left out or widened.
 func (e Effective) Problems() []string { return slices.Clone(e.problems) }
 

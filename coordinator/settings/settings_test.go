@@ -288,3 +288,29 @@ func TestMarkdown(t *testing.T) {
 		}
 	}
 }
+
+// A figure of a device class counts where nobody set the value explicitly: over defaults
+// and presets, under every explicit value (power.md §9.6).
+func TestFiguresGiveWayToExplicitValues(t *testing.T) {
+	const name = "power.sync.interval"
+	for _, c := range []struct {
+		layers []Layer
+		want   time.Duration
+		origin string
+	}{
+		{nil, 2 * time.Minute, "class fragile at zone/z1"},
+		{[]Layer{{"global", map[string]string{Preset: PresetFast}}}, 2 * time.Minute, "class fragile at zone/z1"},
+		{[]Layer{{"global", map[string]string{name: "30s"}}}, 30 * time.Second, "global"},
+	} {
+		e := Resolve(c.layers).WithFigure(name, "120s", "class fragile at zone/z1")
+		if _, origin := e.Value(name); e.Duration(name) != c.want || origin != c.origin {
+			t.Errorf("%v: %v from %s, want %v from %s", c.layers, e.Duration(name), origin, c.want, c.origin)
+		}
+	}
+	if text, origin := Resolve(nil).WithFigure(name, "1ms", "class").Value(name); origin != OriginDefault {
+		t.Errorf("a figure out of bounds was taken: %s from %s", text, origin)
+	}
+	if text, _ := Resolve(nil).WithFigure("no.such", "1", "class").Value("no.such"); text != "" {
+		t.Errorf("a setting was invented: %s", text)
+	}
+}

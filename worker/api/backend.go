@@ -41,6 +41,9 @@ type Backend interface {
 	PutSecret(ctx context.Context, who, host, device string, r v1.SecretRequest, ifRevision int64) (v1.SecretStatus, error) // a test only at the owner; keeps no part of r
 	DeleteSecret(ctx context.Context, who, host, device string, ifRevision int64) error
 	Reseal(ctx context.Context, who string, limit int, dryRun bool) (v1.ResealResult, error)
+	ExplainPower(ctx context.Context, id string) (v1.PowerExplanation, error)
+	PowerProfile(ctx context.Context, scope string) (v1.PowerProfile, error) // effective at the scope
+	ChangePowerProfile(ctx context.Context, who, scope string, c v1.ProfileChange, ifRevision int64, dryRun bool) (v1.PowerProfile, error)
 
 	Partitions(ctx context.Context) ([]v1.Partition, error)
 	Partition(ctx context.Context, path string) (v1.Partition, error)

@@ -70,6 +70,9 @@ var Routes = []Route{
 	{"DELETE", "/v1/hosts/{id}/devices/{device}/secret", "secrets:write", nil, nil, nil, "Forget a device's sealed secret. Knows `If-Match`.", deleteSecret},
 	{"GET", "/v1/secrets", "hosts:read", nil, v1.List[v1.SecretStatus]{}, pageParams, "List the devices that have a sealed secret or refer to one.", listSecrets},
 	{"POST", "/v1/secrets/reseal", "secrets:write", v1.ResealRequest{}, v1.ResealResult{}, []Param{dryParam}, "Seal secrets anew under the newest key, some at a time: repeat it until none is left. Refused while some worker does not have that key, unless forced.", resealSecrets},
+	{"GET", "/v1/hosts/{id}/power", "hosts:read", nil, v1.PowerExplanation{}, nil, "Which power device would be used for a host, at which level, and why; with all that is effective and who said so.", explainPower},
+	{"GET", "/v1/power/profile", "hosts:read", nil, v1.PowerProfile{}, []Param{scopeParam}, "Power profile as it is effective at a scope: what declarations of hosts leave out.", getProfile},
+	{"PATCH", "/v1/power/profile", "power:write", v1.ProfileChange{}, v1.PowerProfile{}, []Param{scopeParam, dryParam}, "Set and take back fields of the power profile of a scope, all or none; the answer names the hosts that it reaches. Knows `If-Match`.", patchProfile},
 
 	{"GET", "/v1/partitions", "hosts:read", nil, v1.List[v1.Partition]{}, pageParams, "List zones, pods and clusters.", listPartitions},
 	{"GET", "/v1/partitions/{path...}", "hosts:read", nil, v1.Partition{}, nil, "One zone, pod or cluster.", getPartition},

@@ -137,3 +137,13 @@ func (r *Registry) Driver(kind string) (Driver, error) {
 	}
 	return nil, BadConfig("find power driver", "kind %q: allowed are %s", kind, strings.Join(r.Kinds(), ", "))
 }
+
+// Close ends what drivers keep between transactions; none is kept afterwards. It is
+// idempotent.
+func (r *Registry) Close() {
+	for _, d := range r.drivers {
+		if c, ok := d.(interface{ Close() }); ok {
+			c.Close()
+		}
+	}
+}

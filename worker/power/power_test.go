@@ -420,3 +420,26 @@ func TestErrors(t *testing.T) {
 		t.Error("two drivers of one kind are refused")
 	}
 }
+
+// closing is a driver that keeps something between transactions.
+type closing struct {
+	Driver
+	kind   string
+	closed int
+}
+
+func (c *closing) Kind() string { return c.kind }
+func (c *closing) Close()       { c.closed++ }
+
+// TestRegistryEndsWhatDriversKeep: whoever keeps nothing needs no Close.
+func TestRegistryEndsWhatDriversKeep(t *testing.T) {
+	keeps := &closing{kind: "keeps"}
+	r, err := NewRegistry(keeps, struct{ Driver }{&closing{kind: "plain"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	if keeps.closed != 1 {
+		t.Errorf("closed %d times", keeps.closed)
+	}
+}

@@ -33,6 +33,7 @@ func NewFleet() *Fleet {
 		return []v1.DeviceStatus{{Name: "bmc", Driver: "ipmi", State: state, Read: at(290), Tested: at(10), TestOK: true}}
 	}
 	f := &Fleet{
+		Profile:  map[string]string{"device.bmc.driver": "ipmi"},
 		Revision: 100, changed: make(chan struct{}), Elsewhere: map[string]string{},
 		HostMap: map[string]v1.Host{
 			"h-1": {Revision: 11, Spec: v1.HostSpec{V: 1, ID: "h-1", Partition: "z1/p1/c1", Provider: "kvm", Labels: map[string]string{"rack": "7"}, Pools: []string{"pool-a"}, Power: []v1.Device{device}},

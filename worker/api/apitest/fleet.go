@@ -30,6 +30,7 @@ type Fleet struct {
 	EventL    []v1.Event
 	Set       map[string]v1.Setting      // by scope and name
 	SecretMap map[string]v1.SecretStatus // by host/device
+	Profile   map[string]string          // of all scopes
 	Calls     []string                   // who and what of each write
 	Elsewhere map[string]string          // hosts owned by another worker: its base URL, "" for nobody
 	APIs      map[string]string          // base URLs of the APIs of workers other than the one that serves

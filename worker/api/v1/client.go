@@ -216,7 +216,7 @@ func (c *Client) send(ctx context.Context, n int, r request, body []byte) (*http
 	if c.actor != "" {
 		req.Header.Set(ActorHeader, c.actor)
 	}
-	if r.method == http.MethodPut || r.method == http.MethodDelete {
+	if r.method == http.MethodPut || r.method == http.MethodPatch || r.method == http.MethodDelete {
 		switch {
 		case r.revision == 0:
 			req.Header.Set("If-None-Match", "*")

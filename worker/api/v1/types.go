@@ -38,16 +38,19 @@ type HostSpec struct {
 	Why         string `json:"why,omitempty"` // reason given for the last of the three switches
 }
 
-// Device is one power device of a host.
+// Device is one power device of a host. What is left out comes from the power profiles
+// (Profile) of the host's scopes, by the device's name.
 type Device struct {
-	Name     string            `json:"name"`
-	Level    int               `json:"level,omitempty"` // 1..9, default 1
-	Driver   string            `json:"driver"`          // ipmi
-	Address  string            `json:"address"`
-	User     string            `json:"user,omitempty"`
-	Secret   string            `json:"secret,omitempty"` // reference: sealed, env:NAME or file:/path; never the secret itself
-	Params   map[string]string `json:"params,omitempty"`
-	Identity Identity          `json:"identity,omitzero"` // pinned; empty: pinned at the first good power test
+	Name      string            `json:"name"`
+	Level     int               `json:"level,omitempty"`     // 1..9; default 1, of a PDU 2, of manual 4
+	Driver    string            `json:"driver,omitempty"`    // ipmi, redfish, fence-agent, pdu, exec, libvirt, manual
+	Address   string            `json:"address,omitempty"`   // as the driver wants it
+	User      string            `json:"user,omitempty"`      // a name or a reference
+	Secret    string            `json:"secret,omitempty"`    // reference: sealed, env:NAME or file:/path; never the secret itself
+	Assurance string            `json:"assurance,omitempty"` // what a settled OFF proves at most; default: as the driver says
+	Params    map[string]string `json:"params,omitempty"`
+	Identity  Identity          `json:"identity,omitzero"`   // pinned; empty: pinned at the first good power test
+	Enrolment int               `json:"enrolment,omitempty"` // raised by one: what the power test pinned is forgotten
 }
 
 // Identity names the box behind a device.
@@ -104,6 +107,9 @@ type DeviceStatus struct {
 	Tested  time.Time `json:"tested,omitzero"`
 	TestOK  bool      `json:"testOK"`
 	TestErr string    `json:"testError,omitempty"`
+	Depth   *int      `json:"depth,omitempty"` // deepest step of the last test that was passed, see TestDepths
+	Level   int       `json:"level"`
+	Proves  string    `json:"proves,omitempty"` // what a settled OFF of it is worth at most
 }
 
 // Hold says why nothing happens and what would change that.
