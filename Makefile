@@ -30,6 +30,9 @@ e2e: ## the table of breaks at both presets, over real processes
 chaos: ## kills, pauses and cuts at random, histories checked: [SEED=n] [FOR=30m] [MODE=faults|pauses|fencing]
 	go test ./tests/chaos -count=1 -v -timeout 0 -args -long $(if $(SEED),-seed $(SEED)) -for $(or $(FOR),30m) -mode $(or $(MODE),faults)
 
+bench: ## measure against the floors of this machine, write docs/performance.md
+	go test ./tests/perf -run TestPerf -count=1 -v -timeout 20m -full -page $(CURDIR)/docs/performance.md
+
 lint: ## gofmt and vet
 	@test -z "$$(gofmt -l .)" || (gofmt -l . && exit 1)
 	go vet ./...
@@ -48,4 +51,4 @@ tools: ## independent clients that the tests compare with (Debian packages)
 clean: ## remove what build made
 	rm -rf $(BIN)
 
-.PHONY: help build demo dev test race e2e chaos lint docs proto tools clean
+.PHONY: help build demo dev test race e2e chaos bench lint docs proto tools clean

@@ -5,9 +5,10 @@
 //
 // Certain death: only a parent can know that a process is dead and not just silent. When
 // the worker's process ends without having been asked to, the parent kills whatever the
-// worker had started (fence agents, scripts), records the end as reaped, and revokes the
-// lease: others own its hosts some 20 ms later, and need not wait for stray packets.
-// Then it ends too; whoever supervises it (systemd, the kubelet) starts it again.
+// worker had started (fence agents, scripts) and records the end as reaped: others inherit
+// its slots some 20 ms later, and need not wait for stray packets. The parent revokes the
+// lease when nothing is left under it, and ends too; whoever supervises it (systemd, the
+// kubelet) starts it again.
 //
 // Restart in place: the parent holds the listening sockets. Asked to restart, it starts
 // the new process beside the old one, waits until the new one knows all it needs, stops
