@@ -269,7 +269,7 @@ func changed(a, b map[string]int64) (n int) {
 // TestNoLeaseShorterThanAPacket: under a lease that is never certain for a whole packet no
 // packet would ever leave; it is refused, not accepted and useless.
 func TestNoLeaseShorterThanAPacket(t *testing.T) {
-	o := Options{ID: "w1", Etcd: []string{"http://127.0.0.1:1"}, InsecureLoopback: true, LeaseTTL: 3 * time.Second}
+	o := Options{ID: "w1", Etcd: []string{"http://127.0.0.1:1"}, InsecureLoopback: true, LeaseTTL: 2 * time.Second}
 	if _, err := New(o); !errors.Is(err, ErrOptions) || !strings.Contains(err.Error(), "leaseTTL") {
 		t.Errorf("a lease of 2s: %v", err)
 	}

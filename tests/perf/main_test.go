@@ -45,7 +45,7 @@ type size struct {
 }
 
 var (
-	small = size{Puts: 20, Txns: 5, Fenced: 16, Kills: 1, Both: 1, TTL: 2 * time.Second, Agents: 3, Steady: 100 * time.Millisecond, Settle: time.Second,
+	small = size{Puts: 20, Txns: 5, Fenced: 16, Kills: 1, Both: 1, TTL: 3 * time.Second, Agents: 3, Steady: 100 * time.Millisecond, Settle: time.Second,
 		Hosts: 200, Linked: 3, Falls: 1, Window: 300 * time.Millisecond, Idle: time.Second}
 	large = size{Puts: 200, Txns: 40, Fenced: 400, Kills: 30, Both: 10, TTL: 5 * time.Second, Agents: 200, Steady: 5 * time.Second, Settle: 8 * time.Second,
 		Hosts: 100_000, Linked: 2000, Falls: 3, Window: 5 * time.Second, Idle: time.Minute}
