@@ -206,6 +206,7 @@ func (o simOptions) announce(e *env, f *fleet.Fleet) error {
 		}
 	}
 	first := f.Inventory()[0]
+	debug.FreeOSMemory() // the inventory was the most that is ever needed at once
 	_, err := fmt.Fprintf(e.Stderr, "ready: %d BMCs from %s on at UDP port %d, %d Redfish services, %d PDUs; Ctrl-C ends it\n", o.count, first.Address, o.port, o.redfish, o.pdus)
 	if err != nil {
 		return fmt.Errorf("announce: %w", err)

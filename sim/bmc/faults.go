@@ -241,11 +241,11 @@ func (b *BMC) noise(n int) []byte {
 	return out
 }
 
-// How many answers are kept for replays: about a session's while nobody asks for any,
-// since ten thousand BMCs are to fit into one small process.
+// How many answers are kept for replays; few while nobody asks for any, since ten
+// thousand BMCs are to fit into one small process.
 const (
 	historyLen     = 32
-	historyLenIdle = 6
+	historyLenIdle = 3
 )
 
 // remember keeps an answer for replays.
