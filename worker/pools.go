@@ -81,7 +81,7 @@ func newPools() *pools {
 	p := &pools{powerRate: rate.NewLimiter(20, 20)}
 	p.activity.resize(50)
 	p.recovery.resize(5)
-	p.power.resize(64)
+	p.power.resize(256) // 10,000 BMCs of 60 ms in 20 s, and places left when some are dead (power.md §4)
 	return p
 }
 

@@ -114,8 +114,8 @@ func newSimStatusCmd(e *env) *cobra.Command {
 	var s fleet.Selection
 	c := &cobra.Command{
 		Use: "status", Short: "Show the truth of hosts and what is wrong with their BMCs", Args: cobra.NoArgs,
-		Long:    "Prints each host as a line of JSON: true power, mains, status readings carried out, sessions in use, faults in force.",
-		Example: "  holdfast sim status --hosts 1-10",
+		Long:    "Prints each host as a line of JSON: true power, mains, status readings carried out, sessions in use, faults in force.\nDurations are in nanoseconds.",
+		Example: "  holdfast sim status\n  holdfast sim status --hosts 1-10\n  holdfast sim status | jq -c 'select(.on == false)'",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var all []fleet.Status
 			if err := simAsk(cmd.Context(), e, port, http.MethodPost, "/status", s, &all); err != nil {
@@ -140,8 +140,8 @@ func newSimPowerCmd(e *env) *cobra.Command {
 	var s simSwitch
 	c := &cobra.Command{
 		Use: "power on|off", Short: "Switch hosts by hand, past their BMCs", Args: cobra.ExactArgs(1),
-		Long:    "Switches hosts as a technician at the rack does: no BMC is asked, and the truth log shows nothing.",
-		Example: "  holdfast sim power off --hosts 7",
+		Long:    "Switches hosts as a technician at the rack does: no BMC is asked, and the truth log shows nothing.\nA host without mains stays off.",
+		Example: "  holdfast sim power off --hosts 7\n  holdfast sim power off --hosts 1-24\n  holdfast sim power on --percent 10",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if s.On = args[0] == "on"; !s.On && args[0] != "off" {
 				return usage(fmt.Errorf("power: %q, allowed are %s", args[0], strings.Join([]string{"on", "off"}, ", ")))
@@ -164,8 +164,8 @@ func newSimInventoryCmd(e *env) *cobra.Command {
 	var port uint16
 	c := &cobra.Command{
 		Use: "inventory", Short: "Print every device as a line of JSON", Args: cobra.NoArgs,
-		Long:    "Prints how each device is reached: kind (ipmi, redfish, pdu), address, port, identity, and the outlets that feed a host.",
-		Example: "  holdfast sim inventory | jq -r 'select(.kind == \"ipmi\") | .address'",
+		Long:    "Prints how each device is reached: kind (ipmi, redfish, pdu), address, port, identity, and the outlets that feed a host.\nThe process that runs the devices is found by its port.",
+		Example: "  holdfast sim inventory\n  holdfast sim inventory | jq -r 'select(.kind == \"ipmi\") | .address'\n  holdfast sim inventory --port 7000",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var items []fleet.Item
 			if err := simAsk(cmd.Context(), e, port, http.MethodGet, "/inventory", struct{}{}, &items); err != nil {

@@ -179,11 +179,11 @@ func (b *BMC) rakp3(p []byte, f Faults, now time.Time) []byte {
 	}
 	tag, status := p[0], p[1]
 	s := b.byID(binary.LittleEndian.Uint32(p[4:]))
-	if s == nil || s.phase != keyed {
+	if s == nil || s.phase == active || s.phase == opened && status == statusOK {
 		return refusal(payloadRAKP4, tag, statusInvalidSession, 0)
 	}
 	if status != statusOK { // the client gave up; its slot is free at once, and it hears nothing
-		if status == statusBadIntegrity {
+		if status == statusBadIntegrity && s.phase == keyed {
 			b.failed(s.user.Name, now)
 		}
 		b.drop(s)

@@ -37,7 +37,7 @@ const (
 	identifyFor = 15 * time.Second
 	closeWait   = time.Second            // for the answer to Close Session
 	closeSpent  = 150 * time.Millisecond // the same when the device was silent before
-	closeSend   = 20 * time.Millisecond  // only to get the packet out
+	closeSend   = 100 * time.Millisecond // to get the packet out on a busy machine
 )
 
 var (
@@ -340,7 +340,7 @@ func (c *conn) release(ctx context.Context) *power.Error {
 	if c.spent != nil {
 		wait = closeSpent
 	}
-	if ctx.Err() != nil { // the caller has no time left: say good-bye and do not wait
+	if end, bounded := ctx.Deadline(); ctx.Err() != nil || bounded && time.Until(end) < closeSend { // no time left: say good-bye all the same
 		ctx, wait = context.WithoutCancel(ctx), closeSend
 	}
 	id := c.guard.remoteID()
