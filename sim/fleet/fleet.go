@@ -75,10 +75,9 @@ func New(cfg Config) (*Fleet, error) {
 	}
 	cfg.Chassis.On = true
 	f := &Fleet{cfg: cfg, block: &bmc.Block{First: cfg.Network.Masked().Addr().Next(), Port: cfg.Port}}
-	dice := rand.New(rand.NewPCG(cfg.Seed, 1))
 	f.hosts, f.block.BMCs = make([]*Host, cfg.Hosts), make([]*bmc.BMC, cfg.Hosts)
 	for i := range f.hosts {
-		f.hosts[i] = f.host(i, dice)
+		f.hosts[i] = f.host(i)
 		f.block.BMCs[i] = f.hosts[i].bmc
 	}
 	for i := range cfg.PDUs {
@@ -113,7 +112,8 @@ func be32(a netip.Addr) uint32 {
 	return binary.BigEndian.Uint32(four[:])
 }
 
-func (f *Fleet) host(i int, dice *rand.Rand) *Host {
+func (f *Fleet) host(i int) *Host {
+	dice := rand.New(rand.NewPCG(f.cfg.Seed, 1<<32+uint64(i))) // its own: other faces and counts change no identity
 	h := &Host{Name: fmt.Sprintf("bmc-%05d", i+1), chassis: bmc.NewChassis(f.cfg.Chassis), feeds: [2]bool{true, true}}
 	var guid [16]byte
 	binary.LittleEndian.PutUint64(guid[:], dice.Uint64())

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -195,8 +196,7 @@ type loginError struct {
 func (d *Driver) login(ctx context.Context, cfg config, su suite) (*conn, *loginError) {
 	what := "open session with " + cfg.target.Address
 	// Resolving and dialling happen here, under ctx; the library only gets the guard.
-	var dialer net.Dialer
-	sock, err := dialer.DialContext(ctx, "udp", cfg.address)
+	sock, err := dial(ctx, cfg.address)
 	if err != nil {
 		kind := corepower.Unreachable
 		if ctx.Err() == context.Canceled {
@@ -220,6 +220,15 @@ func (d *Driver) login(ctx context.Context, cfg config, su suite) (*conn, *login
 		return nil, &loginError{err: e, suite: other}
 	}
 	return c, nil
+}
+
+// dial connects a socket; an address needs no resolver, which is the dearer part.
+func dial(ctx context.Context, address string) (net.Conn, error) {
+	if to, err := netip.ParseAddrPort(address); err == nil && ctx.Err() == nil {
+		return net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
+	}
+	var dialer net.Dialer
+	return dialer.DialContext(ctx, "udp", address)
 }
 
 // verify compares the identity with the pinned one and closes the connection otherwise.

@@ -213,9 +213,14 @@ func (g *guard) outgoing(op *operation, p []byte) ([]byte, bool) {
 	return p, true
 }
 
+// datagrams are buffers for one Read each.
+var datagrams = sync.Pool{New: func() any { return new([maxDatagram + 1]byte) }}
+
 // Read returns the next datagram that is the genuine answer to the announced request.
 func (g *guard) Read(p []byte) (int, error) {
-	var buf [maxDatagram + 1]byte
+	space := datagrams.Get().(*[maxDatagram + 1]byte)
+	defer datagrams.Put(space)
+	buf := space[:]
 	for {
 		g.mu.Lock()
 		op := g.op
@@ -233,7 +238,7 @@ func (g *guard) Read(p []byte) (int, error) {
 		_ = g.sock.SetReadDeadline(till)
 		g.mu.Unlock()
 
-		n, err := g.sock.Read(buf[:])
+		n, err := g.sock.Read(buf)
 
 		g.mu.Lock()
 		due := errors.Is(err, os.ErrDeadlineExceeded) && !op.over && !time.Now().Before(op.until)
