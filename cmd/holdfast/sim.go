@@ -150,7 +150,7 @@ func simBMC(ctx context.Context, e *env, o simOptions) (err error) {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP) // the terminal is gone
 	defer stop()
 	// Ten thousand BMCs are 20 MiB; without this the collector lets garbage grow to as much again.
-	debug.SetGCPercent(40)
+	debug.SetGCPercent(20)
 	cfg, err := o.config()
 	if err != nil {
 		return err

@@ -16,7 +16,7 @@ import (
 )
 
 // places is how many readings the worker has under way at once (worker/pools.go).
-const places = 256
+const places = 512
 
 // worker reads hosts as the worker does: through the gate, with one retry, in a pool of
 // places, and the next time a jittered interval after the answer.
@@ -24,6 +24,7 @@ type worker struct {
 	opener  power.Opener
 	targets []power.Target
 	pool    chan struct{}
+	pulse   time.Duration // readings begin at multiples of it; 0: at any time
 }
 
 func newWorker(t testing.TB, c *child, limits power.Limits) *worker {
@@ -72,10 +73,16 @@ func (w *worker) keep(ctx context.Context, interval, span time.Duration) []resul
 	}
 	jitter := func(d time.Duration) time.Duration { return d*9/10 + rand.N(d/5) }
 	began := time.Now()
+	start := func(at time.Time) time.Time {
+		if w.pulse == 0 {
+			return at
+		}
+		return began.Add((at.Sub(began)/w.pulse + 1) * w.pulse)
+	}
 	var all []result
 	queue := make([]due, 0, len(w.targets))
 	for host := range w.targets {
-		queue = append(queue, due{host, began.Add(rand.N(interval))})
+		queue = append(queue, due{host, start(began.Add(rand.N(interval)))})
 	}
 	slices.SortFunc(queue, func(a, b due) int { return a.at.Compare(b.at) })
 	finished := make(chan result, len(w.targets))
@@ -83,7 +90,7 @@ func (w *worker) keep(ctx context.Context, interval, span time.Duration) []resul
 	take := func(r result) {
 		under--
 		all = append(all, r)
-		at := time.Now().Add(jitter(interval))
+		at := start(time.Now().Add(jitter(interval)))
 		i, _ := slices.BinarySearchFunc(queue, at, func(d due, t time.Time) int { return d.at.Compare(t) })
 		queue = slices.Insert(queue, i, due{r.host, at})
 	}
