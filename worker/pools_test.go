@@ -82,3 +82,26 @@ func TestLossWindow(t *testing.T) {
 		t.Errorf("%d lost after h1 left the window, want 1", n)
 	}
 }
+
+// TestInPulse: an ordinary reading begins with others, within half a pulse of its time; one
+// that is wanted soon is not moved.
+func TestInPulse(t *testing.T) {
+	now := time.Date(2026, 5, 1, 12, 0, 1, 0, time.UTC)
+	moments := map[time.Time]bool{}
+	for ms := range 12000 {
+		at := now.Add(54*time.Second + time.Duration(ms)*time.Millisecond)
+		got := inPulse(at, now)
+		if d := got.Sub(at).Abs(); d > pulse/2 {
+			t.Fatalf("%s moved by %s", at, d)
+		}
+		moments[got] = true
+	}
+	if len(moments) > 4 {
+		t.Errorf("12 s of readings begin at %d moments", len(moments))
+	}
+	for _, soon := range []time.Duration{-time.Second, 0, 2 * time.Second, pulseAbove - 1} {
+		if got := inPulse(now.Add(soon), now); !got.Equal(now.Add(soon)) {
+			t.Errorf("a reading due in %s was moved by %s", soon, got.Sub(now.Add(soon)))
+		}
+	}
+}

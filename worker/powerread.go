@@ -161,7 +161,7 @@ func (o *owner) absorb(ctx context.Context, readings []deviceReading) {
 		}
 		events = append(events, o.plainEvent("power."+t.From.String()+"-"+t.To.String(), severity, t.Why, map[string]string{"cause": string(t.Cause)}))
 	}
-	o.live.powerAt = next.Machine.NextRead(now, o.readCadence(), o.readLimits())
+	o.live.powerAt = inPulse(next.Machine.NextRead(now, o.readCadence(), o.readLimits()), now)
 	if worthWriting(o.pow, next) || len(events) > 0 {
 		ops := []leases.Op{leases.Put(leases.HostPowerKey(o.host), next)}
 		for _, x := range events {

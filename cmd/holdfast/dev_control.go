@@ -80,10 +80,6 @@ func controlSocket(pid int) string { return fmt.Sprintf("@holdfast-dev-%d", pid)
 
 // control serves orders until ctx ends.
 func (f *devFleet) control(ctx context.Context) error {
-	ln, err := net.Listen("unix", controlSocket(os.Getpid()))
-	if err != nil {
-		return fmt.Errorf("listen for orders: %w", err)
-	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /orders", func(w http.ResponseWriter, r *http.Request) {
 		var o devOrder
@@ -95,7 +91,16 @@ func (f *devFleet) control(ctx context.Context) error {
 	})
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { answer(w, f.status(), nil) })
 	mux.HandleFunc("GET /truth", func(w http.ResponseWriter, _ *http.Request) { answer(w, f.world.Truth(), nil) })
-	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	return serveOrders(ctx, controlSocket(os.Getpid()), mux)
+}
+
+// serveOrders serves processes of this user on an abstract socket until ctx ends.
+func serveOrders(ctx context.Context, socket string, h http.Handler) error {
+	ln, err := net.Listen("unix", socket)
+	if err != nil {
+		return fmt.Errorf("listen for orders: %w", err)
+	}
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() { defer close(done); _ = s.Close() })
 	err = s.Serve(sameUser{ln})
@@ -149,8 +154,22 @@ func peerUID(conn *net.UnixConn) (int, error) {
 	return int(cred.Uid), nil
 }
 
+// orderClient talks to what serves orders.
+type orderClient struct {
+	what string // in errors
+	http http.Client
+}
+
+func newOrderClient(e *env, what, socket string) orderClient {
+	var d net.Dialer
+	return orderClient{what, http.Client{Timeout: e.timeout, Transport: &http.Transport{
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, "unix", socket) },
+		DisableKeepAlives: true,
+	}}}
+}
+
 // devClient talks to the running dev fleet.
-type devClient struct{ http http.Client }
+type devClient struct{ orderClient }
 
 // newDevClient finds the fleet by the context `dev`.
 func newDevClient(e *env) (*devClient, error) {
@@ -162,13 +181,7 @@ func newDevClient(e *env) (*devClient, error) {
 	if !ok || entry.PID == 0 || !entry.alive() {
 		return nil, &hintError{&exitError{errors.New("no dev fleet runs"), exitNotFound}, "start one in another terminal: holdfast dev"}
 	}
-	var d net.Dialer
-	return &devClient{http.Client{Timeout: e.timeout, Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return d.DialContext(ctx, "unix", controlSocket(entry.PID))
-		},
-		DisableKeepAlives: true,
-	}}}, nil
+	return &devClient{newOrderClient(e, "dev fleet", controlSocket(entry.PID))}, nil
 }
 
 func (c *devClient) order(ctx context.Context, o devOrder) error {
@@ -187,24 +200,24 @@ func (c *devClient) truth(ctx context.Context) (t []bmc.Entry, err error) {
 	return t, c.do(ctx, http.MethodGet, "/truth", nil, &t)
 }
 
-func (c *devClient) do(ctx context.Context, method, path string, body []byte, out any) error {
-	req, err := http.NewRequestWithContext(ctx, method, "http://dev"+path, bytes.NewReader(body))
+func (c *orderClient) do(ctx context.Context, method, path string, body []byte, out any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://local"+path, bytes.NewReader(body))
 	if err != nil {
-		return fmt.Errorf("ask dev fleet: %w", err)
+		return fmt.Errorf("ask %s: %w", c.what, err)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return fmt.Errorf("ask dev fleet: %w", err)
+		return fmt.Errorf("ask %s: %w", c.what, err)
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return fmt.Errorf("ask dev fleet: %w", err)
+		return fmt.Errorf("ask %s: %w", c.what, err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		p := &v1.Problem{}
 		if err := json.Unmarshal(text, p); err != nil || p.Code == "" {
-			return fmt.Errorf("ask dev fleet: it answered %s", resp.Status)
+			return fmt.Errorf("ask %s: it answered %s", c.what, resp.Status)
 		}
 		return p
 	}
@@ -212,7 +225,7 @@ func (c *devClient) do(ctx context.Context, method, path string, body []byte, ou
 		return nil
 	}
 	if err := json.Unmarshal(text, out); err != nil {
-		return fmt.Errorf("ask dev fleet: decode answer: %w", err)
+		return fmt.Errorf("ask %s: decode answer: %w", c.what, err)
 	}
 	return nil
 }

@@ -97,6 +97,7 @@ type BMC struct {
 	faults    Faults
 	users     []User
 	restarted bool // sessions are to be forgotten before the next request
+	dark      bool // without mains
 	truth     []Entry
 	reads     uint64
 	conn      *net.UDPConn
@@ -120,10 +121,9 @@ func New(cfg Config) *BMC {
 		cfg.Chassis = NewChassis(ChassisConfig{On: true, Now: cfg.Now})
 	}
 	return &BMC{
-		cfg:      cfg,
-		users:    slices.Clone(cfg.Users),
-		failures: map[string]strike{},
-		dice:     rand.New(rand.NewPCG(cfg.Seed, cfg.Seed)),
+		cfg:   cfg,
+		users: slices.Clone(cfg.Users),
+		dice:  rand.New(rand.NewPCG(cfg.Seed, cfg.Seed)),
 	}
 }
 
@@ -157,6 +157,22 @@ func (b *BMC) Restart() {
 	b.restarted = true
 }
 
+// SetMains takes the BMC's own power away or gives it back. Without it the BMC is mute
+// whatever its faults; with it again it has restarted. Safe from inside a Chassis.
+func (b *BMC) SetMains(on bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.restarted = b.restarted || on && b.dark
+	b.dark = !on
+}
+
+// silent reports whether nothing leaves the BMC now.
+func (b *BMC) silent() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.faults.Mute || b.dark
+}
+
 // Sessions counts the sessions in use and those whose setup was never finished.
 func (b *BMC) Sessions() (live, halfOpen int) {
 	b.work.Lock()
@@ -171,6 +187,9 @@ func (b *BMC) Sessions() (live, halfOpen int) {
 	}
 	return live, halfOpen
 }
+
+// GUID is the system's in the byte order of the wire, whatever the faults show.
+func (b *BMC) GUID() [16]byte { return b.cfg.GUID }
 
 // guid is the system's, or another's when the fault says so.
 func (b *BMC) guid(f Faults) [16]byte {
@@ -188,6 +207,7 @@ func (b *BMC) begin() (now time.Time, f Faults) {
 	now = b.cfg.Now()
 	b.mu.Lock()
 	f = b.faults
+	f.Mute = f.Mute || b.dark
 	restarted := b.restarted
 	b.restarted = false
 	b.mu.Unlock()
@@ -232,7 +252,7 @@ func (b *BMC) Handle(from netip.AddrPort, datagram []byte) (answers [][]byte, de
 		r.datagram = bytes.Clone(r.datagram)
 		r.datagram[len(r.datagram)-1] ^= 0x01
 	}
-	b.remember(r.datagram)
+	b.remember(r.datagram, f)
 	if !b.chance(f.LoseAnswers) {
 		answers = append(answers, r.datagram)
 		if b.chance(f.DuplicateAnswers) {

@@ -51,6 +51,8 @@ type ModelChassis struct {
 	mu     sync.Mutex
 	on     bool
 	plan   []change // in order of time
+	dark   bool     // without mains
+	resume bool     // on when mains went
 	counts Counts
 }
 
@@ -74,7 +76,29 @@ func NewChassis(cfg ChassisConfig) *ModelChassis {
 func (c *ModelChassis) Force(on bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.on, c.plan = on, nil
+	c.on, c.plan = on && !c.dark, nil
+}
+
+// SetMains takes mains away, which ends everything at once, or gives it back: then the
+// chassis returns to what it was, as the power restore policy in its status says.
+func (c *ModelChassis) SetMains(on bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.cfg.Now()
+	c.settle(now)
+	switch {
+	case on && c.dark:
+		c.dark = false
+		if c.resume {
+			c.plan = []change{{now.Add(c.cfg.OnLatency), true}}
+		}
+	case !on && !c.dark:
+		c.resume = c.on
+		if n := len(c.plan); n > 0 {
+			c.resume = c.plan[n-1].on
+		}
+		c.on, c.plan, c.dark = false, nil, true
+	}
 }
 
 // Counts returns how often each thing was asked for.
@@ -104,7 +128,7 @@ func (c *ModelChassis) ask(count func(*Counts) *int, plan func(now time.Time) []
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	*count(&c.counts)++
-	if plan != nil {
+	if plan != nil && !c.dark {
 		now := c.cfg.Now()
 		c.settle(now)
 		c.plan = plan(now)

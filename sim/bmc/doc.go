@@ -12,7 +12,8 @@
 // behind it is a [Chassis].
 //
 // The protocol is [BMC.Handle], datagram in and datagrams out, and [BMC.Tick], for
-// what happens by itself. [BMC.Run] puts one socket and one goroutine around them.
+// what happens by itself. [BMC.Run] puts one socket and one goroutine around one BMC,
+// [Block.Run] around ten thousand.
 //
 // Invariants:
 //   - Handle never panics, whatever arrives, and its work is bounded.

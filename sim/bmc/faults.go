@@ -241,12 +241,21 @@ func (b *BMC) noise(n int) []byte {
 	return out
 }
 
-const historyLen = 32
+// How many answers are kept for replays; few while nobody asks for any, since ten
+// thousand BMCs are to fit into one small process.
+const (
+	historyLen     = 32
+	historyLenIdle = 3
+)
 
 // remember keeps an answer for replays.
-func (b *BMC) remember(datagram []byte) {
-	if len(b.history) >= historyLen {
-		b.history = b.history[1:]
+func (b *BMC) remember(datagram []byte, f Faults) {
+	keep := historyLenIdle
+	if f.Replayed > 0 {
+		keep = historyLen
+	}
+	if over := len(b.history) - keep + 1; over > 0 {
+		b.history = slices.Delete(b.history, 0, over)
 	}
 	b.history = append(b.history, datagram)
 }

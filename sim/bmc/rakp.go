@@ -7,6 +7,7 @@ import (
 	"crypto/hmac"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -28,11 +29,15 @@ const (
 // the second try of a lost answer must not fail because the first one worked.
 type exchange struct {
 	from          netip.AddrPort
+	at            time.Time
 	kind          byte
 	request, sent []byte
 }
 
-const setupMemory = 16
+const (
+	setupMemory = 16
+	setupFor    = 20 * time.Second // no client repeats itself later
+)
 
 // setup answers the session setup payloads; nil means silence.
 func (b *BMC) setup(from netip.AddrPort, k packet, f Faults, now time.Time) []byte {
@@ -56,10 +61,11 @@ func (b *BMC) setup(from netip.AddrPort, k packet, f Faults, now time.Time) []by
 		sent = b.rakp3(k.body, f, now)
 	}
 	if sent != nil {
+		b.setups = slices.DeleteFunc(b.setups, func(e exchange) bool { return now.Sub(e.at) > setupFor })
 		if len(b.setups) >= setupMemory {
-			b.setups = b.setups[1:]
+			b.setups = slices.Delete(b.setups, 0, 1)
 		}
-		b.setups = append(b.setups, exchange{from, k.kind, bytes.Clone(k.body), sent})
+		b.setups = append(b.setups, exchange{from, now, k.kind, bytes.Clone(k.body), sent})
 	}
 	return sent
 }
@@ -173,11 +179,11 @@ func (b *BMC) rakp3(p []byte, f Faults, now time.Time) []byte {
 	}
 	tag, status := p[0], p[1]
 	s := b.byID(binary.LittleEndian.Uint32(p[4:]))
-	if s == nil || s.phase != keyed {
+	if s == nil || s.phase == active || s.phase == opened && status == statusOK {
 		return refusal(payloadRAKP4, tag, statusInvalidSession, 0)
 	}
 	if status != statusOK { // the client gave up; its slot is free at once, and it hears nothing
-		if status == statusBadIntegrity {
+		if status == statusBadIntegrity && s.phase == keyed {
 			b.failed(s.user.Name, now)
 		}
 		b.drop(s)
@@ -205,6 +211,9 @@ type strike struct {
 
 func (b *BMC) failed(user string, now time.Time) {
 	s := b.failures[user]
+	if b.failures == nil {
+		b.failures = map[string]strike{}
+	}
 	b.failures[user] = strike{s.count + 1, now}
 }
 

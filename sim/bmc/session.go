@@ -182,6 +182,12 @@ func (b *BMC) byID(id uint32) *session {
 }
 
 func (b *BMC) drop(gone *session) {
+	if gone.phase == active { // nobody repeats the setup of a session that was used
+		b.setups = slices.DeleteFunc(b.setups, func(e exchange) bool { return e.from == gone.remote })
+		if len(b.setups) == 0 {
+			b.setups = nil
+		}
+	}
 	b.sessions = slices.DeleteFunc(b.sessions, func(s *session) bool { return s == gone })
 }
 

@@ -24,6 +24,8 @@ const (
 	VerbSoft     Verb = "soft"
 	VerbIdentify Verb = "identify"
 	VerbSelfOn   Verb = "self-on"
+	VerbMainsOff Verb = "mains-off" // its feeds were cut, BMC included; nobody asked the BMC
+	VerbMainsOn  Verb = "mains-on"
 	VerbInvalid  Verb = "invalid" // chassis control with an action that does not exist
 )
 

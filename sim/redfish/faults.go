@@ -110,7 +110,7 @@ func (s *Server) SetFaults(f Faults) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.faults = f
-	s.muted.Store(f.Mute)
+	s.muted.Store(f.Mute || s.dark)
 	return nil
 }
 

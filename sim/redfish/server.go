@@ -97,6 +97,7 @@ type Server struct {
 	ln     net.Listener
 	wires  map[*wire]bool
 
+	dark        bool // without mains, guarded by mu
 	muted       atomic.Bool
 	connections atomic.Int64
 	requests    atomic.Int64
@@ -229,6 +230,20 @@ func (s *Server) SetUsers(users []bmc.User) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.users = slices.Clone(users)
+}
+
+// SetMains takes the controller's own power away or gives it back. Without it the
+// service is mute whatever its faults; with it again it has restarted. Safe from inside
+// a chassis of another server.
+func (s *Server) SetMains(on bool) {
+	s.mu.Lock()
+	back := on && s.dark
+	s.dark = !on
+	s.muted.Store(s.faults.Mute || s.dark)
+	s.mu.Unlock()
+	if back {
+		s.Restart()
+	}
 }
 
 // Restart forgets sessions, lock-outs and tasks and ends every connection, as a

@@ -37,7 +37,7 @@ const (
 	identifyFor = 15 * time.Second
 	closeWait   = time.Second            // for the answer to Close Session
 	closeSpent  = 150 * time.Millisecond // the same when the device was silent before
-	closeSend   = 20 * time.Millisecond  // only to get the packet out
+	closeSend   = 100 * time.Millisecond // to get the packet out on a busy machine
 )
 
 var (
@@ -340,9 +340,17 @@ func (c *conn) release(ctx context.Context) *power.Error {
 	if c.spent != nil {
 		wait = closeSpent
 	}
-	if ctx.Err() != nil { // the caller has no time left: say good-bye and do not wait
-		ctx, wait = context.WithoutCancel(ctx), closeSend
+	if end, bounded := ctx.Deadline(); ctx.Err() == nil && (!bounded || time.Until(end) >= closeSend) {
+		e := c.goodbye(ctx, wait)
+		if e == nil || ctx.Err() == nil {
+			return e
+		}
 	}
+	return c.goodbye(context.WithoutCancel(ctx), closeSend) // no time left: say it all the same
+}
+
+// goodbye sends Close Session and waits so long for the answer.
+func (c *conn) goodbye(ctx context.Context, wait time.Duration) *power.Error {
 	id := c.guard.remoteID()
 	return c.exchange(ctx, "close session with", wait, request{netFn: netFnApp, cmd: cmdClose, data: le32(id)}, func(ctx context.Context) error {
 		_, err := c.lib.CloseSession(ctx, &app.CloseSessionRequest{SessionID: id})

@@ -89,9 +89,10 @@ type guard struct {
 	heard    bool      // any genuine-looking answer so far
 	report   Report
 
-	otherSuite bool // the device refused this suite
-	repeated   bool // RAKP 1 left more than once
-	badProof   bool // RAKP 2 proved another password
+	otherSuite bool   // the device refused this suite
+	unwanted   uint32 // session id of an answer with weaker algorithms, to give back
+	repeated   bool   // RAKP 1 left more than once
+	badProof   bool   // RAKP 2 proved another password
 }
 
 func newGuard(sock net.Conn, su suite, user, password string, limits power.Limits) *guard {
@@ -155,7 +156,9 @@ func (g *guard) Write(p []byte) (int, error) {
 		return 0, errNotAnnounced
 	}
 	out, ok := g.outgoing(op, p)
-	op.attempts++
+	if ok {
+		op.attempts++
+	}
 	swallow := op.once && op.sent > 0
 	g.mu.Unlock()
 	if !ok {
@@ -210,13 +213,18 @@ func (g *guard) outgoing(op *operation, p []byte) ([]byte, bool) {
 	return p, true
 }
 
+// datagrams are buffers for one Read each.
+var datagrams = sync.Pool{New: func() any { return new([maxDatagram + 1]byte) }}
+
 // Read returns the next datagram that is the genuine answer to the announced request.
 func (g *guard) Read(p []byte) (int, error) {
-	var buf [maxDatagram + 1]byte
+	space := datagrams.Get().(*[maxDatagram + 1]byte)
+	defer datagrams.Put(space)
+	buf := space[:]
 	for {
 		g.mu.Lock()
 		op := g.op
-		if op == nil || op.over {
+		if op == nil || op.over || op.attempts == 0 { // a goroutine of an operation before would hold this one up
 			g.mu.Unlock()
 			return 0, timeoutError()
 		}
@@ -230,7 +238,7 @@ func (g *guard) Read(p []byte) (int, error) {
 		_ = g.sock.SetReadDeadline(till)
 		g.mu.Unlock()
 
-		n, err := g.sock.Read(buf[:])
+		n, err := g.sock.Read(buf)
 
 		g.mu.Lock()
 		due := errors.Is(err, os.ErrDeadlineExceeded) && !op.over && !time.Now().Before(op.until)
@@ -362,8 +370,11 @@ func (g *guard) RemoteAddr() net.Addr             { return g.sock.RemoteAddr() }
 func (g *guard) Close() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.step == stepOpened || g.step == stepProven {
-		g.giveBack()
+	switch {
+	case g.step == stepOpened || g.step == stepProven:
+		g.giveBack(g.s.bmc)
+	case g.step == stepIdle && g.unwanted != 0:
+		g.giveBack(g.unwanted)
 	}
 	g.step = stepIdle
 	g.s.wipe()
@@ -373,12 +384,12 @@ func (g *guard) Close() error {
 // giveBack ends the half-open session on the BMC: RAKP 3 with a status other than 00h.
 // Without it a few wrong passwords fill all its slots (power.md §3, defect 8). Only a
 // proof that failed is called so (0Fh): the BMC may count that towards a lock-out.
-func (g *guard) giveBack() {
+func (g *guard) giveBack(id uint32) {
 	status := byte(statusNoSlot)
 	if g.badProof {
 		status = statusBadCheckValue
 	}
-	payload := append([]byte{g.tag, status, 0, 0}, le32(g.s.bmc)...)
+	payload := append([]byte{g.tag, status, 0, 0}, le32(id)...)
 	_ = g.sock.SetWriteDeadline(time.Now().Add(grace))
 	_, _ = g.sock.Write(handshake(typeRAKP3, payload)) // best effort: the slot expires by itself
 }

@@ -108,6 +108,7 @@ func (g *guard) judgeOpen(m []byte) (Reason, *fault) {
 		return Malformed, nil
 	}
 	if m[16]&0x3f != g.s.auth || m[24]&0x3f != g.s.integ || m[32]&0x3f != g.s.crypt {
+		g.unwanted = binary.LittleEndian.Uint32(m[8:]) // the device holds a slot for it all the same
 		return Weaker, &fault{kind: corepower.ProtocolViolation, suite: true,
 			detail: "the device answered with other algorithms than asked for"}
 	}

@@ -40,7 +40,8 @@ type session struct {
 	brand [16]byte
 
 	k1, k2  []byte
-	lastSeq uint32 // highest sequence number accepted from the BMC
+	block   cipher.Block // AES with k2
+	lastSeq uint32       // highest sequence number accepted from the BMC
 }
 
 func (s *session) mac(key []byte, parts ...[]byte) []byte {
@@ -74,6 +75,7 @@ func (s *session) derive() []byte {
 		return c
 	}
 	s.k1, s.k2 = s.mac(sik, constant(1)), s.mac(sik, constant(2))
+	s.block, _ = aes.NewCipher(s.k2[:16]) // 16 bytes are always a key
 	return s.mac(sik, s.crand[:], le32(s.bmc), s.guid[:])[:s.codeLen]
 }
 
@@ -84,15 +86,11 @@ func (s *session) signed(data, code []byte) bool {
 
 // open decrypts a payload (IPMI 2.0 §13.29) and checks length and padding.
 func (s *session) open(payload []byte) (message []byte, ok bool) {
-	if len(payload) < 2*aes.BlockSize || len(payload)%aes.BlockSize != 0 {
-		return nil, false
-	}
-	block, err := aes.NewCipher(s.k2[:16])
-	if err != nil {
+	if s.block == nil || len(payload) < 2*aes.BlockSize || len(payload)%aes.BlockSize != 0 {
 		return nil, false
 	}
 	plain := make([]byte, len(payload)-aes.BlockSize)
-	cipher.NewCBCDecrypter(block, payload[:aes.BlockSize]).CryptBlocks(plain, payload[aes.BlockSize:])
+	cipher.NewCBCDecrypter(s.block, payload[:aes.BlockSize]).CryptBlocks(plain, payload[aes.BlockSize:])
 	end := len(plain) - 1
 	pad := int(plain[end])
 	if pad >= aes.BlockSize || pad > end {
@@ -111,4 +109,5 @@ func (s *session) wipe() {
 	clear(s.kuid[:])
 	clear(s.k1)
 	clear(s.k2)
+	s.block = nil
 }
