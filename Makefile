@@ -3,7 +3,7 @@
 BIN := bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X main.version=$(VERSION)
-TOOLS := ipmitool fence-agents python3-sushy libvirt-clients
+TOOLS := ipmitool fence-agents python3-sushy libvirt-clients snmp
 APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -y -qq --no-install-recommends
 
 help: ## this list
@@ -32,6 +32,10 @@ chaos: ## kills, pauses and cuts at random, histories checked: [SEED=n] [FOR=30m
 
 bench: ## measure against the floors of this machine, write docs/performance.md
 	go test ./tests/perf -run TestPerf -count=1 -v -timeout 20m -full -page $(CURDIR)/docs/performance.md
+	go test ./tests/sweep -run TestFull -count=1 -v -timeout 0 -args -full
+
+fuzz: ## every fuzz target for a while, inputs found are kept: [FOR=5m]
+	go test ./tests/fuzz -count=1 -v -timeout 0 -args -for $(or $(FOR),5m)
 
 lint: ## gofmt and vet
 	@test -z "$$(gofmt -l .)" || (gofmt -l . && exit 1)
@@ -51,4 +55,4 @@ tools: ## independent clients that the tests compare with (Debian packages)
 clean: ## remove what build made
 	rm -rf $(BIN)
 
-.PHONY: help build demo dev test race e2e chaos bench lint docs proto tools clean
+.PHONY: help build demo dev test race e2e chaos bench fuzz lint docs proto tools clean
