@@ -43,6 +43,11 @@ func grace(p ha.Policy) time.Duration { return 2*p.PingInterval + time.Second + 
 
 const reconnectJitter = time.Second
 
+// listenAgain is how long a worker that stood still listens before it judges: pings wait
+// unread in its sockets, and agents that gave it up have to come back. Who did not listen
+// must not judge.
+func listenAgain(p ha.Policy) time.Duration { return p.PingInterval + reconnectJitter }
+
 // missAt is when the host's pings are overdue if none arrives before; it is also the
 // time to say so again while they are.
 func (l *liveFacts) missAt(p ha.Policy) time.Time {
@@ -54,7 +59,7 @@ func (l *liveFacts) missAt(p ha.Policy) time.Time {
 		from = l.adopted.Add(grace(p))
 	}
 	at := from.Add(time.Duration(p.HealthFailures) * p.PingInterval)
-	if deaf := l.deaf.Add(p.PingInterval); deaf.After(at) && !l.deaf.IsZero() {
+	if deaf := l.deaf.Add(listenAgain(p)); deaf.After(at) && !l.deaf.IsZero() {
 		return deaf
 	}
 	return at

@@ -346,11 +346,14 @@ func (o *owner) onTime(ctx context.Context, now time.Time) {
 		}
 	}
 	if at := o.live.missAt(o.policy); !at.After(now) {
-		if !o.live.missing && now.Sub(at) > o.policy.PingInterval/2 {
-			// The timer itself is late: this worker was stopped or starved, and pings may
-			// wait unread in its sockets. Who did not listen must not judge.
-			o.live.deaf = now
-		} else {
+		switch woke, stood := o.w.still.ended(); {
+		case o.live.missing:
+			o.missed(ctx, now)
+		case now.Sub(at) > o.policy.PingInterval/2:
+			o.live.deaf = now // the timer itself is late
+		case stood && woke.After(o.live.deaf) && now.Sub(woke) < listenAgain(o.policy):
+			o.live.deaf = woke
+		default:
 			o.missed(ctx, now)
 		}
 	}

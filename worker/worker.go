@@ -68,6 +68,7 @@ type Worker struct {
 	back       wentBack
 	renew      map[int]bool // slots that need a higher epoch
 	adopting   adopting
+	still      *standstill
 	kick       chan struct{} // membership, slots or host specs changed
 
 	secretsVersion atomic.Int64 // raised by each change of a sealed secret
@@ -88,7 +89,7 @@ func New(o Options) (*Worker, error) {
 		o: o, wire: certs, log: o.Logger.With("worker", o.ID), started: time.Now().UTC(),
 		owners: map[string]*owner{}, parts: map[string]*partition{}, claims: map[int]leases.Claim{},
 		shown: map[string]*published{}, partStates: map[string]ha.PartitionRecord{},
-		back: wentBack{hosts: map[string]frozenHost{}}, renew: map[int]bool{}, adopting: make(adopting, adoptAtOnce),
+		back: wentBack{hosts: map[string]frozenHost{}}, renew: map[int]bool{}, adopting: make(adopting, adoptAtOnce), still: newStandstill(o.Logger),
 		kick: make(chan struct{}, 1), providers: map[string]provider.Provider{},
 	}
 	w.health = newHealth(time.Now)
@@ -183,6 +184,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return w.still.run(ctx) })
 	g.Go(func() error { return w.mirror.Run(ctx) })
 	g.Go(func() error { return w.eventsMirror.Run(ctx) })
 	g.Go(func() error { return w.watchEtcd(ctx) })
