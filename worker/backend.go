@@ -110,6 +110,12 @@ func (b *backend) host(id string, spec versioned[v1.HostSpec]) v1.Host {
 	s.State, s.Since, s.Reason = string(r.State), r.Since, r.Reason
 	s.Power, s.PowerSince = r.Power.String(), r.PowerSince
 	s.Instances, s.Contradicted = r.Instances, r.Contradicted
+	if r.SeenDisks {
+		s.Witnessed = append(s.Witnessed, "disks")
+	}
+	if r.SeenProbe {
+		s.Witnessed = append(s.Witnessed, "network")
+	}
 	if s.Boot == "" {
 		s.Boot = r.Boot.ID
 	}

@@ -183,7 +183,11 @@ func (o *owner) onCheck(ctx context.Context, c ha.Check) {
 // takeBaseline looks once at a healthy host, to know which signals it gives while it is
 // alive (ha.md §5: silence of a family never seen alive proves nothing).
 func (o *owner) takeBaseline() {
-	o.live.baselineAt = o.now().Add(o.eff.Duration("ha.baseline.interval"))
+	every := o.eff.Duration("ha.baseline.interval")
+	if !o.rec.SeenDisks && !o.rec.SeenProbe { // until then its silence would prove nothing
+		every = min(every, o.policy.CheckInitial)
+	}
+	o.live.baselineAt = o.now().Add(every)
 	if o.rec.State != ha.Available {
 		o.live.baselineAt = time.Time{}
 		return

@@ -198,7 +198,13 @@ func reboot(t *testing.T, x *table, host string) {
 	old := x.host(t, host).Status
 	x.breaks(t, host, "reboot")
 	x.await(t, x.limit, host, "AVAILABLE with a new boot", func(s v1.HostStatus) bool { return s.State == "AVAILABLE" && s.Boot != old.Boot })
-	told := ofType(x.events(t, host), "ha.rebooted")
+	var told []v1.Event
+	until(t, x.limit, func() string { // any worker answers, and the log reaches each in its time
+		if told = ofType(x.events(t, host), "ha.rebooted"); len(told) == 0 {
+			return "no event says that it rebooted"
+		}
+		return ""
+	})
 	if len(told) != 1 {
 		t.Fatalf("%d events ha.rebooted, want one: %+v", len(told), told)
 	}

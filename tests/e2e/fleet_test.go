@@ -298,7 +298,8 @@ func (f *fleet) awaitState(t *testing.T, limit time.Duration, name string, state
 	return f.await(t, limit, name, strings.Join(states, " or "), func(s v1.HostStatus) bool { return slices.Contains(states, s.State) })
 }
 
-// awaitAllAvailable waits for all hosts of the fleet.
+// awaitAllAvailable waits for all hosts of the fleet, and until neighbours have seen each of
+// them alive: before that a silence would prove nothing.
 func (f *fleet) awaitAllAvailable(t *testing.T, limit time.Duration) []string {
 	t.Helper()
 	var names []string
@@ -311,6 +312,9 @@ func (f *fleet) awaitAllAvailable(t *testing.T, limit time.Duration) []string {
 		for _, h := range all {
 			if h.Status.State != "AVAILABLE" {
 				return fmt.Sprintf("%s is %s (%s)", h.Spec.ID, h.Status.State, h.Status.Reason)
+			}
+			if len(h.Status.Witnessed) == 0 {
+				return h.Spec.ID + " was not seen alive by its neighbours yet"
 			}
 			names = append(names, h.Spec.ID)
 		}

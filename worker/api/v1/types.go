@@ -86,6 +86,7 @@ type HostStatus struct {
 	Incident     string            `json:"incident,omitempty"` // id of the open one
 	Proof        *Proof            `json:"proof,omitempty"`
 	Instances    []string          `json:"instances,omitempty"`
+	Witnessed    []string          `json:"witnessed,omitempty"` // signs of life that neighbours have seen of this boot: disks, network; the silence of others proves nothing
 	Contradicted []string          `json:"contradicted,omitempty"`
 	Labels       map[string]string `json:"-"`
 }
