@@ -21,7 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-ha/holdfast/sim/bmc"
-	"github.com/holdfast-ha/holdfast/sim/fleet"
+	"github.com/holdfast-ha/holdfast/sim/metal"
 )
 
 const (
@@ -57,7 +57,7 @@ type simOptions struct {
 func newSimBMCCmd(e *env) *cobra.Command {
 	var o simOptions
 	var presets strings.Builder
-	for _, p := range fleet.Presets() {
+	for _, p := range metal.Presets() {
 		fmt.Fprintf(&presets, "\n  %-8s %s", p.Name, p.Text)
 	}
 	c := &cobra.Command{
@@ -73,7 +73,7 @@ func newSimBMCCmd(e *env) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return simBMC(cmd.Context(), e, o) },
 	}
 	f := c.Flags()
-	f.IntVar(&o.count, "count", 10, fmt.Sprintf("hosts, 1 to %d", fleet.MaxHosts))
+	f.IntVar(&o.count, "count", 10, fmt.Sprintf("hosts, 1 to %d", metal.MaxHosts))
 	f.StringVar(&o.listen, "listen", "127.10.0.0/16", "network within 127.0.0.0/8; its first address is the first BMC's")
 	f.Uint16Var(&o.port, "port", simPort, "UDP port of all BMCs; Redfish and PDUs take the two behind it")
 	f.StringVar(&o.user, "user", "admin", "name of the administrator's account")
@@ -82,7 +82,7 @@ func newSimBMCCmd(e *env) *cobra.Command {
 	f.StringVar(&o.faults, "faults", "healthy", "preset, or FILE with rules in JSON")
 	f.StringVar(&o.truth, "truth", "", "FILE for the truth log: every command, as lines of JSON")
 	f.StringVar(&o.inventory, "inventory", "", "FILE for the inventory, - for standard output even if it is a terminal")
-	f.IntVar(&o.redfish, "redfish", 0, fmt.Sprintf("hosts with a Redfish service, up to %d", fleet.MaxFaces))
+	f.IntVar(&o.redfish, "redfish", 0, fmt.Sprintf("hosts with a Redfish service, up to %d", metal.MaxFaces))
 	f.IntVar(&o.pdus, "pdu", 0, "PDUs, an even number")
 	f.DurationVar(&o.offAfter, "off-after", 0, "time from a hard off to power off")
 	f.DurationVar(&o.onAfter, "on-after", 0, "time from an on to power on")
@@ -91,31 +91,31 @@ func newSimBMCCmd(e *env) *cobra.Command {
 }
 
 // config checks the options.
-func (o simOptions) config() (fleet.Config, error) {
+func (o simOptions) config() (metal.Config, error) {
 	network, err := netip.ParsePrefix(o.listen)
 	if err != nil {
-		return fleet.Config{}, usage(fmt.Errorf("listen: %q, allowed is a network like 127.10.0.0/16", o.listen))
+		return metal.Config{}, usage(fmt.Errorf("listen: %q, allowed is a network like 127.10.0.0/16", o.listen))
 	}
 	password := simPassword
 	if o.password != "" {
 		b, err := os.ReadFile(o.password)
 		if err != nil {
-			return fleet.Config{}, usage(fmt.Errorf("password-file: %w", err))
+			return metal.Config{}, usage(fmt.Errorf("password-file: %w", err))
 		}
 		password = strings.TrimRight(string(b), "\r\n")
 	}
 	if len(password) < 1 || len(password) > 20 {
-		return fleet.Config{}, usage(fmt.Errorf("password-file: %s has %d bytes, allowed are 1 to 20", o.password, len(password)))
+		return metal.Config{}, usage(fmt.Errorf("password-file: %s has %d bytes, allowed are 1 to 20", o.password, len(password)))
 	}
 	if len(o.user) < 1 || len(o.user) > 16 || o.user == simViewer {
-		return fleet.Config{}, usage(fmt.Errorf("user: %q, allowed is a name of 1 to 16 bytes other than %s", o.user, simViewer))
+		return metal.Config{}, usage(fmt.Errorf("user: %q, allowed is a name of 1 to 16 bytes other than %s", o.user, simViewer))
 	}
 	for _, d := range []time.Duration{o.offAfter, o.onAfter} {
 		if d < 0 || d > time.Hour {
-			return fleet.Config{}, usage(fmt.Errorf("off-after, on-after: %s, allowed is 0 to 1h", d))
+			return metal.Config{}, usage(fmt.Errorf("off-after, on-after: %s, allowed is 0 to 1h", d))
 		}
 	}
-	return fleet.Config{
+	return metal.Config{
 		Hosts: o.count, Network: network, Port: o.port, Redfish: o.redfish, PDUs: o.pdus, Seed: o.seed, Community: password,
 		Users: []bmc.User{{Name: o.user, Password: password, Privilege: bmc.Administrator}, {Name: simViewer, Password: password, Privilege: bmc.UserLevel}},
 		Chassis: bmc.ChassisConfig{
@@ -125,20 +125,20 @@ func (o simOptions) config() (fleet.Config, error) {
 }
 
 // simRules finds rules by the name of a preset, as JSON, or in a file.
-func simRules(text string) ([]fleet.Rule, error) {
-	if rules, ok := fleet.PresetRules(text); ok {
+func simRules(text string) ([]metal.Rule, error) {
+	if rules, ok := metal.PresetRules(text); ok {
 		return rules, nil
 	}
 	raw := []byte(text)
 	if t := strings.TrimSpace(text); !strings.HasPrefix(t, "{") && !strings.HasPrefix(t, "[") {
 		b, err := os.ReadFile(text)
 		if err != nil {
-			names := mapped(fleet.Presets(), func(p fleet.Preset) string { return p.Name })
+			names := mapped(metal.Presets(), func(p metal.Preset) string { return p.Name })
 			return nil, usage(fmt.Errorf("faults: %w; allowed are a file and the presets %s", err, strings.Join(names, ", ")))
 		}
 		raw = b
 	}
-	rules, err := fleet.ParseRules(raw)
+	rules, err := metal.ParseRules(raw)
 	if err != nil {
 		return nil, usage(fmt.Errorf("faults: %w", err))
 	}
@@ -169,7 +169,7 @@ func simBMC(ctx context.Context, e *env, o simOptions) (err error) {
 		cfg.OnCommand = truth.Record
 		defer func() { err = errors.Join(err, truth.Err(), file.Close()) }()
 	}
-	f, err := fleet.New(cfg)
+	f, err := metal.New(cfg)
 	if err != nil {
 		return usage(err)
 	}
@@ -190,7 +190,7 @@ func simBMC(ctx context.Context, e *env, o simOptions) (err error) {
 }
 
 // announce prints the inventory and says that all is there.
-func (o simOptions) announce(e *env, f *fleet.Fleet) error {
+func (o simOptions) announce(e *env, f *metal.Fleet) error {
 	switch {
 	case o.inventory == "-" || o.inventory == "" && !e.IsTTY(e.Stdout):
 		if err := writeInventory(e.Stdout, f.Inventory()); err != nil {
@@ -214,7 +214,7 @@ func (o simOptions) announce(e *env, f *fleet.Fleet) error {
 	return nil
 }
 
-func writeInventory(w io.Writer, items []fleet.Item) error {
+func writeInventory(w io.Writer, items []metal.Item) error {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	for _, i := range items {

@@ -13,7 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/holdfast-ha/holdfast/sim/fleet"
+	"github.com/holdfast-ha/holdfast/sim/metal"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
 
@@ -23,7 +23,7 @@ func simSocket(port uint16) string { return fmt.Sprintf("@holdfast-sim-%d", port
 
 // simSwitch is an order to switch hosts by hand.
 type simSwitch struct {
-	fleet.Selection
+	metal.Selection
 	On bool `json:"on"`
 }
 
@@ -32,7 +32,7 @@ type simCount struct {
 }
 
 // simOrders is what the verbs of `holdfast sim` ask of the process that runs the devices.
-func simOrders(f *fleet.Fleet) http.Handler {
+func simOrders(f *metal.Fleet) http.Handler {
 	mux := http.NewServeMux()
 	handle := func(pattern string, in func() any, do func(any) (any, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -42,14 +42,14 @@ func simOrders(f *fleet.Fleet) http.Handler {
 				return
 			}
 			out, err := do(order)
-			if errors.Is(err, fleet.ErrBadRule) {
+			if errors.Is(err, metal.ErrBadRule) {
 				err = v1.Problemf(v1.CodeBadRequest, "%v", err)
 			}
 			answer(w, out, err)
 		})
 	}
-	handle("POST /faults", func() any { return &[]fleet.Rule{} }, func(o any) (any, error) { return struct{}{}, f.Apply(*o.(*[]fleet.Rule)) })
-	handle("POST /status", func() any { return &fleet.Selection{} }, func(o any) (any, error) { return f.Status(*o.(*fleet.Selection)) })
+	handle("POST /faults", func() any { return &[]metal.Rule{} }, func(o any) (any, error) { return struct{}{}, f.Apply(*o.(*[]metal.Rule)) })
+	handle("POST /status", func() any { return &metal.Selection{} }, func(o any) (any, error) { return f.Status(*o.(*metal.Selection)) })
 	handle("POST /switch", func() any { return &simSwitch{} }, func(o any) (any, error) {
 		s := o.(*simSwitch)
 		n, err := f.Switch(s.Selection, s.On)
@@ -77,7 +77,7 @@ func simPortFlag(c *cobra.Command, port *uint16) {
 	c.Flags().Uint16Var(port, "port", simPort, "port of the BMCs, which names the process")
 }
 
-func simSelectFlags(c *cobra.Command, s *fleet.Selection) {
+func simSelectFlags(c *cobra.Command, s *metal.Selection) {
 	c.Flags().StringVar(&s.Hosts, "hosts", "", "numbers and ranges, like 1-100,205 (default: all)")
 	c.Flags().Float64Var(&s.Percent, "percent", 0, "share of them, chosen by the seed (default: all)")
 }
@@ -100,7 +100,7 @@ func newSimSetCmd(e *env) *cobra.Command {
 				return err
 			}
 			if len(rules) == 0 { // the preset without faults heals
-				rules, _ = fleet.ParseRules([]byte(`{"bmc": {}, "redfish": {}}`))
+				rules, _ = metal.ParseRules([]byte(`{"bmc": {}, "redfish": {}}`))
 			}
 			return simAsk(cmd.Context(), e, port, http.MethodPost, "/faults", rules, nil)
 		},
@@ -111,13 +111,13 @@ func newSimSetCmd(e *env) *cobra.Command {
 
 func newSimStatusCmd(e *env) *cobra.Command {
 	var port uint16
-	var s fleet.Selection
+	var s metal.Selection
 	c := &cobra.Command{
 		Use: "status", Short: "Show the truth of hosts and what is wrong with their BMCs", Args: cobra.NoArgs,
 		Long:    "Prints each host as a line of JSON: true power, mains, status readings carried out, sessions in use, faults in force.\nDurations are in nanoseconds.",
 		Example: "  holdfast sim status\n  holdfast sim status --hosts 1-10\n  holdfast sim status | jq -c 'select(.on == false)'",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var all []fleet.Status
+			var all []metal.Status
 			if err := simAsk(cmd.Context(), e, port, http.MethodPost, "/status", s, &all); err != nil {
 				return err
 			}
@@ -167,7 +167,7 @@ func newSimInventoryCmd(e *env) *cobra.Command {
 		Long:    "Prints how each device is reached: kind (ipmi, redfish, pdu), address, port, identity, and the outlets that feed a host.\nThe process that runs the devices is found by its port.",
 		Example: "  holdfast sim inventory\n  holdfast sim inventory | jq -r 'select(.kind == \"ipmi\") | .address'\n  holdfast sim inventory --port 7000",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var items []fleet.Item
+			var items []metal.Item
 			if err := simAsk(cmd.Context(), e, port, http.MethodGet, "/inventory", struct{}{}, &items); err != nil {
 				return err
 			}

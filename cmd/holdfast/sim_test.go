@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/holdfast-ha/holdfast/sim/fleet"
+	"github.com/holdfast-ha/holdfast/sim/metal"
 )
 
 func simEnv(out, errs io.Writer) *env {
@@ -33,7 +33,7 @@ func sim(t *testing.T, args ...string) (out, errs string, code int) {
 }
 
 // startSim runs `holdfast sim bmc` until the test ends and returns its port and inventory.
-func startSim(t *testing.T, args ...string) (port string, items []fleet.Item) {
+func startSim(t *testing.T, args ...string) (port string, items []metal.Item) {
 	t.Helper()
 	c, err := net.ListenPacket("udp4", "0.0.0.0:0")
 	if err != nil {
@@ -62,7 +62,7 @@ func startSim(t *testing.T, args ...string) (port string, items []fleet.Item) {
 	}
 	go func() { _, _ = io.Copy(io.Discard, out) }() // ends with the tool
 	for dec := json.NewDecoder(bytes.NewReader(first[:n])); dec.More(); {
-		var i fleet.Item
+		var i metal.Item
 		if err := dec.Decode(&i); err != nil {
 			t.Fatal(err)
 		}
@@ -83,7 +83,7 @@ func TestSim(t *testing.T) {
 	if kinds["ipmi"] != 30 || kinds["redfish"] != 1 || kinds["pdu"] != 2 || items[0].Address != "127.31.0.1" {
 		t.Errorf("inventory: %v, %+v", kinds, items[0])
 	}
-	status := func(hosts string) (out []fleet.Status) {
+	status := func(hosts string) (out []metal.Status) {
 		t.Helper()
 		var text, errs string
 		deadline := time.Now().Add(5 * time.Second)
@@ -100,7 +100,7 @@ func TestSim(t *testing.T) {
 			<-tick.C
 		}
 		for dec := json.NewDecoder(strings.NewReader(text)); dec.More(); {
-			var s fleet.Status
+			var s metal.Status
 			if err := dec.Decode(&s); err != nil {
 				t.Fatal(err)
 			}

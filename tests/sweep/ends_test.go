@@ -18,7 +18,7 @@ import (
 
 	corepower "github.com/holdfast-ha/holdfast/coordinator/power"
 	"github.com/holdfast-ha/holdfast/sim/bmc"
-	"github.com/holdfast-ha/holdfast/sim/fleet"
+	"github.com/holdfast-ha/holdfast/sim/metal"
 	"github.com/holdfast-ha/holdfast/worker/power"
 	"github.com/holdfast-ha/holdfast/worker/power/ipmi"
 )
@@ -170,7 +170,7 @@ func TestEnds(t *testing.T) {
 		j := &jobs[i]
 		j.fault, j.operation, j.end = i%len(faults), i/len(faults)%len(operations), i/len(faults)/len(operations)
 		j.name = fmt.Sprintf("%s %s, %s, %s", items[i].ID, faults[j.fault].field, operations[j.operation].name, ends[j.end].name)
-		if err := f.Apply([]fleet.Rule{{Selection: fleet.Selection{Hosts: fmt.Sprint(i + 1)}, BMC: &faults[j.fault].set}}); err != nil {
+		if err := f.Apply([]metal.Rule{{Selection: metal.Selection{Hosts: fmt.Sprint(i + 1)}, BMC: &faults[j.fault].set}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -220,7 +220,7 @@ func TestEnds(t *testing.T) {
 	}
 	// The last words of a connection may still be on their way.
 	left := func() (out []string) {
-		all, err := f.Status(fleet.Selection{})
+		all, err := f.Status(metal.Selection{})
 		if err != nil {
 			t.Fatal(err)
 		}

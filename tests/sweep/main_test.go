@@ -21,7 +21,7 @@ import (
 	"time"
 
 	"github.com/holdfast-ha/holdfast/sim/bmc"
-	"github.com/holdfast-ha/holdfast/sim/fleet"
+	"github.com/holdfast-ha/holdfast/sim/metal"
 	"github.com/holdfast-ha/holdfast/worker/power"
 )
 
@@ -55,7 +55,7 @@ func TestMain(m *testing.M) {
 }
 
 // newFleet listens on a port that was free a moment ago.
-func newFleet(hosts int) (*fleet.Fleet, []fleet.Item, error) {
+func newFleet(hosts int) (*metal.Fleet, []metal.Item, error) {
 	for try := 0; ; try++ {
 		c, err := net.ListenPacket("udp4", "0.0.0.0:0")
 		if err != nil {
@@ -63,7 +63,7 @@ func newFleet(hosts int) (*fleet.Fleet, []fleet.Item, error) {
 		}
 		port := min(c.LocalAddr().(*net.UDPAddr).Port, 65000)
 		_ = c.Close()
-		f, err := fleet.New(fleet.Config{Hosts: hosts, Network: netip.MustParsePrefix("127.20.0.0/15"), Port: uint16(port), Users: users, Seed: 1})
+		f, err := metal.New(metal.Config{Hosts: hosts, Network: netip.MustParsePrefix("127.20.0.0/15"), Port: uint16(port), Users: users, Seed: 1})
 		if err != nil {
 			return nil, nil, err
 		}
@@ -96,7 +96,7 @@ func beFleet(n string) error {
 		return err
 	}
 	for dec := json.NewDecoder(os.Stdin); ; {
-		var rules []fleet.Rule
+		var rules []metal.Rule
 		if dec.Decode(&rules) != nil {
 			cancel()
 			return <-done
@@ -117,7 +117,7 @@ type child struct {
 	cmd   *exec.Cmd
 	in    io.WriteCloser
 	out   *json.Decoder
-	items []fleet.Item
+	items []metal.Item
 	stop  func() error
 }
 
@@ -156,17 +156,17 @@ func startFleet(t *testing.T, hosts int) *child {
 // set gives the fleet other faults: a preset.
 func (c *child) set(t *testing.T, preset string) {
 	t.Helper()
-	rules, ok := fleet.PresetRules(preset)
+	rules, ok := metal.PresetRules(preset)
 	if !ok {
 		t.Fatalf("no preset %q", preset)
 	}
 	if len(rules) == 0 {
-		rules = []fleet.Rule{{BMC: &bmc.Faults{}}}
+		rules = []metal.Rule{{BMC: &bmc.Faults{}}}
 	}
 	c.apply(t, rules)
 }
 
-func (c *child) apply(t *testing.T, rules []fleet.Rule) {
+func (c *child) apply(t *testing.T, rules []metal.Rule) {
 	t.Helper()
 	var answer string
 	if err := json.NewEncoder(c.in).Encode(rules); err != nil {
@@ -178,7 +178,7 @@ func (c *child) apply(t *testing.T, rules []fleet.Rule) {
 }
 
 // targetOf is a device of the inventory as the worker would have it, enrolled.
-func targetOf(t testing.TB, i fleet.Item) power.Target {
+func targetOf(t testing.TB, i metal.Item) power.Target {
 	t.Helper()
 	secret, err := power.NewSecret(user, "env:"+passEnv, "")
 	if err != nil {

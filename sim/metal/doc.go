@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package fleet is many simulated hosts with nothing but their management: for each a
+// Package metal is many simulated hosts with nothing but their management: for each a
 // BMC on RMCP+ ([bmc.Block]), for some a Redfish service beside it and two feeds of PDUs
 // above it, all over the one chassis of the host (power.md §5). It is what
 // `holdfast sim bmc` runs, to test any fencing tool with.
@@ -20,4 +20,4 @@
 //     every loss and return of mains;
 //   - faults of hosts are set while the fleet runs and never touch the truth;
 //   - nothing runs once [Fleet.Run] has returned.
-package fleet
+package metal
