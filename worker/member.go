@@ -25,8 +25,11 @@ func (w *Worker) member(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-	if w.o.Standby != nil {
-		w.o.Standby(ctx)
+	if w.o.Parent != nil {
+		w.o.Parent.Ready()
+	}
+	if !w.turn(ctx) {
+		return nil
 	}
 	var earlier []string
 	for ctx.Err() == nil {
@@ -54,6 +57,19 @@ func (w *Worker) member(ctx context.Context) error {
 	return nil
 }
 
+// turn waits until this process may serve; false when ctx ended first.
+func (w *Worker) turn(ctx context.Context) bool {
+	if w.o.Parent == nil {
+		return true
+	}
+	select {
+	case <-w.o.Parent.Turn():
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // pause waits for d; false when ctx ended first.
 func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
@@ -70,8 +86,8 @@ func pause(ctx context.Context, d time.Duration) bool {
 // raised, or ctx ends. When it returns no
 // owner of this session runs any more, and etcd has been told so, if it can be.
 func (w *Worker) reign(ctx context.Context, s *leases.Session) error {
-	if w.o.OnSession != nil {
-		w.o.OnSession(s.Boot(), s.LeaseID())
+	if w.o.Parent != nil {
+		w.o.Parent.OnSession(s.Boot(), s.LeaseID())
 	}
 	w.mu.Lock()
 	w.session, w.reignBegan = s, time.Now().UTC()
