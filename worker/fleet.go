@@ -15,6 +15,7 @@ import (
 
 // States of a worker, as recorded by itself (the first three) and as shown.
 const (
+	stateStarting   = "starting" // reads the records; will take slots
 	stateReady      = "ready"
 	stateDraining   = "draining"
 	stateRestarting = leases.Restarting
@@ -29,12 +30,12 @@ const (
 func (v *view) ringInput(slots int) ring.Input {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	in := ring.Input{Slots: slots, Owner: make(map[int]string, len(v.slots)), SlotZone: v.slotZones(slots)}
+	in := ring.Input{Slots: slots, Owner: make(map[int]string, len(v.slots)), SlotZone: v.slotZones(slots), Load: v.slotHosts(slots)}
 	for n, s := range v.slots {
 		in.Owner[n] = s.Val.Worker
 	}
 	for id, m := range v.workers {
-		x := ring.Member{ID: id, Zone: m.Val.Zone, Weight: m.Val.Weight, Frozen: m.Val.State == stateRestarting}
+		x := ring.Member{ID: id, Zone: m.Val.Zone, Weight: m.Val.Weight, Frozen: m.Val.State == stateRestarting || m.Val.State == stateStarting}
 		if _, drained := v.drains[id]; drained || (m.Val.State != stateReady && !x.Frozen) {
 			x.Weight = 0
 		}
@@ -62,10 +63,8 @@ func (v *view) slotZones(slots int) map[int]string {
 	return out
 }
 
-// slotHosts counts the hosts of each slot.
+// slotHosts counts the hosts of each slot. The caller holds the lock.
 func (v *view) slotHosts(slots int) map[int]int {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
 	out := map[int]int{}
 	for path, hosts := range v.byPart {
 		switch {
@@ -84,9 +83,9 @@ func (v *view) slotHosts(slots int) map[int]int {
 // fleet lists the workers as operators see them, with what the view knows of each: the
 // live ones, and those that are drained and not running, which would else be forgotten.
 func (v *view) fleet(slots int) []v1.Worker {
-	hosts := v.slotHosts(slots)
 	v.mu.RLock()
 	defer v.mu.RUnlock()
+	hosts := v.slotHosts(slots)
 	all := map[string]v1.Worker{}
 	for id, m := range v.workers {
 		all[id] = m.Val
@@ -116,7 +115,7 @@ func (v *view) fleet(slots int) []v1.Worker {
 
 // shownState puts an operator's drain over the state that a worker has recorded.
 func shownState(x v1.Worker) v1.Worker {
-	if x.Drain == nil || x.State == stateAbsent || x.State == stateRestarting {
+	if x.Drain == nil || x.State == stateAbsent || x.State == stateRestarting || x.State == stateStarting {
 		return x
 	}
 	x.State, x.Since = stateDraining, x.Drain.At

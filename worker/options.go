@@ -36,7 +36,7 @@ type Options struct {
 	RestartGrace time.Duration
 	// Listeners that a parent process opened, instead of ListenAPI and ListenAgents.
 	APIListener, AgentsListener net.Listener
-	Parent                      Parent // the process above this one; nil: there is none
+	Parent                      Parent // the process above this one; nil: there is none that cares
 
 	SecretsDir string // directory that `file:` references may point into
 	KeyRing    string // file with the keys of sealed secrets (package sealed); read again when it changes
@@ -55,6 +55,19 @@ type Parent interface {
 	// OnSession tells it of each lease before anything is claimed under it.
 	OnSession(boot string, lease int64)
 }
+
+// orphan stands for a parent that is not there: it is this worker's turn at once.
+type orphan struct{ turn chan struct{} }
+
+func newOrphan() orphan {
+	o := orphan{make(chan struct{})}
+	close(o.turn)
+	return o
+}
+
+func (orphan) Ready()                  {}
+func (o orphan) Turn() <-chan struct{} { return o.turn }
+func (orphan) OnSession(string, int64) {}
 
 // ErrOptions marks options that cannot be used; no restart will mend that.
 var ErrOptions = errors.New("bad options")
@@ -77,6 +90,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
+	}
+	if o.Parent == nil {
+		o.Parent = newOrphan()
 	}
 	if o.Version == "" {
 		o.Version = "devel"

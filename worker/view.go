@@ -452,3 +452,15 @@ func (v *view) cold() bool {
 	defer v.mu.RUnlock()
 	return len(v.slots) == 0
 }
+
+// othersStarting: some other worker will take slots as soon as it has read the records.
+func (v *view) othersStarting(self string) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	for id, x := range v.workers {
+		if id != self && x.Val.State == stateStarting {
+			return true
+		}
+	}
+	return false
+}

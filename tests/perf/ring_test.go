@@ -65,7 +65,10 @@ func (b *bench) ring() {
 // grow adds workers one by one, and at each size takes one away and brings it back.
 func (b *bench) grow(all *tallyOf, hosts []int, heaviest int, weighted, zoned bool) {
 	dice := rand.New(rand.NewPCG(1, 2))
-	in := ring.Input{Slots: slotCount, Owner: map[int]string{}, SlotZone: map[int]string{}}
+	in := ring.Input{Slots: slotCount, Owner: map[int]string{}, SlotZone: map[int]string{}, Load: map[int]int{}}
+	for n, count := range hosts {
+		in.Load[n] = count
+	}
 	if zoned {
 		for n := range slotCount {
 			in.SlotZone[n] = fmt.Sprintf("z%d", dice.IntN(3))
