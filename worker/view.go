@@ -79,6 +79,9 @@ type view struct {
 	version  int64                                             // of settings and profiles: bumped at every change
 	cache    map[string]cachedSettings                         // by host id
 
+	laid   sync.Mutex // guards layout, inside of mu
+	layout layout
+
 	changed func(kind, id string) // told after each change, outside the lock
 }
 

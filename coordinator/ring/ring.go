@@ -101,8 +101,9 @@ type table struct {
 	spare     int   // slots left when every seat has its floor
 	hash      []uint64
 	zone      map[int]string
-	hosts     map[int]int // by slot
-	all       int         // hosts of the fleet
+	hosts     []int // by slot
+	all       int   // hosts of the fleet
+	heaviest  int   // hosts in the slot that has most
 	weights   int
 }
 
@@ -115,7 +116,7 @@ func newTable(in Input) *table {
 	members = slices.DeleteFunc(members, func(m Member) bool { return m.ID == "" })
 
 	n := max(in.Slots, 0)
-	t := &table{now: make([]int, n), next: make([]int, n), hash: make([]uint64, n), zone: in.SlotZone, hosts: in.Load}
+	t := &table{now: make([]int, n), next: make([]int, n), hash: make([]uint64, n), zone: in.SlotZone, hosts: make([]int, n)}
 	index := make(map[string]int, len(members))
 	for i, m := range members {
 		m.Weight = max(m.Weight, 0)
@@ -126,7 +127,9 @@ func newTable(in Input) *table {
 	for s := range n {
 		t.hash[s] = hash(strconv.Itoa(s))
 		t.now[s] = nobody
+		t.hosts[s] = in.Load[s]
 		t.all += t.hosts[s]
+		t.heaviest = max(t.heaviest, t.hosts[s])
 		if i, ok := index[in.Owner[s]]; ok {
 			t.now[s] = i
 			t.seats[i].load++
@@ -235,7 +238,7 @@ func (t *table) shed() []int {
 			// Of those it would rather give up: the one with its part of the hosts to go.
 			goal := (seat.hosts - t.fair(i)) / over
 			best := 0
-			for k := 1; k < len(mine) && away(mine[k]) == away(mine[0]); k++ {
+			for k := 1; t.all > 0 && k < len(mine) && away(mine[k]) == away(mine[0]); k++ {
 				if abs(t.hosts[mine[k]]-goal) < abs(t.hosts[mine[best]]-goal) {
 					best = k
 				}
@@ -289,15 +292,23 @@ func (t *table) place(free []int) {
 	}
 }
 
-// prefer orders seats for a slot, better first: own zone, then, for one with hosts, who
-// has fewest for its weight, then rendezvous rank.
+// above is how far a seat is over its share of the hosts, times the sum of weights.
+func (t *table) above(i int) int { return t.seats[i].hosts*t.weights - t.all*t.seats[i].Weight }
+
+// laden: with more hosts a seat is over its share by more than the heaviest slot.
+func (t *table) laden(i, more int) bool { return t.above(i)+(more-t.heaviest)*t.weights > 0 }
+
+// prefer orders seats for a slot, better first: for one with hosts who has room for them,
+// then own zone, then, with hosts, who has fewest for its weight, then rendezvous rank.
 func (t *table) prefer(slot, a, b int) int {
-	x, y := &t.seats[a], &t.seats[b]
-	fewer := 0
-	if t.hosts[slot] > 0 {
+	x, y, l := &t.seats[a], &t.seats[b], t.hosts[slot]
+	room, fewer := 0, 0
+	if l > 0 {
+		room = cmp.Compare(btoi(t.laden(a, l)), btoi(t.laden(b, l)))
 		fewer = cmp.Compare(x.hosts*y.Weight, y.hosts*x.Weight)
 	}
 	return cmp.Or(
+		room,
 		-cmp.Compare(t.local(slot, a), t.local(slot, b)),
 		fewer,
 		-cmp.Compare(rank(t.hash[slot], t.seats[a].hash), rank(t.hash[slot], t.seats[b].hash)),
