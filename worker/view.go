@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-ha/holdfast/coordinator/budget"
 	"github.com/holdfast-ha/holdfast/coordinator/guard"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/power"
@@ -69,6 +70,8 @@ type view struct {
 	power    map[string]versioned[powerRecord]
 	parts    map[string]versioned[v1.PartitionSpec]
 	states   map[string]versioned[ha.PartitionRecord]
+	areas    map[string]versioned[ha.AreaRecord]
+	budgets  map[string]versioned[budget.Counter]
 	workers  map[string]versioned[v1.Worker]
 	drains   map[string]versioned[v1.Drain]
 	slots    map[int]versioned[slotValue]
@@ -100,7 +103,7 @@ func newView(log *slog.Logger, changed func(kind, id string)) *view {
 		drains: map[string]versioned[v1.Drain]{}, ends: map[string]versioned[leases.EndRecord]{},
 		config: map[string]versioned[leases.GenerationRecord]{}, secrets: map[string]versioned[secretRecord]{},
 		slots: map[int]versioned[slotValue]{}, settings: map[string]map[string]versioned[v1.SettingRecord]{},
-		profiles: map[string]versioned[v1.ProfileRecord]{}, cache: map[string]cachedSettings{}, census: newCensus(),
+		profiles: map[string]versioned[v1.ProfileRecord]{}, areas: map[string]versioned[ha.AreaRecord]{}, budgets: map[string]versioned[budget.Counter]{}, cache: map[string]cachedSettings{}, census: newCensus(),
 	}
 	v.recount(time.Now())
 	return v
@@ -134,6 +137,12 @@ func (v *view) apply(c leases.Change) {
 		} else {
 			err = put(v.states, id, c)
 		}
+	} else if scope, ok := strings.CutPrefix(c.Key, leases.BudgetsPrefix); ok {
+		kind, id = "budgets", scope
+		err = put(v.budgets, id, c)
+	} else if area, ok := strings.CutPrefix(c.Key, leases.AreasPrefix); ok {
+		kind, id = "areas", area
+		err = put(v.areas, id, c)
 	} else if slot, ok := leases.SplitSlotKey(c.Key); ok {
 		kind = "slots"
 		err = put(v.slots, slot, c)
@@ -182,7 +191,10 @@ func (v *view) apply(c leases.Change) {
 }
 
 // storm is an area incident as it is on record.
-func (v *view) storm(string) (guard.AreaNow, bool) { return guard.AreaNow{}, false }
+func (v *view) storm(area string) (guard.AreaNow, bool) {
+	r, ok := get(v, v.areas, area)
+	return r.Val.Now(), ok
+}
 
 func splitSetting(key string) (scope, name string, ok bool) {
 	rest, ok := strings.CutPrefix(key, leases.SettingsPrefix)
