@@ -31,6 +31,7 @@ var Schema = []KeyDoc{
 	{"budgets/cluster/<zone>/<pod>/<cluster>", false, "own mod_revision", "times of power-downs; touched only when arming", `{"v":1,"times":["2026-11-21T15:35:10Z"]}`},
 	{"budgets/pod/<zone>/<pod>", false, "own mod_revision", "times of power-downs; touched only when arming", `{"v":1,"times":[]}`},
 	{"budgets/zone/<zone>", false, "own mod_revision", "times of power-downs; touched only when arming; latched: stopped until a human resets or grants", `{"v":1,"times":[],"latched":true}`},
+	{"areas/<area>", false, "slot of the area's name (of a zone, pod or cluster: of its path), own mod_revision", "last storm of a rack, switch, PDU, pool, cluster, pod or zone: began, ended, why, members, paged", `{"v":1,"area":"rack/z1/7","open":true,"why":"40 hosts under it fell within 1m30s"}`},
 	{"hosts/<host>/spec", false, "own mod_revision", "partition, provider, labels (rack, switch, PDU), power devices, agent identity, list index", `{"v":1,"partition":"z1/p1/c1","provider":"kvm"}`},
 	{"hosts/<host>/ha", false, "slot of the host, own mod_revision", "host machine's record", `{"v":1,"state":"available"}`},
 	{"hosts/<host>/power", false, "slot of the host, own mod_revision", "power machine's record", `{"v":1,"state":"on"}`},
@@ -55,6 +56,7 @@ var Schema = []KeyDoc{
 var placeholders = map[string]string{
 	"<path>":  idPattern + `(?:/` + idPattern + `){0,2}`,
 	"<scope>": `global|zone/` + idPattern + `|pod/` + idPattern + `/` + idPattern + `|cluster(?:/` + idPattern + `){3}|host/` + idPattern,
+	"<area>":  `[a-z][a-z0-9-]{0,62}(?:/` + idPattern + `){1,3}`,
 	"<slot>":  `[0-9]{4}`,
 	"<nn>":    `[0-9]{2,}`,
 }
@@ -95,6 +97,7 @@ func SchemaMarkdown() string {
 		"- `etcdctl get --prefix " + HostPrefix("h0042") + "` is one host's story.\n\n" +
 		"Ids are 1 to 63 letters, digits, `.`, `_` or `-`, starting with a letter or digit. `<path>` is `zone`, `zone/pod` or\n" +
 		"`zone/pod/cluster`; `<scope>` is `global`, `zone/…`, `pod/…`, `cluster/…` (each with the path) or `host/<host>`;\n" +
+		"`<area>` is a kind (`rack`, `switch`, `pdu` and other labels, `pool`, `cluster`, `pod`, `zone`) and a name;\n" +
 		"`<slot>` has four digits.\n\n" +
 		"| key | lease | fence | content | example |\n|---|---|---|---|---|\n")
 	for _, d := range Schema {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/holdfast-ha/holdfast/coordinator/guard"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/worker/api"
@@ -184,6 +185,10 @@ func (b *backend) Partition(_ context.Context, path string) (v1.Partition, error
 		return x, notFound("partition", path)
 	}
 	now := time.Now()
+	if levels := guard.Levels(path); len(levels) > 0 {
+		own := b.budget(levels[len(levels)-1], now)
+		x.Budget = &own
+	}
 	x.Disarmed = w.view.disarmed(path, "", now)
 	switch r, ok := w.partitionState(path); {
 	case members && ok:

@@ -73,7 +73,7 @@ func (b *backend) PlanOrder(ctx context.Context, id string, o v1.OrderRequest) (
 		bs, err := ow.readBudgets(ctx)
 		problem = etcdProblem("budgets of "+id, err)
 		for _, x := range bs {
-			p.Budgets = append(p.Budgets, v1.Budget{Scope: x.scope, Used: x.counter.Used(ow.now(), x.window), Limit: x.limit, Window: x.window.String(), Latched: x.counter.Latched})
+			p.Budgets = append(p.Budgets, budgetOf(x.scope, x.counter, x.limit, x.window, ow.now()))
 		}
 	})
 	if err == nil {

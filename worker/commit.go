@@ -189,6 +189,11 @@ func (o *owner) intent(at time.Time, e *power.TxnEffect) intent {
 
 // event makes the log entry of an announcement.
 func (o *owner) event(ev ha.Event, next ha.Record, e ha.Effect) v1.Event {
+	area := ""
+	if e.Severity == ha.Page {
+		area = o.w.view.pagedArea(o.host)
+		e = e.Fold(area)
+	}
 	x := v1.Event{
 		ID: newEventID(), At: ev.At, Type: e.Type, Severity: string(e.Severity), Host: o.host, Partition: o.spec.Val.Partition,
 		Worker: o.s.Worker(), Message: e.Reason, Instances: e.Instances, Data: map[string]string{"epoch": o.claim.Epoch.String()},
@@ -204,6 +209,9 @@ func (o *owner) event(ev ha.Event, next ha.Record, e ha.Effect) v1.Event {
 	}
 	if e.Boot != "" {
 		x.Data["boot"] = e.Boot
+	}
+	if area != "" {
+		x.Data["area"] = area
 	}
 	if next.State != o.rec.State {
 		x.Data["from"], x.Data["to"] = string(o.rec.State), string(next.State)
