@@ -171,6 +171,24 @@ func (r *run) settled(d DeviceProgress) bool {
 	return d.Over == "" && d.Commanded && d.Run.Adjacent && d.Run.Count >= r.l.SettleReads && d.Run.Last.Sub(d.Run.First) >= window
 }
 
+// together is the rule for devices of which all must be off: what settled first must still
+// read OFF, and all of them for the longest of their windows at the same time. Feeds that
+// were cut one after the other leave the host its mains.
+func (r *run) together(ds []DeviceProgress) bool {
+	var first, last time.Time
+	window := r.l.SettleWindow
+	for i, d := range ds {
+		if !r.settled(d) || d.Run.Failed {
+			return false
+		}
+		first, window = later(first, d.Run.First), max(window, d.Window)
+		if i == 0 || d.Run.Last.Before(last) {
+			last = d.Run.Last
+		}
+	}
+	return len(ds) > 0 && last.Sub(first) >= window
+}
+
 // add counts one authentic OFF reading.
 func (o *OffRun) add(at time.Time) {
 	if o.Count == 0 {

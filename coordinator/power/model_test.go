@@ -20,6 +20,7 @@ type bmc struct {
 	onTakes  time.Duration
 	offAt    time.Time // pending change
 	onAt     time.Time
+	since    time.Time // it is on since then, zero: from the beginning
 	latency  time.Duration
 
 	identity func(now time.Time) TxnEvent
@@ -35,6 +36,9 @@ func (b *bmc) truth(now time.Time) bool {
 		b.on, b.offAt = false, time.Time{}
 	}
 	if !b.onAt.IsZero() && !now.Before(b.onAt) {
+		if !b.on {
+			b.since = b.onAt
+		}
 		b.on, b.onAt = true, time.Time{}
 	}
 	return b.on
@@ -291,8 +295,19 @@ func (w *world) check(before *Verdict) {
 // proven level read a settled OFF.
 func (w *world) proof() {
 	l := w.l.WithDefaults()
+	var first, common time.Time // all were read OFF from first to common
+	for i, d := range w.txn.Progress.Devices {
+		first = later(first, d.Run.First)
+		if i == 0 || d.Run.Last.Before(common) {
+			common = d.Run.Last
+		}
+	}
+	if common.Sub(first) < l.SettleWindow {
+		w.t.Fatalf("proven by readings that have %s in common\n%s", common.Sub(first), w.trace.String())
+	}
 	for _, d := range w.txn.Progress.Devices {
-		if w.honest && w.devices[d.Name].truth(w.now) {
+		// Nobody can tell what was switched on since it was last read.
+		if on := w.devices[d.Name]; w.honest && on.truth(w.now) && !on.since.After(common) {
 			w.t.Fatalf("%s: proven off while it is on\n%s", d.Name, w.trace.String())
 		}
 		log := w.log[d.Name]
@@ -318,7 +333,7 @@ func (w *world) proof() {
 			w.t.Fatalf("%s: proven with %d OFF readings\n%s", d.Name, len(offs), w.trace.String())
 		case offs[len(offs)-1].at.Sub(offs[0].at) < l.SettleWindow:
 			w.t.Fatalf("%s: proven within %s\n%s", d.Name, offs[len(offs)-1].at.Sub(offs[0].at), w.trace.String())
-		case len(w.txn.Progress.Devices) == 1 && (run[n-1].failed || run[n-2].failed):
+		case run[n-1].failed || run[n-2].failed:
 			w.t.Fatalf("%s: the last two OFF readings are not adjacent\n%s", d.Name, w.trace.String())
 		}
 	}

@@ -55,7 +55,7 @@ func (r *run) work() (wait bool) {
 		return false
 	}
 	if r.Goal == GoalOff || r.Goal == GoalCycle {
-		if r.Verdict == nil && r.every(func(d DeviceProgress) bool { return r.settled(d) }) {
+		if r.Verdict == nil && r.off() {
 			r.proven()
 			return false
 		}
@@ -156,6 +156,14 @@ func (r *run) turn() *DeviceProgress {
 
 // either: one of the level's devices is enough and none has been proven off yet.
 func (r *run) either() bool { return !r.level().All && r.Verdict == nil }
+
+// off: OFF is settled, by the device being worked with or by all together.
+func (r *run) off() bool {
+	if r.either() {
+		return r.every(r.settled)
+	}
+	return r.together(r.Progress.Devices)
+}
 
 // every reports whether ok holds for the devices that count: all of them, or the one
 // being worked with.
