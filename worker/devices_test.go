@@ -46,7 +46,7 @@ func TestDefaultLadder(t *testing.T) {
 	got := ladderOf(idle(t).devices(spec, power.Profile{}), power.Profile{}, power.A3)
 	want := []power.Level{
 		{N: 1, Devices: []string{"board", "web"}, Min: power.A3}, // any: two paths to one BMC
-		{N: 2, Devices: []string{"outlets"}, All: true, Min: power.A3, Ceilings: map[string]power.Assurance{"outlets": power.A5}},
+		{N: 2, Devices: []string{"outlets"}, All: true, Min: power.A3, Ceilings: map[string]power.Assurance{"outlets": power.A5}, Feeds: []string{"outlets"}},
 		{N: 4, Devices: []string{"hand"}, Human: true},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -56,7 +56,7 @@ func TestDefaultLadder(t *testing.T) {
 	got = ladderOf(idle(t).devices(spec, p), p, power.A3)
 	want = []power.Level{
 		{N: 1, Devices: []string{"web"}, All: true, Min: power.A3, Deadline: 90 * time.Second, Ceilings: map[string]power.Assurance{"web": power.A2}},
-		{N: 2, Devices: []string{"outlets"}, All: true, Min: power.A5, Ceilings: map[string]power.Assurance{"outlets": power.A5}},
+		{N: 2, Devices: []string{"outlets"}, All: true, Min: power.A5, Ceilings: map[string]power.Assurance{"outlets": power.A5}, Feeds: []string{"outlets"}},
 		{N: 3, Devices: []string{"board"}, All: true, Min: power.A3},
 		{N: 4, Devices: []string{"hand"}, Human: true},
 	}

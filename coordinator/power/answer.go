@@ -43,6 +43,10 @@ func (r *run) read(d *DeviceProgress, out TxnEffect, ev TxnEvent) {
 	switch d.Phase {
 	case PhaseStatus:
 		r.note(d.Name, "read "+word)
+		if r.needless(g) {
+			d.Phase = PhaseEnd
+			return
+		}
 		r.command(d)
 	case PhaseSettle:
 		if off {
@@ -89,7 +93,7 @@ func (r *run) command(d *DeviceProgress) {
 	if d.Fails == 0 {
 		d.Due = r.at
 	}
-	if r.Goal == GoalOff || r.Goal == GoalCycle {
+	if r.Goal != GoalVerb && !r.rising() {
 		d.Phase = PhaseOff
 		if !d.LastOff.IsZero() {
 			d.Due = later(d.Due, d.LastOff.Add(r.l.RepeatOffAfter))

@@ -23,6 +23,12 @@ type bmc struct {
 	since    time.Time // it is on since then, zero: from the beginning
 	latency  time.Duration
 
+	feeds   []*bmc        // outlets that feed it: without any it is dark, and so is its chassis
+	boots   time.Duration // from mains until it answers
+	comesUp time.Duration // from mains until its chassis switches itself on; 0: it stays off
+	dark    bool
+	lit     time.Time
+
 	identity func(now time.Time) TxnEvent
 	read     func(now time.Time) (Reading, Kind)
 	send     func(now time.Time, v Verb) (ev TxnEvent, runs bool) // answer; does the verb run?
@@ -42,6 +48,24 @@ func (b *bmc) truth(now time.Time) bool {
 		b.on, b.onAt = true, time.Time{}
 	}
 	return b.on
+}
+
+// mains follows the outlets and tells whether it can answer.
+func (b *bmc) mains(now time.Time) bool {
+	fed := len(b.feeds) == 0
+	for _, f := range b.feeds {
+		fed = f.truth(now) || fed
+	}
+	switch {
+	case !fed:
+		b.dark, b.on, b.offAt, b.onAt = true, false, time.Time{}, time.Time{}
+	case b.dark:
+		b.dark, b.lit = false, now
+		if b.comesUp > 0 {
+			b.onAt = now.Add(b.comesUp)
+		}
+	}
+	return fed && !now.Before(b.lit.Add(b.boots))
 }
 
 func (b *bmc) command(now time.Time, v Verb) {
@@ -148,8 +172,17 @@ func (w *world) exchange(e TxnEffect) {
 	b := w.devices[e.Device]
 	asked := w.now
 	w.now = w.now.Add(b.latency)
+	for _, d := range w.devices {
+		d.mains(w.now)
+	}
 	on := b.truth(w.now)
 	var ev TxnEvent
+	if !b.mains(w.now) {
+		ev.Err, ev.Seq = Unreachable, e.Seq
+		w.say(asked, e, ev)
+		w.feed(ev)
+		return
+	}
 	switch e.Do {
 	case DoIdentity:
 		ev = TxnEvent{Matched: true}
@@ -188,7 +221,7 @@ func (w *world) exchange(e TxnEffect) {
 		if ev.Err != NoError {
 			w.now = w.now.Add(silence(ev.Err))
 		}
-		if e.Verb == HardOff && ev.Sent && ev.Err != Busy && ev.Err != SessionLimit {
+		if e.Verb == HardOff && ev.Sent && (ev.Outcome == Indeterminate || ev.Err != Busy && ev.Err != SessionLimit) {
 			key := fmt.Sprint(w.adopted, "/", w.txn.Progress.Rung, "/", e.Device)
 			w.sends[key] = append(w.sends[key], w.now)
 			w.remember(e.Device, reading{at: w.now, send: ev.Outcome != Rejected})
