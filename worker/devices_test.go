@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -214,6 +215,13 @@ func TestOldIncidentsAreForgotten(t *testing.T) {
 	}
 	if _, rev := read[ha.Incident](t, r, leases.IncidentKey("h2", "other")); rev == 0 {
 		t.Error("another host's incident is gone")
+	}
+	// Nobody closes an incident of a host that was forgotten: h2 is not declared.
+	r.put(t, leases.IncidentKey("h2", "open"), ha.Incident{ID: "open", Opened: now.Add(-3 * maxIncidentAge)})
+	r.put(t, leases.IncidentKey("h2", "young"), ha.Incident{ID: "young", Opened: now.Add(-maxIncidentAge), Ended: now.Add(time.Minute - maxIncidentAge)})
+	ops, err := o.w.oldIncidents(t.Context(), now)
+	if want := []leases.Op{leases.Delete(leases.IncidentKey("h2", "other"))}; err != nil || !reflect.DeepEqual(ops, want) {
+		t.Errorf("to be forgotten: %+v, %v", ops, err)
 	}
 }
 

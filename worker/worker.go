@@ -190,7 +190,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	g.Go(func() error { return w.watchEtcd(ctx) })
 	g.Go(func() error { return w.watchCertificates(ctx) })
 	g.Go(func() error { return w.watchSecrets(ctx) })
-	g.Go(func() error { return w.trimEvents(ctx) })
+	g.Go(func() error { return w.trim(ctx) })
 	g.Go(func() error { return w.hook.run(ctx) })
 	g.Go(func() error {
 		if err := grpcS.Serve(agentsL); err != nil && ctx.Err() == nil {

@@ -224,7 +224,7 @@ func (w *world) exchange(e TxnEffect) {
 		if e.Verb == HardOff && ev.Sent && (ev.Outcome == Indeterminate || ev.Err != Busy && ev.Err != SessionLimit) {
 			key := fmt.Sprint(w.adopted, "/", w.txn.Progress.Rung, "/", e.Device)
 			w.sends[key] = append(w.sends[key], w.now)
-			w.remember(e.Device, reading{at: w.now, send: ev.Outcome != Rejected})
+			w.remember(e.Device, reading{at: w.now, send: ev.Outcome != Rejected || ev.Err == InvalidState})
 		}
 		w.say(asked, e, ev)
 	}
