@@ -60,7 +60,8 @@ func (b *backend) PutHost(ctx context.Context, who string, spec v1.HostSpec, ifR
 	key := leases.HostSpecKey(spec.ID)
 	x := b.audit("host.declared", who, "host "+spec.ID+" was declared", "")
 	x.Host, x.Partition = spec.ID, spec.Partition
-	rev, err := b.write(ctx, "host "+spec.ID, at(key, ifRev, had.Rev), x, leases.Put(key, spec))
+	ops := append(b.secretsOf(spec.ID, had.Val.Power, spec.Power), leases.Put(key, spec))
+	rev, err := b.write(ctx, "host "+spec.ID, at(key, ifRev, had.Rev), x, ops...)
 	if err != nil {
 		return v1.Host{}, err
 	}
@@ -121,7 +122,8 @@ func firstProblem(errs []error) error {
 }
 
 // DeleteHost implements api.Backend. A host that is not at rest is not forgotten: its
-// record says what may still run there.
+// record says what may still run there. What was is evidence: closed incidents and the log
+// outlive it for as long as others do.
 func (b *backend) DeleteHost(ctx context.Context, who, id string, ifRev int64) error {
 	had, ok := b.view.spec(id)
 	if !ok {
@@ -137,7 +139,7 @@ func (b *backend) DeleteHost(ctx context.Context, who, id string, ifRev int64) e
 	x := b.audit("host.forgotten", who, "host "+id+" was removed from the record", "")
 	x.Host, x.Partition = id, had.Val.Partition
 	// Compared with the record that was looked at: what began since is not forgotten.
-	_, err := b.write(ctx, "host "+id, at(leases.HostSpecKey(id), ifRev, had.Rev).At(leases.HostHAKey(id), rec.Rev), x, append(b.secretsOf(id),
+	_, err := b.write(ctx, "host "+id, at(leases.HostSpecKey(id), ifRev, had.Rev).At(leases.HostHAKey(id), rec.Rev), x, append(b.secretsOf(id, had.Val.Power, nil),
 		leases.Delete(leases.HostSpecKey(id)), leases.Delete(leases.HostHAKey(id)), leases.Delete(leases.HostPowerKey(id)),
 		leases.Delete(leases.OpsKey(id)), leases.Delete(leases.BudgetKey("host/"+id)))...)
 	return err

@@ -37,6 +37,7 @@ type intent struct {
 	// Until then a packet of an owner before this one may still come: who overwrites an
 	// intent hands that on.
 	OnNotBefore time.Time `json:"onNotBefore,omitzero"`
+	Sessions    time.Time `json:"sessions,omitzero"` // until then one of its sessions may be open
 }
 
 // commit writes the next record with everything that belongs to the same moment: the
@@ -183,7 +184,7 @@ func (o *owner) intent(at time.Time, e *power.TxnEffect) intent {
 	return intent{
 		V: 1, ID: fmt.Sprintf("%s/%d", e.Txn, e.Seq), Txn: e.Txn, Seq: e.Seq, Verb: e.Verb, Device: e.Device,
 		Worker: o.s.Worker(), Boot: o.s.Boot(), Epoch: o.claim.Epoch.String(), At: at, Deadline: e.NotAfter,
-		OnNotBefore: o.onNotBefore.Round(0),
+		OnNotBefore: o.onNotBefore.Round(0), Sessions: o.sessions.Round(0),
 	}
 }
 

@@ -43,6 +43,7 @@ type owner struct {
 	ordered []budgetState // as they were before the last operator's order
 
 	onNotBefore time.Time // until then a packet of an earlier owner may still come
+	sessions    time.Time // until then it may have a session open on a BMC
 
 	live  liveFacts
 	jobs  jobs
@@ -174,14 +175,17 @@ func (o *owner) load(ctx context.Context) error {
 	}
 	o.live = newLiveFacts(o.now())
 	o.refreshPolicy()
-	wait, err := o.strayTime(ctx)
+	left, err := o.strayTime(ctx)
 	if err != nil {
 		return err
 	}
-	if wait > 0 {
-		o.onNotBefore = o.live.adopted.Add(wait)
-		o.policy.Fence.OnNotBefore = o.onNotBefore
+	if left.packet > 0 {
+		o.onNotBefore = o.live.adopted.Add(left.packet)
 	}
+	if left.session > 0 {
+		o.sessions = o.live.adopted.Add(left.session)
+	}
+	o.refreshPolicy()
 	return nil
 }
 

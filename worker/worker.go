@@ -190,7 +190,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	g.Go(func() error { return w.watchEtcd(ctx) })
 	g.Go(func() error { return w.watchCertificates(ctx) })
 	g.Go(func() error { return w.watchSecrets(ctx) })
-	g.Go(func() error { return w.trimEvents(ctx) })
+	g.Go(func() error { return w.trim(ctx) })
 	g.Go(func() error { return w.watchAreas(ctx) })
 	g.Go(func() error { return w.hook.run(ctx) })
 	// Not before its turn: in a restart the process before this one still accepts on the

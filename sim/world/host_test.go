@@ -35,7 +35,7 @@ func newFleet(t *testing.T, n int) *fleet {
 	f.World, err = New(Config{
 		Dir: f.dir, Places: places, Workers: []string{f.in.addr}, Exec: "/proc/self/exe", Spawner: s,
 		Users: []string{"w1"}, Password: "secret", BootDelay: 50 * time.Millisecond,
-		Warn: func(text string) { t.Error(text) },
+		Warn: func(text string) { t.Error(text) }, Faces: true,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +128,7 @@ func TestBreaks(t *testing.T) {
 		{how: LinkLost, power: true, writes: true, answers: true},
 		{how: StorageLost, power: true, answers: true},
 		{how: PowerOff, newBoot: true},
-		{how: MainsLost, newBoot: true, mute: true},
+		{how: MainsLost, newBoot: true},
 		{how: BMCDead, power: true, writes: true, answers: true, mute: true},
 		{how: BMCLies, power: true, newBoot: true, lies: true},
 	} {
@@ -151,6 +151,9 @@ func TestBreaks(t *testing.T) {
 			}
 			if got := h.bmc.Faults(); got.Mute != c.mute || got.IgnoreCommands != c.lies {
 				t.Errorf("BMC's faults: %+v", got)
+			}
+			if got := h.Status().Mains; got != (c.how != MainsLost) {
+				t.Errorf("mains: %v", got)
 			}
 			repair(t)
 			if got := h.Status().Boot; (got != old) != c.newBoot {
