@@ -125,7 +125,7 @@ func TestCommandsConformance(t *testing.T) {
 	dir := t.TempDir()
 	a, b := newHost(t, dir, "a"), newHost(t, dir, "b")
 	hypervisortest.RunCommands(t, hypervisortest.Rig{
-		A: a, B: b, ToB: b.cfg.Socket, Shared: "shared", LocalPool: "local", DiskSize: sequence.Size, Define: define, Check: check,
+		A: a, B: b, ToB: b.cfg.Socket, Shared: "shared", LocalPool: "local", DiskSize: 2 * sequence.Size, GuestSize: sequence.Size, Define: define, Check: check,
 		Slow: 2 << 20, Limit: 20 * time.Second,
 	})
 	for _, h := range []*host{a, b} {

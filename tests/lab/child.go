@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 )
 
@@ -91,6 +92,11 @@ func (p part) init() error {
 		if err := unix.Mount(filepath.Join(p.Dir, from), to, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("mount %s: %w", to, err)
 		}
+	}
+	// Every boot of the host has an id of its own, where Linux has it.
+	boot := filepath.Join(p.Dir, "boot_id")
+	if err := errors.Join(write(boot, uuid.NewString()+"\n"), unix.Mount(boot, "/proc/sys/kernel/random/boot_id", "", unix.MS_BIND, "")); err != nil {
+		return fmt.Errorf("name this boot: %w", err)
 	}
 	if err := errors.Join(os.Unsetenv(childEnv), os.MkdirAll("/run/libvirt", 0o755), os.MkdirAll("/var/log/libvirt/qemu", 0o755)); err != nil {
 		return err

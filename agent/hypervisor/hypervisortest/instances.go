@@ -83,7 +83,7 @@ func migrates(b bench) {
 
 func migratesWithVolume(b bench) {
 	from, to := b.disk(b.LocalPool, "from"), b.disk(b.LocalPool, "to")
-	b.volume(b.B, to, b.DiskSize, nil)
+	b.volume(b.B, to, b.DiskSize, nil, 0)
 	id := b.instance(from)
 	before := b.writes(b.A, from)
 	b.must("migrate", b.A.Migrate(b.ctx, b.migration(id, 0, hypervisor.DiskMove{From: from, To: to, Format: hypervisor.Raw})))

@@ -23,8 +23,9 @@ type Rig struct {
 	ToB string
 	// Shared is a pool of both, LocalPool one that each host has for itself.
 	Shared, LocalPool string
-	// DiskSize is the size of the disks that guests get.
-	DiskSize int64
+	// DiskSize is the size of the disks that guests get, GuestSize the part that a guest
+	// writes to, from the beginning. The rest is filled, so that a copy has work.
+	DiskSize, GuestSize int64
 	// Define makes the definition of a guest that writes numbered records to its first disk.
 	Define func(id string, disks ...hypervisor.DiskSpec) hypervisor.Definition
 	// Check reads such a disk, fails the test if a record is missing or if two guests wrote,
@@ -151,15 +152,15 @@ func (b bench) clean(h Host, d hypervisor.Disk) {
 	})
 }
 
-// volume makes one with content; empty content leaves it as it was made.
-func (b bench) volume(h Host, d hypervisor.Disk, size int64, content []byte) {
+// volume makes one with content from an offset on; empty content leaves it as it was made.
+func (b bench) volume(h Host, d hypervisor.Disk, size int64, content []byte, offset int64) {
 	b.Helper()
 	b.clean(h, d)
 	b.must("create volume", h.CreateVolume(b.ctx, hypervisor.CreateSpec{Disk: d, Format: hypervisor.Raw, Size: size}))
 	if len(content) > 0 {
 		f, err := os.OpenFile(b.path(h, d), os.O_WRONLY, 0)
 		b.must("open volume", err)
-		_, err = f.WriteAt(content, 0)
+		_, err = f.WriteAt(content, offset)
 		b.must("fill volume", errors.Join(err, f.Close()))
 	}
 }
@@ -169,7 +170,7 @@ func (b bench) volume(h Host, d hypervisor.Disk, size int64, content []byte) {
 func (b bench) instance(d hypervisor.Disk) (id string) {
 	b.Helper()
 	id = b.name
-	b.volume(b.A, d, b.DiskSize, nil)
+	b.volume(b.A, d, b.DiskSize, content(int(b.DiskSize-b.GuestSize)), b.GuestSize)
 	b.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), b.Limit)
 		defer cancel()

@@ -30,7 +30,7 @@ func looks(b bench) {
 	if s := b.A.LookVolume(b.ctx, d); s.Answer != hypervisor.Absent {
 		b.Errorf("a volume nobody made is %+v, want absent", s)
 	}
-	b.volume(b.A, d, someSize, content(4096))
+	b.volume(b.A, d, someSize, content(4096), 0)
 	if s := b.A.LookVolume(b.ctx, d); s.Answer != hypervisor.Present || s.Size != someSize || s.Allocation < 4096 || len(s.UsedBy) > 0 || s.UsersUnknown != "" {
 		b.Errorf("look = %+v, want it present with %d bytes and no user", s, someSize)
 	}
@@ -61,12 +61,12 @@ func looks(b bench) {
 func volumes(b bench) {
 	d, other := b.disk(b.LocalPool, "v"), b.disk(b.LocalPool, "w")
 	spec := hypervisor.CreateSpec{Disk: d, Format: hypervisor.Raw, Size: someSize}
-	b.volume(b.A, d, someSize, nil)
+	b.volume(b.A, d, someSize, nil, 0)
 	b.want("create again", b.A.CreateVolume(b.ctx, spec), hypervisor.ErrExists)
 	if err := b.A.CreateVolume(b.ctx, hypervisor.CreateSpec{Disk: other, Format: hypervisor.Raw}); err == nil {
 		b.Error("a volume of size 0 was made")
 	}
-	b.volume(b.A, other, someSize, nil)
+	b.volume(b.A, other, someSize, nil, 0)
 	all, err := b.A.Volumes(b.ctx, b.LocalPool)
 	b.must("list volumes", err)
 	if !slices.Contains(all, d) || !slices.Contains(all, other) {
@@ -90,7 +90,7 @@ func volumes(b bench) {
 
 func copies(b bench) {
 	from := b.disk(b.LocalPool, "from")
-	b.volume(b.A, from, someSize, content(someSize/2))
+	b.volume(b.A, from, someSize, content(someSize/2), 0)
 	for _, pool := range []string{b.LocalPool, b.Shared} {
 		to := b.disk(pool, "to")
 		b.clean(b.A, to)
@@ -119,7 +119,7 @@ func copies(b bench) {
 
 func cutOff(b bench) {
 	from, to := b.disk(b.Shared, "from"), b.disk(b.LocalPool, "to")
-	b.volume(b.A, from, someSize, content(someSize))
+	b.volume(b.A, from, someSize, content(someSize), 0)
 	b.clean(b.A, to)
 	ctx, cancel := context.WithCancelCause(b.ctx)
 	stop := errors.New("enough")
