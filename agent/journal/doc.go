@@ -15,7 +15,7 @@
 // marks, INTERRUPTED or DANGLING, and the worker judges.
 //
 // Invariants: steps of a command are numbered from 1 without a gap and only added; a
-// terminal step is the last but for a word that it was found; an entry is forgotten only
-// after a terminal step; two entries never have one id. A Journal is safe for concurrent
+// terminal step is the last; an entry is forgotten only when the worker knows all its
+// steps and says so; two entries never have one id. A Journal is safe for concurrent
 // use; writes of different commands do not wait for each other.
 package journal

@@ -156,3 +156,37 @@ func sorted[T any](m map[string]T) []string {
 	slices.Sort(out)
 	return out
 }
+
+// Question is what a host is asked to look at for a command.
+type Question struct {
+	V        int    `json:"v"`
+	Spec     Spec   `json:"spec"`
+	Files    []Ref  `json:"files,omitempty"`
+	Instance bool   `json:"instance,omitempty"`
+	Job      bool   `json:"job,omitempty"`
+	Host     string `json:"host"`
+}
+
+// Ask is what a host has to be asked: the source about everything, the target about the
+// instance, and each about the files of the pools it has.
+func (r Record) Ask(host string, has func(pool string) bool) Question {
+	q := Question{V: Version, Spec: r.Spec, Host: host}
+	source, target := host == r.Host, host == r.Spec.Target && r.Kind == Migrate
+	q.Instance = r.Spec.Instance != "" && (source || target)
+	q.Job = r.Spec.Live && source
+	for _, item := range r.Spec.Items {
+		for _, f := range []Ref{item.From, item.To, item.Temp()} {
+			if f.Path != "" && has(f.Pool) {
+				q.Files = append(q.Files, f)
+			}
+		}
+	}
+	return q
+}
+
+// Chore is what a host is asked to tidy, and what came of it.
+type Chore struct {
+	V       int      `json:"v"`
+	Spec    Spec     `json:"spec"`
+	Actions []Action `json:"actions"`
+}
