@@ -49,6 +49,21 @@ func (r Record) Unhealthy() bool {
 	return false
 }
 
+// ReadSoon reports whether the host's power is read often (ha.md §3.1: while it is held,
+// suspect or unsupported).
+func (r Record) ReadSoon() bool {
+	switch r.State {
+	case Suspect, Checking, Degraded, Unsupported, Failed, Initializing:
+		return true
+	}
+	return false
+}
+
+// Excused reports whether nobody expects the host to look at its neighbours (ha.md §5).
+func (r Record) Excused() bool {
+	return r.State == Fenced || r.State == Failed || r.Admin.Maintenance
+}
+
 // LastOtherAction is the last power action outside the open incident, operators'
 // included (ha.md §6, guard quiet); zero: none known.
 func (r Record) LastOtherAction() time.Time {
