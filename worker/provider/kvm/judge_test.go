@@ -168,7 +168,7 @@ func (a asker) Ask(_ context.Context, host string, r *agentpb.Request) (*agentpb
 
 // TestActivityAsksAndBaselineRemembers walks a question through both calls.
 func TestActivityAsksAndBaselineRemembers(t *testing.T) {
-	alive := sees("", moved, moved, moved, moved).answer
+	alive := sees("", moved, moved, moved, moved).Answer
 	p := New(asker{"h2": alive, "h3": alive}, func(string) *agentpb.Epoch { return nil })
 	q := provider.Question{ID: "c1", Asked: time.Unix(1, 0), Subject: subject(false, false), Readers: []provider.Reader{{Host: "h2"}, {Host: "h3"}}, Window: time.Second, Max: 3}
 	if c := p.Activity(t.Context(), q); c.Verdict != ha.Active || c.ID != "c1" || len(c.Votes) != 2 {
