@@ -27,6 +27,7 @@ type liveFacts struct {
 
 	baselineAt time.Time // next look
 	powerAt    time.Time // next ordinary power reading
+	askAt      time.Time // what is held may be let go then
 	powerSeen  bool      // some device was asked since adoption
 	hostile    map[string]hostileCount
 	eligible   ha.Verdict
@@ -101,7 +102,7 @@ func (o *owner) onPing(ctx context.Context, m pingMsg) {
 	}
 	o.tellEligible(ctx)
 	verdict, why := o.provider().Health(o.facts(), m.report)
-	o.step(ctx, ha.Event{Kind: ha.EvHealth, At: m.at, Verdict: verdict, Reason: why, Boot: m.boot, Life: m.at, Instances: instanceIDs(m.report)})
+	o.step(ctx, ha.Event{Kind: ha.EvHealth, At: m.at, Verdict: verdict, Reason: why, Boot: m.boot, Life: m.at, Instances: instanceIDs(m.report), Lost: lostPools(m.report, o.spec.Val.Pools)})
 	if o.rec.State == ha.Available && o.live.baselineAt.IsZero() {
 		o.live.baselineAt = o.now()
 	}
@@ -117,6 +118,17 @@ func instanceIDs(r *agentpb.Report) []string {
 	var out []string
 	for _, i := range r.GetInstances() {
 		out = append(out, i.Id)
+	}
+	return out
+}
+
+// lostPools are the shared pools that a host's own report says it cannot use.
+func lostPools(r *agentpb.Report, shared []string) []string {
+	var out []string
+	for _, p := range r.GetPools() {
+		if (p.State == agentpb.PoolReport_FAILED || p.State == agentpb.PoolReport_HUNG) && slices.Contains(shared, p.Id) {
+			out = append(out, p.Id)
+		}
 	}
 	return out
 }

@@ -322,7 +322,7 @@ func (o *owner) committed(from ha.Record, ev ha.Event) {
 // untilNext is the time until something is due without any message.
 func (o *owner) untilNext() time.Duration {
 	next := o.rec.NextDeadline()
-	for _, t := range []time.Time{o.live.missAt(o.policy), o.live.powerAt, o.live.baselineAt} {
+	for _, t := range []time.Time{o.live.missAt(o.policy), o.live.powerAt, o.live.baselineAt, o.live.askAt} {
 		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
 			next = t
 		}
@@ -358,6 +358,10 @@ func (o *owner) onTime(ctx context.Context, now time.Time) {
 		o.live.powerAt = now.Add(o.readLimits().ConfirmAfter)
 	default:
 		o.readPower(false)
+	}
+	if at := o.live.askAt; !at.IsZero() && !at.After(now) {
+		o.live.askAt = time.Time{}
+		o.step(ctx, ha.Event{Kind: ha.EvPolicy, At: now})
 	}
 	if !o.live.baselineAt.IsZero() && !o.live.baselineAt.After(now) {
 		o.takeBaseline()

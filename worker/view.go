@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-ha/holdfast/coordinator/guard"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/power"
 	"github.com/holdfast-ha/holdfast/coordinator/ring"
@@ -78,6 +79,7 @@ type view struct {
 	profiles map[string]versioned[v1.ProfileRecord]            // scope
 	version  int64                                             // of settings and profiles: bumped at every change
 	cache    map[string]cachedSettings                         // by host id
+	census   *census
 
 	changed func(kind, id string) // told after each change, outside the lock
 }
@@ -90,7 +92,7 @@ type cachedSettings struct {
 }
 
 func newView(log *slog.Logger, changed func(kind, id string)) *view {
-	return &view{
+	v := &view{
 		log: log, changed: changed,
 		specs: map[string]versioned[v1.HostSpec]{}, byPart: map[string]map[string]bool{}, ha: map[string]versioned[ha.Record]{},
 		power: map[string]versioned[powerRecord]{}, parts: map[string]versioned[v1.PartitionSpec]{},
@@ -98,8 +100,10 @@ func newView(log *slog.Logger, changed func(kind, id string)) *view {
 		drains: map[string]versioned[v1.Drain]{}, ends: map[string]versioned[leases.EndRecord]{},
 		config: map[string]versioned[leases.GenerationRecord]{}, secrets: map[string]versioned[secretRecord]{},
 		slots: map[int]versioned[slotValue]{}, settings: map[string]map[string]versioned[v1.SettingRecord]{},
-		profiles: map[string]versioned[v1.ProfileRecord]{}, cache: map[string]cachedSettings{},
+		profiles: map[string]versioned[v1.ProfileRecord]{}, cache: map[string]cachedSettings{}, census: newCensus(),
 	}
+	v.recount(time.Now())
+	return v
 }
 
 // apply takes one change of the mirror. A value that cannot be decoded is reported and
@@ -168,8 +172,17 @@ func (v *view) apply(c leases.Change) {
 		v.log.Error("unreadable record", "key", c.Key, "cause", err)
 		return
 	}
+	switch kind {
+	case "host-spec", "host-ha":
+		v.count(id)
+	case "settings":
+		v.recount(time.Now())
+	}
 	v.changed(kind, id)
 }
+
+// storm is an area incident as it is on record.
+func (v *view) storm(string) (guard.AreaNow, bool) { return guard.AreaNow{}, false }
 
 func splitSetting(key string) (scope, name string, ok bool) {
 	rest, ok := strings.CutPrefix(key, leases.SettingsPrefix)

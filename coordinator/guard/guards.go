@@ -23,6 +23,10 @@ var Guards = []Guard{
 	{"armed", "from acting where people said not to", armed},
 	{"self", "from taking our own blindness for the hosts' death", self},
 	{"signals", "from believing a single family of signals", signals},
+	{"storage", "from taking a broken pool for dead hosts", storage},
+	{"share", "from switching off a large part of a cluster, pod or zone", share},
+	{"common cause", "from taking a broken rack, switch or PDU for dead hosts", commonCause},
+	{"cooldown", "from acting on what a storm has left behind", cooldown},
 	{"budget", "from switching off one host after the other", budget},
 	{"quiet", "from acting on a host that boots or was just acted on", quiet},
 	{"power", "from acting through a device that cannot do it or does not tell the truth", power},
@@ -178,15 +182,7 @@ func budget(s Snapshot) Answer {
 	if len(held) == 0 {
 		return allow("a slot is free: %s", strings.Join(left, ", "))
 	}
-	a := held[0]
-	for _, h := range held[1:] {
-		a.Reason += "; " + h.Reason
-		a.Clears += "; " + h.Clears
-		if h.Verdict == NeedHuman {
-			a.Verdict = NeedHuman
-		}
-	}
-	return a
+	return all(held)
 }
 
 func quiet(s Snapshot) Answer {

@@ -22,7 +22,7 @@ func suspect(s *step) {
 	s.because("%s", why)
 	if s.r.open() {
 		i := s.inc()
-		i.Boot, i.Unknowns, i.Actives, i.AgentBy = s.r.Boot.ID, 0, 0, time.Time{}
+		i.Boot, i.Unknowns, i.Actives, i.AgentBy, i.Fell = s.r.Boot.ID, 0, 0, time.Time{}, s.now
 		s.r.Passes, s.r.PassSince = 0, time.Time{}
 		s.scheduleFirst()
 	} else {
@@ -36,7 +36,7 @@ func suspect(s *step) {
 }
 
 func (s *step) newIncident(cause string) {
-	s.r.Incident = &Incident{ID: s.id("i"), Opened: s.now, Cause: cause, Boot: s.r.Boot.ID, Protected: s.r.Protected, OtherAction: s.r.LastAction}
+	s.r.Incident = &Incident{ID: s.id("i"), Opened: s.now, Fell: s.now, Cause: cause, Boot: s.r.Boot.ID, Protected: s.r.Protected, OtherAction: s.r.LastAction}
 	s.own = true
 	s.r.Passes, s.r.PassSince = 0, time.Time{}
 	s.scheduleFirst()

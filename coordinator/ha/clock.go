@@ -30,7 +30,7 @@ func (s *step) setClock() {
 	}
 	if s.r.open() {
 		i := s.inc()
-		i.OtherAction, i.OffSeen = clamp(i.OtherAction, s.now, 0), clamp(i.OffSeen, s.now, 0)
+		i.OtherAction, i.OffSeen, i.Fell = clamp(i.OtherAction, s.now, 0), clamp(i.OffSeen, s.now, 0), clamp(i.Fell, s.now, 0)
 	}
 	if p := s.r.Proof; p != nil {
 		c := *p

@@ -21,7 +21,7 @@ const (
 	EvAdmin     Kind = "admin"     // Admin
 	EvEligible  Kind = "eligible"  // Verdict, Reason
 	EvHello     Kind = "hello"     // Boot, Instances
-	EvHealth    Kind = "health"    // Verdict pass/fail/unknown, Reason, Boot (of the ping), Life (when the last ping arrived), Instances
+	EvHealth    Kind = "health"    // Verdict pass/fail/unknown, Reason, Boot (of the ping), Life (when the last ping arrived), Instances, Lost
 	EvGoodbye   Kind = "goodbye"   // Reason: host-shutdown, host-reboot
 	EvGate      Kind = "gate"      // ID = generation confirmed by the running boot
 	EvActivity  Kind = "activity"  // Check (its ID answers StartCheck)
@@ -52,6 +52,8 @@ type Event struct {
 	Boot      string    `json:"boot,omitempty"`
 	Life      time.Time `json:"life,omitzero"` // newest sign of life the owner knows; with EvOperator until when the host may have lived, which is none
 	Instances []string  `json:"instances,omitempty"`
+
+	Lost []string `json:"lost,omitempty"` // shared pools that the host's own report says it cannot use
 
 	SeenDisks bool `json:"seenDisks,omitempty"`
 	SeenProbe bool `json:"seenProbe,omitempty"`

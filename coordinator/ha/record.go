@@ -63,9 +63,10 @@ type Record struct {
 	HealthOwn   bool           `json:"healthOwn,omitempty"`  // the host reports the failure itself: it is alive
 	Seq         int            `json:"seq,omitempty"`        // names given so far: incidents, checks, transactions, gates
 
-	Boot      Boot     `json:"boot"`                // newest authenticated boot
-	Past      []string `json:"past,omitempty"`      // boots that are over, newest last, at most maxPast
-	Instances []string `json:"instances,omitempty"` // instances of the newest boot, as last reported
+	Lost      []LostPool `json:"lost,omitempty"`      // pools that the host reports it cannot use, by name; as its boot said last
+	Boot      Boot       `json:"boot"`                // newest authenticated boot
+	Past      []string   `json:"past,omitempty"`      // boots that are over, newest last, at most maxPast
+	Instances []string   `json:"instances,omitempty"` // instances of the newest boot, as last reported
 	// SeenDisks and SeenProbe: families of signals that neighbours saw alive during the
 	// present boot (EvSeen; reset with a new boot). Silence of a family never seen alive
 	// proves nothing (ha.md §5).
@@ -100,6 +101,12 @@ type Record struct {
 type Boot struct {
 	ID   string    `json:"id,omitempty"`
 	Seen time.Time `json:"seen,omitzero"` // first Hello of this boot
+}
+
+// LostPool is a pool that a host's own report says it cannot use, and since when.
+type LostPool struct {
+	Pool  string    `json:"pool"`
+	Since time.Time `json:"since"`
 }
 
 // Admin is what administrators say of the host; any of them forbids HA.
@@ -151,6 +158,7 @@ type Proof struct {
 type Incident struct {
 	ID        string    `json:"id"`
 	Opened    time.Time `json:"opened"`
+	Fell      time.Time `json:"fell,omitzero"` // when the host fell silent last; Opened, unless it had been coming back since
 	Cause     string    `json:"cause"`
 	Boot      string    `json:"boot"`
 	Protected bool      `json:"protected"`

@@ -30,7 +30,7 @@ func (s *step) seeHello() {
 		}
 		s.r.Boot = Boot{ID: id, Seen: s.now}
 		s.r.LastLife, s.life = s.now, s.now
-		s.r.SeenDisks, s.r.SeenProbe, s.r.QuietBoot = false, false, ""
+		s.r.SeenDisks, s.r.SeenProbe, s.r.QuietBoot, s.r.Lost = false, false, "", nil
 		s.r.Passes, s.r.PassSince = 0, time.Time{}
 		s.unknownHealth()
 	}

@@ -5,6 +5,7 @@ package ha
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/coordinator/power"
@@ -258,6 +259,31 @@ func (s *step) seeHealth() {
 	if ev.Boot != "" && !slices.Equal(ev.Instances, s.r.Instances) {
 		s.r.Instances = slices.Clone(ev.Instances)
 	}
+	if ev.Boot != "" {
+		s.seeLost()
+	}
+}
+
+// seeLost keeps since when the host cannot use which pools: other hosts' guards want to
+// know who lost one together (ha.md §6, guard storage).
+func (s *step) seeLost() {
+	same := len(s.ev.Lost) == len(s.r.Lost)
+	for i := range s.r.Lost {
+		same = same && slices.Contains(s.ev.Lost, s.r.Lost[i].Pool)
+	}
+	if same {
+		return
+	}
+	var lost []LostPool
+	for _, p := range s.ev.Lost {
+		x := LostPool{Pool: p, Since: s.now}
+		if i := slices.IndexFunc(s.r.Lost, func(l LostPool) bool { return l.Pool == p }); i >= 0 {
+			x = s.r.Lost[i]
+		}
+		lost = append(lost, x)
+	}
+	slices.SortFunc(lost, func(a, b LostPool) int { return strings.Compare(a.Pool, b.Pool) })
+	s.r.Lost = lost
 }
 
 func (s *step) unknownHealth() {

@@ -55,19 +55,22 @@ type world struct {
 	equal    int
 	fails    int
 
-	disarmed  string
-	budget    string // why the budget holds
-	blind     bool
-	txnSeq    map[string]bool
-	out       strings.Builder
-	visited   map[*Row]bool
-	packets   []power.Verb
-	quietLogs bool
-	fed       int
-	events    int  // fed so far
-	deaf      bool // its agent does not confirm gates
-	jumped    bool // the clock was set
-	check     func(before Record, ev Event, s *step)
+	disarmed   string
+	budget     string // why the budget holds
+	blind      bool
+	storm      int // other hosts of the rack that are suspects
+	poolLost   int // other hosts that cannot use the pool
+	stormEnded time.Time
+	txnSeq     map[string]bool
+	out        strings.Builder
+	visited    map[*Row]bool
+	packets    []power.Verb
+	quietLogs  bool
+	fed        int
+	events     int  // fed so far
+	deaf       bool // its agent does not confirm gates
+	jumped     bool // the clock was set
+	check      func(before Record, ev Event, s *step)
 }
 
 type timed struct {
@@ -215,12 +218,38 @@ func (w *world) snapshot(p guard.Purpose) guard.Snapshot {
 	}
 	s.Budgets = []guard.BudgetFacts{b}
 	s.Quiet = guard.QuietFacts{Until: w.rec.QuietUntil, MinGap: 180 * time.Second, Known: true}
+	s.Area = w.area()
 	l := guard.LevelFacts{Level: 1, State: w.read().String(), MaxAge: 10 * time.Second, Tested: true, CanSwitchOn: true, Contradicted: len(w.rec.Contradicted) > 0}
 	if w.bmc == "dead" {
 		l.State, l.Reason = "UNKNOWN", "bmc: Timeout"
 	}
 	s.Power = guard.PowerFacts{Levels: []guard.LevelFacts{l}}
 	return s
+}
+
+// area is a cluster of ten hosts around this one, as scripts say that it is.
+func (w *world) area() guard.AreaFacts {
+	var facts []guard.HostFact
+	own := w.rec.Fact("z/p/c", map[string]string{"rack": "7"}, []string{"p1"})
+	for n := range 10 {
+		f := guard.HostFact{Host: fmt.Sprintf("n%d", n), Partition: "z/p/c", Labels: map[string]string{"rack": "8"}, Pools: []string{"p1"}, Live: true}
+		if n < 4 {
+			f.Labels = own.Labels
+		}
+		if n < w.storm {
+			f.Unhealthy, f.Live, f.Suspect = true, false, w.now.Add(-30*time.Second)
+		}
+		if n < w.poolLost {
+			f.Lost = map[string]time.Time{"p1": w.now.Add(-20 * time.Second)}
+		}
+		facts = append(facts, f)
+	}
+	q := guard.Question{At: w.now, Host: w.rec.Host, Since: w.rec.Silent(), MaxAge: 5 * time.Second, Round: w.p.PingInterval + time.Second, Cooldown: 10 * time.Minute,
+		Share: map[string]int{"zone/z": 34, "pod/z/p": 34, "cluster/z/p/c": 34},
+		Storms: func(area string) (guard.AreaNow, bool) {
+			return guard.AreaNow{Open: false, Ended: w.stormEnded}, area == "rack/z/7" && !w.stormEnded.IsZero()
+		}}
+	return guard.Survey(append(facts, own), []string{"rack"}, q)
 }
 
 func (w *world) read() power.State {

@@ -139,6 +139,8 @@ var All = []Def{
 		"The same for one zone."},
 	{"guard.unhealthy.share", Percent, "34%", "1%", "100%", nil, partitions, nil, Live,
 		"From this share of unhealthy hosts on nothing is switched off; applies to clusters, pods and zones of three hosts and more."},
+	{"guard.cause.labels", String, "rack,switch,pdu", "", "", nil, global, nil, Live,
+		"Labels of hosts that name what they share and may lose together, separated by commas; a host with two of a kind names both, separated by commas. Shared pools count in any case."},
 	{"guard.storm.cooldown", Duration, "10m", "0s", "24h", nil, partitions, nil, Live,
 		"How long nothing is switched off after a storm of suspicions ended."},
 
@@ -158,7 +160,7 @@ var All = []Def{
 	{"worker.recovery.concurrency", Int, "5", "1", "1000", nil, global, nil, Live,
 		"Power actions that run at the same time on one worker."},
 	{"worker.power.rate", Rate, "20/1s", "1/1s", "10000/1m", nil, global, nil, Live,
-		"Sessions with power devices that one worker opens."},
+		"Packets of power transactions that one worker sends; readings have their own cadence."},
 	{"worker.warmup", Int, "3", "0", "100", nil, global, nil, NextAction,
 		"Rounds of pings after its start in which a worker acts on no verdict of its own."},
 	{"worker.rebalance.quiet", Duration, "10s", "0s", "10m", nil, global, fast("1s"), Live,
