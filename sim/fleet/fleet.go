@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/holdfast-ha/holdfast/coordinator/budget"
+	"github.com/holdfast-ha/holdfast/coordinator/guard"
 )
 
 // Fleet is one simulated fleet at one moment. It is not safe for concurrent use; two
@@ -38,6 +39,7 @@ type Fleet struct {
 	parts    map[string]*partition
 	budgets  map[string]budget.Counter
 	slots    map[int]slot
+	census   *guard.Census
 	cache    map[string]cached
 
 	workers []*worker
@@ -100,6 +102,7 @@ func New(t Topology) *Fleet {
 			f.levels[p] = levelSpec{}
 		}
 	}
+	f.census = guard.NewCensus(guard.ParseLabels(f.effectiveOf("", "").String("guard.cause.labels")))
 	for path := range f.members {
 		f.parts[path] = newPartition(f, path)
 	}
@@ -108,6 +111,7 @@ func New(t Topology) *Fleet {
 	}
 	for _, h := range f.hosts {
 		f.refresh(h)
+		f.count(h)
 	}
 	for _, w := range f.workers {
 		w.start()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/worker/provider"
 	"github.com/holdfast-ha/holdfast/worker/provider/kvm"
@@ -73,6 +74,16 @@ func (o *owner) heard() {
 	o.publish()
 }
 
+// lostPools are the shared pools that a host's own report says it cannot use.
+func lostPools(r *agentpb.Report) (out []string) {
+	for _, p := range r.GetPools() {
+		if p.State == agentpb.PoolReport_FAILED || p.State == agentpb.PoolReport_HUNG {
+			out = append(out, p.Id)
+		}
+	}
+	return out
+}
+
 func (o *owner) running() []string { return append([]string(nil), o.h.runs...) }
 
 func (o *owner) onHello() {
@@ -99,7 +110,7 @@ func (o *owner) onPing(at time.Time) {
 	o.tellEligible()
 	report := o.h.report()
 	verdict, why := kvmProvider.Health(o.facts(), report)
-	o.step(ha.Event{Kind: ha.EvHealth, Verdict: verdict, Reason: why, Boot: boot, Life: o.wall(), Instances: runs})
+	o.step(ha.Event{Kind: ha.EvHealth, Verdict: verdict, Reason: why, Boot: boot, Life: o.wall(), Instances: runs, Lost: lostPools(report)})
 	o.f.rules.lived(o)
 	if o.rec.State == ha.Available && o.baselineAt.IsZero() && !(o.rec.SeenDisks && o.rec.SeenProbe) {
 		o.baselineAt = o.f.now

@@ -38,6 +38,7 @@ type owner struct {
 	eligWhy   string
 
 	baselineAt, powerAt time.Time
+	askAt               time.Time // what a cooldown holds may be let go then
 	powerPaused         time.Time // last ordinary reading of a host whose readings bring nothing new
 	onNotBefore         time.Time
 
@@ -236,6 +237,7 @@ func (o *owner) commit(ev ha.Event, next ha.Record, effects []ha.Effect) {
 		}
 	}
 	o.rec, o.h.rec, o.h.onRec, o.calm = next, next, true, false
+	o.f.count(o.h)
 	o.f.log.committed(o, ev, from, effects)
 	o.f.rules.committed(o, ev, from, effects)
 	if from.State != next.State || from.Eligible != next.Eligible || (from.Incident == nil) != (next.Incident == nil) {
@@ -287,6 +289,7 @@ func (o *owner) arm() {
 	}
 	at(o.powerAt)
 	at(o.baselineAt)
+	at(o.askAt)
 	if next.IsZero() || !o.timerAt.IsZero() && !next.Before(o.timerAt) {
 		return
 	}
@@ -321,6 +324,10 @@ func (o *owner) onTime() {
 		o.powerAt = now.Add(2 * time.Second)
 	default:
 		o.readPower(false)
+	}
+	if !o.askAt.IsZero() && !o.askAt.After(now) {
+		o.askAt = time.Time{}
+		o.step(ha.Event{Kind: ha.EvPolicy})
 	}
 	if !o.baselineAt.IsZero() && !o.baselineAt.After(now) {
 		o.takeBaseline()
@@ -364,7 +371,9 @@ func (o *owner) askPlace() {
 	seq := o.place.seq
 	o.place.running = true
 	ready := func() {
-		o.readDevices(func(rs []deviceReading) { o.onPlace(seq, rs) })
+		o.round(func(answered map[string]time.Time) {
+			o.readDevices(func(rs []deviceReading) { o.onPlace(seq, rs, answered) })
+		})
 	}
 	if o.place.held {
 		ready()
@@ -380,7 +389,7 @@ func (o *owner) askPlace() {
 	})
 }
 
-func (o *owner) onPlace(seq int, rs []deviceReading) {
+func (o *owner) onPlace(seq int, rs []deviceReading, answered map[string]time.Time) {
 	o.place.running = false
 	switch {
 	case o.place.waiting == "":
@@ -394,10 +403,13 @@ func (o *owner) onPlace(seq int, rs []deviceReading) {
 	if o.over || o.place.waiting == "" || seq != o.place.seq {
 		return
 	}
-	snap := o.snapshot(o.place.waiting, rs)
+	snap := o.snapshot(o.place.waiting, rs, answered)
 	o.place.waiting = ""
 	o.step(ha.Event{Kind: ha.EvPlace, At: snap.At, Snapshot: &snap})
 	o.latch(snap.At)
+	if left := snap.Area.Cooldown(); left > 0 && len(o.rec.Holds()) > 0 {
+		o.askAt = o.f.now.Add(left)
+	}
 	o.leaveIdle()
 }
 

@@ -72,7 +72,7 @@ func (o *owner) latch(asked time.Time) {
 }
 
 // snapshot gathers all that the guards look at (worker/place.go).
-func (o *owner) snapshot(p guard.Purpose, rs []deviceReading) guard.Snapshot {
+func (o *owner) snapshot(p guard.Purpose, rs []deviceReading, answered map[string]time.Time) guard.Snapshot {
 	s := guard.Snapshot{At: o.wall(), Purpose: p, Host: o.h.ID, Gathered: o.f.etcdUp && !o.w.noEtcd}
 	o.place.budgets = o.readBudgets()
 	s.Claim = guard.ClaimFacts{Epoch: o.epochText(), ValidFor: o.w.validFor(), NeededFor: min(o.policy.Fence.PacketTimeout, packetLease)}
@@ -95,6 +95,7 @@ func (o *owner) snapshot(p guard.Purpose, rs []deviceReading) guard.Snapshot {
 		s.Armed.Disabled = append(s.Armed.Disabled, "HA is disabled for host "+o.h.ID)
 	}
 	s.Self = guard.SelfFacts{WarmupRoundsLeft: o.w.warmupLeft(), Agents: len(o.w.owners), AgentsLost: o.w.lostAgents(), ReadAgeLimit: readAgeLimit}
+	s.Area = o.survey(s.At, o.rec.Silent(), answered)
 	spent := o.rec.Incident != nil && o.rec.Incident.Budgeted
 	for _, b := range o.place.budgets {
 		f := b.counter.Facts(s.At, b.limit, b.window)

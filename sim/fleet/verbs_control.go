@@ -102,6 +102,7 @@ func switchOf(doc string, set func(h *host, on bool)) verb {
 			for _, h := range hosts {
 				set(h, args[1] == "on")
 				h.stir()
+				f.count(h)
 				if o := h.owner; o != nil {
 					o.post(o.tellPolicy)
 				}
