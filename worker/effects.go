@@ -102,7 +102,7 @@ func (o *owner) startCheck(e ha.Effect) {
 	asked := q.Asked
 	prov := o.provider()
 	// Neighbours need a moment to follow to a new owner: until then their silence is ours.
-	patience := o.live.adopted.Add(grace(o.policy))
+	patience := o.live.adopted.Add(o.policy.Grace())
 	if latest := deadline.Add(-2*o.policy.CheckWindow - time.Second); patience.After(latest) {
 		patience = latest
 	}
@@ -151,11 +151,7 @@ const readersSoon = 100 * time.Millisecond
 // are that should be able to.
 func (w *Worker) readers(partition, host string) (others int, all []provider.Reader) {
 	for host, p := range w.neighbours(partition, host) {
-		switch p.record.State {
-		case ha.Fenced, ha.Failed:
-			continue
-		}
-		if p.record.Admin.Maintenance {
+		if p.record.Excused() {
 			continue
 		}
 		others++

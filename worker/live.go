@@ -38,36 +38,15 @@ func newLiveFacts(now time.Time) liveFacts {
 	return liveFacts{adopted: now, powerAt: now}
 }
 
-// grace is how long a new owner waits for the first Hello before it counts missed
-// pings: a hand-off never makes a suspect (ha.md §3, "adopted").
-func grace(p ha.Policy) time.Duration { return 2*p.PingInterval + time.Second + reconnectJitter }
-
-const reconnectJitter = time.Second
-
-// listenAgain is how long a worker that stood still listens before it judges: pings wait
-// unread in its sockets, and agents that gave it up have to come back. Who did not listen
-// must not judge.
-func listenAgain(p ha.Policy) time.Duration { return p.PingInterval + reconnectJitter }
-
-// missAt is when the host's pings are overdue if none arrives before; it is also the
-// time to say so again while they are.
-func (l *liveFacts) missAt(p ha.Policy) time.Time {
-	if l.missing {
-		return l.toldMiss.Add(p.PingInterval)
-	}
-	from := l.lastPing
-	if from.IsZero() {
-		from = l.adopted.Add(grace(p))
-	}
-	at := from.Add(time.Duration(p.HealthFailures) * p.PingInterval)
-	if deaf := l.deaf.Add(listenAgain(p)); deaf.After(at) && !l.deaf.IsZero() {
-		return deaf
-	}
-	return at
+func (l *liveFacts) hearing() ha.Hearing {
+	return ha.Hearing{Adopted: l.adopted, Last: l.lastPing, Deaf: l.deaf, Missing: l.missing, Told: l.toldMiss}
 }
 
+// missAt is when the host's pings are overdue, or to be called overdue again.
+func (l *liveFacts) missAt(p ha.Policy) time.Time { return l.hearing().MissAt(p) }
+
 // alive reports whether pings arrive in time.
-func (l *liveFacts) alive() bool { return !l.missing && !l.lastPing.IsZero() }
+func (l *liveFacts) alive() bool { return l.hearing().Alive() }
 
 // lastLife is when the host was last heard; of one not heard since the takeover nothing
 // later than that is known.

@@ -360,14 +360,9 @@ func (o *owner) onTime(ctx context.Context, now time.Time) {
 		}
 	}
 	if at := o.live.missAt(o.policy); !at.After(now) {
-		switch woke, stood := o.w.still.ended(); {
-		case o.live.missing:
-			o.missed(ctx, now)
-		case now.Sub(at) > o.policy.PingInterval/2:
-			o.live.deaf = now // the timer itself is late
-		case stood && woke.After(o.live.deaf) && now.Sub(woke) < listenAgain(o.policy):
-			o.live.deaf = woke
-		default:
+		woke, stood := o.w.still.ended()
+		deaf, missed := o.live.hearing().Overdue(now, woke, stood, o.policy)
+		if o.live.deaf = deaf; missed {
 			o.missed(ctx, now)
 		}
 	}

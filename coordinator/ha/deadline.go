@@ -53,6 +53,21 @@ func (r Record) Unhealthy() bool {
 	return false
 }
 
+// ReadSoon reports whether the host's power is read often (ha.md §3.1: while it is held,
+// suspect or unsupported).
+func (r Record) ReadSoon() bool {
+	switch r.State {
+	case Suspect, Checking, Degraded, Unsupported, Failed, Initializing:
+		return true
+	}
+	return false
+}
+
+// Excused reports whether nobody expects the host to look at its neighbours (ha.md §5).
+func (r Record) Excused() bool {
+	return r.State == Fenced || r.State == Failed || r.Admin.Maintenance
+}
+
 // Fact is what the guards of other hosts may know of this one: its declaration, given
 // here, and its record, nothing else.
 func (r Record) Fact(partition string, labels map[string]string, pools []string) guard.HostFact {

@@ -123,38 +123,53 @@ func vote(s seen) ha.Verdict {
 	return ha.Unknown
 }
 
-// reading is one reader's answer, or why there is none.
-type reading struct {
-	reader string
-	answer *agentpb.ActivityAnswer
-	err    error
+// Reading is one reader's answer, or why there is none.
+type Reading struct {
+	Reader string
+	Answer *agentpb.ActivityAnswer
+	Err    error
 }
 
-// judge counts the votes (ha.md §5). It is pure: the same answers give the same
+// Needed is how many readers must say idle, with so many other hosts that should be able
+// to look (ha.md §5).
+func Needed(others int) int {
+	if others == 1 {
+		return 1
+	}
+	return 2
+}
+
+// Look is what one answer shows of a healthy host.
+func Look(f provider.Facts, a *agentpb.ActivityAnswer) provider.Baseline {
+	s := read(f, a)
+	return provider.Baseline{Disks: s.disks == agentpb.Seen_SEEN_MOVED, Probe: s.probe == agentpb.Seen_SEEN_MOVED}
+}
+
+// Judge counts the votes (ha.md §5). It is pure: the same answers give the same
 // verdict. Needed is how many readers must say idle.
-func judge(f provider.Facts, readings []reading, needed int) (ha.Verdict, string, []ha.Vote, guard.SignalFacts) {
+func Judge(f provider.Facts, readings []Reading, needed int) (ha.Verdict, string, []ha.Vote, guard.SignalFacts) {
 	var votes []ha.Vote
 	var active, idle []string
 	disks, probe := agentpb.Seen_SEEN_UNKNOWN, agentpb.Seen_SEEN_UNKNOWN
 	var unknown []string
 	for _, r := range readings {
-		if r.err != nil {
-			votes = append(votes, ha.Vote{Reader: r.reader, Verdict: ha.Unknown, Reason: r.err.Error()})
-			unknown = append(unknown, r.reader+": "+r.err.Error())
+		if r.Err != nil {
+			votes = append(votes, ha.Vote{Reader: r.Reader, Verdict: ha.Unknown, Reason: r.Err.Error()})
+			unknown = append(unknown, r.Reader+": "+r.Err.Error())
 			continue
 		}
-		s := read(f, r.answer)
+		s := read(f, r.Answer)
 		v := vote(s)
 		why := strings.Join(append(s.life, s.why...), "; ")
-		votes = append(votes, ha.Vote{Reader: r.reader, Verdict: v, Reason: why})
+		votes = append(votes, ha.Vote{Reader: r.Reader, Verdict: v, Reason: why})
 		disks, probe = merge(disks, s.disks), merge(probe, s.probe)
 		switch v {
 		case ha.Active:
-			active = append(active, r.reader+": "+strings.Join(s.life, "; "))
+			active = append(active, r.Reader+": "+strings.Join(s.life, "; "))
 		case ha.Idle:
-			idle = append(idle, r.reader)
+			idle = append(idle, r.Reader)
 		default:
-			unknown = append(unknown, r.reader+": "+why)
+			unknown = append(unknown, r.Reader+": "+why)
 		}
 	}
 	sig := guard.SignalFacts{Disks: family(disks, f.Baseline.Disks), Network: family(probe, f.Baseline.Probe)}

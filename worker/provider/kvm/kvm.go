@@ -79,11 +79,7 @@ func (*Provider) Health(f provider.Facts, r *agentpb.Report) (ha.Verdict, string
 
 // Activity implements provider.Provider.
 func (p *Provider) Activity(ctx context.Context, q provider.Question) ha.Check {
-	needed := 2
-	if q.Others == 1 {
-		needed = 1
-	}
-	verdict, why, votes, sig := judge(q.Subject, p.gather(ctx, q), needed)
+	verdict, why, votes, sig := Judge(q.Subject, p.gather(ctx, q), Needed(q.Others))
 	if verdict == ha.Unknown && len(votes) == 0 {
 		why += fmt.Sprintf(": none of the %d other hosts is linked and healthy", q.Others)
 	}
@@ -94,32 +90,31 @@ func (p *Provider) Activity(ctx context.Context, q provider.Question) ha.Check {
 func (p *Provider) Baseline(ctx context.Context, q provider.Question) provider.Baseline {
 	var b provider.Baseline
 	for _, r := range p.gather(ctx, q) {
-		if r.err != nil {
+		if r.Err != nil {
 			continue
 		}
-		s := read(q.Subject, r.answer)
-		b.Disks = b.Disks || s.disks == agentpb.Seen_SEEN_MOVED
-		b.Probe = b.Probe || s.probe == agentpb.Seen_SEEN_MOVED
+		seen := Look(q.Subject, r.Answer)
+		b.Disks, b.Probe = b.Disks || seen.Disks, b.Probe || seen.Probe
 	}
 	return b
 }
 
 // gather asks up to q.Max readers at once, preferring different failure domains.
-func (p *Provider) gather(ctx context.Context, q provider.Question) []reading {
-	readers := choose(q.Readers, q.Max)
-	out := make([]reading, len(readers))
+func (p *Provider) gather(ctx context.Context, q provider.Question) []Reading {
+	readers := Choose(q.Readers, q.Max)
+	out := make([]Reading, len(readers))
 	var wg sync.WaitGroup
 	for i, r := range readers {
 		wg.Go(func() {
-			out[i] = reading{reader: r.Host}
+			out[i] = Reading{Reader: r.Host}
 			a, err := p.ask.Ask(ctx, r.Host, p.request(q, r))
 			switch {
 			case err != nil:
-				out[i].err = fmt.Errorf("could not ask: %w", err)
+				out[i].Err = fmt.Errorf("could not ask: %w", err)
 			case a.GetActivity() == nil:
-				out[i].err = fmt.Errorf("answered something else than an activity check")
+				out[i].Err = fmt.Errorf("answered something else than an activity check")
 			default:
-				out[i].answer = a.GetActivity()
+				out[i].Answer = a.GetActivity()
 			}
 		})
 	}
@@ -141,8 +136,8 @@ func (p *Provider) request(q provider.Question, r provider.Reader) *agentpb.Requ
 	return &agentpb.Request{Epoch: p.epoch(r.Host), Body: &agentpb.Request_Activity{Activity: a}}
 }
 
-// choose takes up to n readers, one of each failure domain first.
-func choose(all []provider.Reader, n int) []provider.Reader {
+// Choose takes up to n readers, one of each failure domain first.
+func Choose(all []provider.Reader, n int) []provider.Reader {
 	if n <= 0 || n > len(all) {
 		n = len(all)
 	}
