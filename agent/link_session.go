@@ -17,8 +17,6 @@ import (
 )
 
 const (
-	// welcomeLimit is how long a worker may take from the dial to its first frame.
-	welcomeLimit = 5 * time.Second
 	// goodbyeLimit is how long a goodbye may take to be heard.
 	goodbyeLimit = time.Second
 	// maxFrame bounds what is taken from a worker and sent to it, in bytes.
@@ -40,7 +38,8 @@ type session struct {
 }
 
 // session dials a worker, says hello, and stays until the link ends or ctx does.
-func (a *Agent) session(ctx context.Context, address, boot string, number uint64) ending {
+// limit is how long the worker may take from the dial to its first frame.
+func (a *Agent) session(ctx context.Context, address, boot string, number uint64, limit time.Duration) ending {
 	if err := a.opts.checkAddress(address); err != nil {
 		return ending{err: err}
 	}
@@ -53,7 +52,7 @@ func (a *Agent) session(ctx context.Context, address, boot string, number uint64
 	// The stream outlives ctx by the time of a goodbye.
 	live, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
-	opening := time.AfterFunc(welcomeLimit, func() { cancel(fmt.Errorf("no answer within %v", welcomeLimit)) })
+	opening := time.AfterFunc(limit, func() { cancel(fmt.Errorf("no answer within %v", limit)) })
 	defer opening.Stop()
 	stopping := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
 	defer stopping()
