@@ -148,6 +148,15 @@ func (f *Fleet) Run(until time.Time) {
 	f.now = until
 }
 
+// Mute makes the fleet tell no story: for searches that look at Broken alone.
+func (f *Fleet) Mute() { f.log.mute = true }
+
+// StopAtBroken ends Run at the first rule that is broken.
+func (f *Fleet) StopAtBroken() { f.rules.stop = true }
+
+// Broken are the rules of the house that were broken so far.
+func (f *Fleet) Broken() []Broken { return f.rules.Broken }
+
 // jitter is a length up to d, by the seed.
 func (f *Fleet) jitter(d time.Duration) time.Duration {
 	return time.Duration(f.rng.Int64N(int64(d) + 1))

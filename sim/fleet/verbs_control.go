@@ -66,6 +66,7 @@ var controlVerbs = map[string]verb{
 	"lose-etcd": ofWorker("", "this worker alone does not reach etcd", func(w *worker, _ []string) { w.noEtcd = true; w.cut() }),
 	"find-etcd": ofWorker("", "it reaches etcd again", func(w *worker, _ []string) { w.noEtcd = false; w.uncut() }),
 	"clock":     ofWorker("<by>", "the clock of the worker's machine jumps, forward or (-1h) back", func(w *worker, args []string) { w.jump(span(args[0])) }).checked(lasts(1)),
+	"heal":      {"", "every shared fault and every switch is taken back; dead machines stay dead", 0, 0, func(f *Fleet, _ []string) (func(), error) { return f.Heal, nil }},
 	"etcd": {"down|up", "etcd is away for everybody, or back", 1, 1, func(f *Fleet, args []string) (func(), error) {
 		return func() {
 			for _, w := range f.workers {
