@@ -47,6 +47,7 @@ type Fleet struct {
 	log     *Story
 	rules   *rules
 	waits   []*waiting // steps of the script that wait for something
+	healed  bool       // what still waits does not happen any more
 	epochNo int64
 	homes   map[string]*host // where an instance was restarted last
 }
@@ -134,11 +135,20 @@ func (f *Fleet) at(t time.Time, do func()) {
 	f.q.push(t.Sub(Epoch).Nanoseconds(), do)
 }
 
+// maxSpins is more than a fleet does in one moment.
+const maxSpins = 1 << 20
+
 // Run lets time pass until a moment; it stops early when a rule is broken.
 func (f *Fleet) Run(until time.Time) {
 	end := until.Sub(Epoch).Nanoseconds()
-	for len(f.q.heap) > 0 && f.q.heap[0].at <= end {
+	for spins := 0; len(f.q.heap) > 0 && f.q.heap[0].at <= end; spins++ {
 		e := f.q.pop()
+		if now := Epoch.Add(time.Duration(e.at)); now.After(f.now) {
+			spins = 0
+		} else if spins > maxSpins {
+			f.rules.broken(f.hosts[0], "time", "the fleet does something again and again and time stands still")
+			return
+		}
 		f.now = Epoch.Add(time.Duration(e.at))
 		e.do()
 		if len(f.rules.Broken) > 0 && f.rules.stop {

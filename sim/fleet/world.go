@@ -98,6 +98,7 @@ type host struct {
 	op    *intent
 	owner *owner
 
+	idleFor string    // incident in which it was seen idle last
 	touched time.Time // last change of what could make it silent
 }
 

@@ -65,7 +65,11 @@ func (s scenario) play() (why string) {
 	if err != nil {
 		return err.Error()
 	}
-	f := fleet.New(s.top)
+	top, err := s.top.Filled()
+	if err != nil {
+		return err.Error()
+	}
+	f := fleet.New(top)
 	f.Mute()
 	f.StopAtBroken()
 	if err := f.Play(script); err != nil {

@@ -44,7 +44,7 @@ func (s scenario) file() string {
 
 // newScenario makes a scenario of a seed: the same for the same seed.
 func newScenario(seed uint64) scenario {
-	g := generator{rand.New(rand.NewPCG(seed, 7)), fleet.Topology{Seed: seed}}
+	g := generator{Rand: rand.New(rand.NewPCG(seed, 7)), top: fleet.Topology{Seed: seed}}
 	g.topology()
 	s := scenario{seed: seed, top: g.top}
 	for range 1 + g.IntN(9) {
@@ -55,7 +55,8 @@ func newScenario(seed uint64) scenario {
 
 type generator struct {
 	*rand.Rand
-	top fleet.Topology
+	top   fleet.Topology
+	hosts []fleet.Host
 }
 
 func pick[T any](g *generator, from ...T) T { return from[g.IntN(len(from))] }
@@ -89,13 +90,13 @@ func (g *generator) topology() {
 	if err != nil {
 		panic(err)
 	}
-	g.top = full
+	g.hosts = full.Hosts
 }
 
-func (g *generator) host() string   { return g.top.Hosts[g.IntN(len(g.top.Hosts))].ID }
+func (g *generator) host() string   { return g.hosts[g.IntN(len(g.hosts))].ID }
 func (g *generator) worker() string { return g.top.Workers[g.IntN(len(g.top.Workers))] }
-func (g *generator) rack() string   { return g.top.Hosts[g.IntN(len(g.top.Hosts))].Rack }
-func (g *generator) path() string   { return g.top.Hosts[g.IntN(len(g.top.Hosts))].Partition }
+func (g *generator) rack() string   { return g.hosts[g.IntN(len(g.hosts))].Rack }
+func (g *generator) path() string   { return g.hosts[g.IntN(len(g.hosts))].Partition }
 
 // span is a length up to most, more often short than long, in tenths of a second.
 func (g *generator) span(most time.Duration) time.Duration {
