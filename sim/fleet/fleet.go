@@ -34,7 +34,7 @@ type Fleet struct {
 	etcdDown time.Time // since then it is away
 	settings map[string]map[string]setting
 	version  int // of settings and switches
-	levels   map[string]levelSpec
+	levels   map[string]Level
 	members  map[string][]*host // by partition
 	parts    map[string]*partition
 	budgets  map[string]budget.Counter
@@ -58,16 +58,13 @@ type setting struct {
 	expires       time.Time
 }
 
-// levelSpec are the switches of one level of the partition tree.
-type levelSpec struct{ disabled, haDisabled bool }
-
 // New builds the fleet of a filled topology: every host runs, nobody owns anything yet.
 // Run brings it up.
 func New(t Topology) *Fleet {
 	f := &Fleet{
 		top: t, now: Epoch, rng: rand.New(rand.NewPCG(t.Seed, 0x5deece66d)),
 		byID: map[string]*host{}, switches: map[string]*netSwitch{}, pools: map[string]*pool{}, racks: map[string]*rack{}, pdus: map[string]*pdu{},
-		etcdUp: true, settings: map[string]map[string]setting{}, levels: map[string]levelSpec{}, members: map[string][]*host{},
+		etcdUp: true, settings: map[string]map[string]setting{}, levels: map[string]Level{}, members: map[string][]*host{},
 		parts: map[string]*partition{}, budgets: map[string]budget.Counter{}, slots: map[int]slot{}, cache: map[string]cached{},
 		log: newStory(), homes: map[string]*host{},
 	}
@@ -100,10 +97,13 @@ func New(t Topology) *Fleet {
 			}
 		}
 		for _, p := range prefixesOf(spec.Partition) {
-			f.levels[p] = levelSpec{}
+			f.levels[p] = t.Levels[p]
 		}
 	}
 	f.census = guard.NewCensus(guard.ParseLabels(f.effectiveOf("", "").String("guard.cause.labels")))
+	for scope, b := range t.Budgets {
+		f.budgets[scope] = budget.Counter{V: 1, Times: slices.Repeat([]time.Time{Epoch}, b.Used), Latched: b.Latched}
+	}
 	for path := range f.members {
 		f.parts[path] = newPartition(f, path)
 	}

@@ -31,7 +31,7 @@ func (f *Fleet) Heal() {
 		p.alive = true
 	}
 	for path := range f.levels {
-		f.levels[path] = levelSpec{}
+		f.levels[path] = Level{}
 	}
 	for scope := range f.settings {
 		delete(f.settings[scope], settingArmed)

@@ -4,7 +4,6 @@ package fleet
 
 import (
 	"fmt"
-	"io"
 	"regexp"
 	"strings"
 	"time"
@@ -148,8 +147,8 @@ func stamp(d time.Duration) string {
 	return fmt.Sprintf("%02d:%04.1f", int(d.Minutes()), (d % time.Minute).Seconds())
 }
 
-// Write tells the story from a moment on.
-func (s *Story) Write(w io.Writer, from time.Duration) {
+// write tells the story from a moment on.
+func (s *Story) write(w *strings.Builder, from time.Duration) {
 	for _, e := range s.Entries {
 		if e.At < from {
 			continue
