@@ -80,8 +80,7 @@ func (o *owner) absorb(rs []deviceReading) {
 	changed := 0
 	for _, r := range rs {
 		o.powerSeen = true
-		ev := power.ReadingEvent{At: now, Device: r.device, Err: r.err, Detail: r.text,
-			Ordered: o.rec.OrderedOff || o.rec.Incident != nil && o.rec.Incident.Action != nil}
+		ev := power.ReadingEvent{At: now, Device: r.device, Err: r.err, Detail: r.text, Ordered: o.rec.PowerOurs()}
 		if r.err == power.NoError {
 			ev.Reading = power.Reading{State: r.state, Authentic: true, At: r.at}
 		}

@@ -32,6 +32,9 @@ type Story struct {
 func newStory() *Story { return &Story{said: map[string]map[string]bool{}} }
 
 func (s *Story) add(e Entry) {
+	if n := len(s.Entries); n > 0 && s.Entries[n-1].Host == e.Host && s.Entries[n-1].Text == e.Text && s.Entries[n-1].At == e.At {
+		return
+	}
 	if !s.mute {
 		s.Entries = append(s.Entries, e)
 	}
