@@ -72,8 +72,8 @@ type Host struct {
 	Maintenance bool `json:"maintenance,omitempty"`
 	HADisabled  bool `json:"haDisabled,omitempty"`
 	Disabled    bool `json:"disabled,omitempty"`
-	Off         bool `json:"off,omitempty"`  // switched off when the simulation begins
-	Dead        bool `json:"dead,omitempty"` // switched on, and nothing runs
+	Off         bool `json:"switchedOff,omitempty"` // switched off when the simulation begins
+	Dead        bool `json:"dead,omitempty"`        // switched on, and nothing runs
 
 	boot time.Duration
 }
