@@ -76,6 +76,7 @@ type step struct {
 
 	rows    []*Row    // that were applied
 	own     bool      // r.Incident is our own copy
+	ledger  string    // the incident whose ledger is our own copy
 	why     string    // reason of the row that is being applied
 	outcome string    // the row ends the incident with it
 	report  *answered // EvPlace: the guards' answers
@@ -334,7 +335,10 @@ func (s *step) note(what, format string, args ...any) {
 	if len(l) >= MaxLedger {
 		l = l[len(l)-MaxLedger+1:]
 	}
-	i.Ledger = append(slices.Clone(l), Entry{At: s.now, What: what, Text: fmt.Sprintf(format, args...)})
+	if s.ledger != i.ID { // the first line of this step: the argument keeps its own
+		l, s.ledger = append(make([]Entry, 0, len(l)+4), l...), i.ID
+	}
+	i.Ledger = append(l, Entry{At: s.now, What: what, Text: fmt.Sprintf(format, args...)})
 }
 
 // id names an incident (i), check (c), transaction (t) or gate (g) of this host. The
