@@ -52,7 +52,7 @@ func claim(s *Snapshot) Answer {
 			compared(span(max(0, c.ValidFor)), span(c.NeededFor))
 	}
 	left := span(c.ValidFor)
-	return said("the host is ours (epoch " + c.Epoch + ") for at least " + left).compared(left, span(c.NeededFor))
+	return said("the host is ours (epoch "+c.Epoch+") for at least "+left).compared(left, span(c.NeededFor))
 }
 
 func state(s *Snapshot) Answer {
@@ -79,7 +79,7 @@ func state(s *Snapshot) Answer {
 			compared(span(age), span(f.VerdictMaxAge))
 	}
 	old := span(age)
-	return said("the verdict is " + old + " old and nothing changed since").compared(old, span(f.VerdictMaxAge))
+	return said("the verdict is "+old+" old and nothing changed since").compared(old, span(f.VerdictMaxAge))
 }
 
 func armed(s *Snapshot) Answer {
@@ -214,7 +214,7 @@ func quiet(s *Snapshot) Answer {
 		return said("no power action of anybody else is known")
 	}
 	ago := span(gap)
-	return said("the last power action of anybody else was " + ago + " ago").compared(ago, span(f.MinGap))
+	return said("the last power action of anybody else was "+ago+" ago").compared(ago, span(f.MinGap))
 }
 
 func power(s *Snapshot) Answer {

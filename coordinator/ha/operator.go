@@ -314,7 +314,7 @@ func believeOff(s *step) {
 	if o.Second != "" {
 		by += ", " + o.Second
 	}
-	s.r.Proof = &Proof{Boot: s.r.Boot.ID, Assurance: power.A5, How: howOperator, At: s.now, By: by, Instances: slices.Clone(s.r.Instances)}
+	s.r.Proof = &Proof{Boot: s.r.Boot.ID, Assurance: power.A5, How: howOperator, At: s.now, By: by, Instances: s.r.movable(), Local: slices.Clone(s.r.Local)}
 	s.r.Protected = false
 	s.unorder()
 	s.release()

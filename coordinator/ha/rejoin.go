@@ -34,9 +34,7 @@ func (s *step) seeHello() {
 		s.r.Passes, s.r.PassSince = 0, time.Time{}
 		s.unknownHealth()
 	}
-	if !slices.Equal(s.ev.Instances, s.r.Instances) {
-		s.r.Instances = slices.Clone(s.ev.Instances)
-	}
+	s.seeInstances()
 }
 
 func newBoot(s *step) bool { return s.hello == helloNew }
@@ -59,15 +57,15 @@ func rebooted(s *step) {
 	s.note("seen", "%s", s.why)
 	s.endReleases("the host is back")
 	if p := s.r.Proof; old != "" && (p == nil || p.Boot != old || p.Revoked != "") {
-		s.r.Proof = &Proof{Boot: old, Assurance: power.A3, How: howRebooted, At: s.now, Instances: slices.Clone(s.was.Instances)}
+		s.r.Proof = &Proof{Boot: old, Assurance: power.A3, How: howRebooted, At: s.now, Instances: s.was.movable(), Local: slices.Clone(s.was.Local)}
 	}
-	s.gate(s.was.Instances)
+	s.gate(s.was.movable())
 	s.unorder()
 	if p := s.r.Proof; p != nil && p.How == howSettled && p.Boot == old && p.Revoked == "" {
 		s.r.Contradicted = nil // the device switched a boot off for certain
 	}
 	s.drop(s.why)
-	s.effect(Effect{Kind: Announce, Type: "ha.rebooted", Severity: Warning, Reason: "boot " + orNone(old) + " is over, its instances are to be restarted", Boot: old, Instances: slices.Clone(s.was.Instances)})
+	s.effect(Effect{Kind: Announce, Type: "ha.rebooted", Severity: Warning, Reason: "boot " + orNone(old) + " is over, its instances are to be restarted" + staying(s.was.Local), Boot: old, Instances: s.was.movable(), Local: slices.Clone(s.was.Local)})
 	s.effect(Effect{Kind: ReadPower})
 }
 

@@ -257,11 +257,19 @@ func (s *step) seeHealth() {
 		s.r.Health, s.r.HealthWhy, s.r.HealthOwn = Fail, ev.Reason, own
 	}
 	// A ping carries its boot and all instances; a missed one neither.
-	if ev.Boot != "" && !slices.Equal(ev.Instances, s.r.Instances) {
-		s.r.Instances = slices.Clone(ev.Instances)
-	}
 	if ev.Boot != "" {
+		s.seeInstances()
 		s.seeLost()
+	}
+}
+
+// seeInstances takes over what runs there, as the host reports it.
+func (s *step) seeInstances() {
+	if !slices.Equal(s.ev.Instances, s.r.Instances) {
+		s.r.Instances = slices.Clone(s.ev.Instances)
+	}
+	if !slices.Equal(s.ev.Local, s.r.Local) {
+		s.r.Local = slices.Clone(s.ev.Local)
 	}
 }
 
