@@ -84,6 +84,9 @@ type view struct {
 	cache    map[string]cachedSettings                         // by host id
 	census   *census
 
+	laid   sync.Mutex // guards layout, inside of mu
+	layout layout
+
 	changed func(kind, id string) // told after each change, outside the lock
 }
 
@@ -476,4 +479,16 @@ func (v *view) cold() bool {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	return len(v.slots) == 0
+}
+
+// othersStarting: some other worker will take slots as soon as it has read the records.
+func (v *view) othersStarting(self string) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	for id, x := range v.workers {
+		if id != self && x.Val.State == stateStarting {
+			return true
+		}
+	}
+	return false
 }
