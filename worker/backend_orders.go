@@ -317,8 +317,17 @@ func (b *backend) ExplainPartition(ctx context.Context, path string) (v1.Explana
 		x.Story = append(x.Story, v1.Entry{What: "hosts", Text: fmt.Sprintf("%d %s", n, s)})
 	}
 	for id, s := range b.view.hosts() {
-		if rec, ok := get(b.view, b.view.ha, id); ok && within(s.Val.Partition, path) && rec.Val.Eligible == ha.Fail {
+		rec, ok := get(b.view, b.view.ha, id)
+		switch {
+		case !within(s.Val.Partition, path):
+		case s.Val.Maintenance, s.Val.HADisabled, s.Val.Disabled:
+			x.Story = append(x.Story, v1.Entry{What: "unfit", Text: strings.TrimSuffix(fmt.Sprintf("host %s: in maintenance, excluded or disabled: %s", id, s.Val.Why), ": ")})
+		case !ok || rec.Val.Eligible == ha.Unknown:
+			x.Story = append(x.Story, v1.Entry{What: "unfit", Text: fmt.Sprintf("host %s: the provider has not judged it yet", id)})
+		case rec.Val.Eligible == ha.Fail:
 			x.Story = append(x.Story, v1.Entry{What: "unfit", Text: fmt.Sprintf("host %s: %s", id, rec.Val.EligibleWhy)})
+		case rec.Val.Health == ha.Fail:
+			x.Story = append(x.Story, v1.Entry{What: "unfit", Text: fmt.Sprintf("host %s: %s", id, rec.Val.HealthWhy)})
 		}
 	}
 	slices.SortFunc(x.Story, func(a, b v1.Entry) int {

@@ -169,7 +169,7 @@ func lostPools(r *agentpb.Report, shared []string) []string {
 
 // facts are what the provider is told of this host.
 func (o *owner) facts() provider.Facts {
-	ok, why := o.powerTested()
+	ok, why := o.powerOnceTested()
 	return provider.Facts{
 		Host: o.host, Pools: o.spec.Val.Pools, Probes: o.spec.Val.Probes, Instances: o.live.report.GetInstances(),
 		Local: o.eff.Bool("ha.kvm.local"), PowerOn: o.rec.PowerTold && o.rec.Power == power.On,

@@ -103,14 +103,15 @@ func (p *partition) facts() ha.PartitionFacts {
 		r := m.record
 		eligible := r.Eligible == ha.Pass && !r.Admin.Forbids()
 		open := r.Incident != nil && r.Incident.Ended.IsZero()
-		if eligible {
-			f.Eligible++
-		}
-		if eligible && m.healthy {
+		switch {
+		case !eligible:
+			continue
+		case m.healthy:
 			f.Fit++
-		} else if open {
+		case open:
 			f.Open++
 		}
+		f.Eligible++
 	}
 	return f
 }

@@ -100,11 +100,24 @@ func (o *owner) onPlace(ctx context.Context, m placeReady) {
 	o.leaveIdle()
 }
 
-// askLater makes what a cooldown holds be asked again when that is over.
+// askLater makes what is held until a known time be asked again then: a cooldown, or a
+// disarming that expires.
 func (o *owner) askLater(s guard.Snapshot) {
-	if left := s.Area.Cooldown(); left > 0 && len(o.rec.Holds()) > 0 {
-		o.live.askAt = s.At.Add(left)
+	if len(o.rec.Holds()) == 0 {
+		return
 	}
+	at := o.w.view.rearmed(o.spec.Val.Partition, o.host, s.At)
+	if left := s.Area.Cooldown(); left > 0 {
+		at = later(at, s.At.Add(left))
+	}
+	o.live.askAt = at
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // leaveIdle gives the place back unless it is used or waited for.

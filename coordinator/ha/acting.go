@@ -108,10 +108,11 @@ func confirmHeld(s *step) {
 		s.keepReport()
 	}
 	o := s.off()
-	o.Waiting, o.ConfirmAt = false, s.now.Add(s.p.confirmDelay())
+	o.Interval = min(max(2*o.Interval, s.p.confirmDelay()), max(s.p.CheckMax, s.p.confirmDelay()))
+	o.Waiting, o.ConfirmAt = false, s.now.Add(o.Interval)
 	s.setOffHolds(guardHolds(rep, s.now))
-	if s.r.State == Suspect || s.r.State == Degraded {
-		s.soon()
+	if _, signs := holdBy(s.r.Off.Holds, "signals"); signs && (s.r.State == Suspect || s.r.State == Degraded) {
+		s.soon() // a check is what clears it
 	}
 	s.effect(Effect{Kind: LeavePlace})
 }

@@ -125,11 +125,12 @@ func (a Admin) Forbids() bool { return a.Maintenance || a.Excluded || a.Disabled
 // proof (A2): the guards are asked at ConfirmAt, and only a hard off and a settled OFF
 // fence the host.
 type OffFound struct {
-	Seen      time.Time `json:"seen"` // first of the equal readings
-	ConfirmAt time.Time `json:"confirmAt"`
-	Devices   []string  `json:"devices,omitempty"`
-	Waiting   bool      `json:"waiting,omitempty"` // asked for a place to confirm
-	Holds     []Hold    `json:"holds,omitempty"`   // why it is not confirmed
+	Seen      time.Time     `json:"seen"` // first of the equal readings
+	ConfirmAt time.Time     `json:"confirmAt"`
+	Devices   []string      `json:"devices,omitempty"`
+	Waiting   bool          `json:"waiting,omitempty"`  // asked for a place to confirm
+	Holds     []Hold        `json:"holds,omitempty"`    // why it is not confirmed
+	Interval  time.Duration `json:"interval,omitempty"` // until the guards are asked again
 }
 
 // Gate is the rejoin contract of ha.md §7: a host that comes back is not AVAILABLE

@@ -129,9 +129,11 @@ func repairedFailed(s *step) {
 }
 
 // admissible: all that AVAILABLE asks for besides the health pass.
-func admissible(s *step) bool {
-	return pass(s) && s.r.Partition == PartitionActive && !s.r.Admin.Forbids() && s.r.Eligible == Pass &&
-		s.r.Power == power.On && !gateClosed(s) && !goingDown(s.r)
+func admissible(s *step) bool { return !inactive(s) && returnable(s) }
+
+// returnable: all that but an ACTIVE partition.
+func returnable(s *step) bool {
+	return pass(s) && !s.r.Admin.Forbids() && s.r.Eligible == Pass && s.r.Power == power.On && !gateClosed(s) && !goingDown(s.r)
 }
 
 // gateClosed: the running boot has not confirmed what it must not run. However well it
@@ -169,6 +171,8 @@ func waitingFor(r Record) string {
 		return "a power reading of ON"
 	case r.Gate != nil && !r.Gate.Confirmed:
 		return "its confirmation of the rejoin gate"
+	case r.Partition != PartitionActive:
+		return "a partition that is ACTIVE"
 	}
 	return "a health pass"
 }
@@ -177,6 +181,11 @@ func waitingFor(r Record) string {
 func available(s *step) {
 	s.because("healthy and protected")
 	s.settleAvailable()
+	s.endIncident()
+}
+
+// endIncident of a host that came back.
+func (s *step) endIncident() {
 	if !s.r.open() {
 		s.r.Incident = nil
 		return

@@ -19,7 +19,7 @@ type Facts struct {
 	Local       bool     // setting ha.kvm.local: a host without shared pools may be protected
 	PowerOn     bool     // some power level reads ON
 	Instances   []*agentpb.Instance
-	PowerTested bool   // some power level passed its last test, and that is young enough
+	PowerTested bool   // some power level once passed its test
 	PowerWhy    string // why not
 	LinkAlive   bool   // its agent is linked and pings in time
 	Baseline    Baseline
