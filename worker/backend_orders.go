@@ -270,6 +270,9 @@ func (b *backend) ExplainHost(ctx context.Context, id string) (v1.Explanation, e
 		if r.Incident != nil {
 			out.Story = entriesOf(r.Incident.Ledger)
 		}
+		for _, a := range b.view.stormsOf(id) {
+			out.Why = append(out.Why, fmt.Sprintf("%s is in a storm since %s: %s (holdfast describe area %s)", a.Area, a.Began.Format(time.RFC3339), a.Why, a.Area))
+		}
 	}
 	if own, _ := b.w().owned(id); own != nil {
 		err := b.w().live(ctx, id, func(_ context.Context, o *owner) { explain(o.rec, o.policy) })

@@ -284,9 +284,11 @@ func (o *owner) readBudgets(ctx context.Context) ([]budgetState, error) {
 // that scope stop until a human resets or grants more (ha.md §4).
 func (o *owner) latch(ctx context.Context, asked time.Time) {
 	i := o.rec.Incident
-	if i == nil || i.Guards == nil || !i.Guards.At.Equal(asked) ||
-		!slices.ContainsFunc(i.Guards.Holding(), func(a guard.Answer) bool { return a.Guard == "budget" }) {
-		return // nobody asked for a slot just now, or there was one
+	if i == nil || i.Guards == nil || !i.Guards.At.Equal(asked) {
+		return
+	}
+	if held := i.Guards.Holding(); len(held) != 1 || held[0].Guard != "budget" {
+		return // there was a slot, or it was not come to that: something else holds as well
 	}
 	now := o.now()
 	for _, b := range o.place.budgets {
