@@ -20,6 +20,7 @@ const (
 	DrainsPrefix     = Root + "drains/"
 	PartitionsPrefix = Root + "partitions/"
 	BudgetsPrefix    = Root + "budgets/"
+	AreasPrefix      = Root + "areas/"
 	HostsPrefix      = Root + "hosts/"
 	IncidentsPrefix  = Root + "incidents/"
 	OpsPrefix        = Root + "ops/"
@@ -68,6 +69,10 @@ func PartitionStateKey(path string) string { return PartitionsPrefix + path + "/
 // BudgetKey holds the power-downs of a scope: host/<host>, cluster/<zone>/<pod>/<cluster>,
 // pod/<zone>/<pod> or zone/<zone>.
 func BudgetKey(scope string) string { return BudgetsPrefix + scope }
+
+// AreaKey is the incident of an area: <kind>/<name>, such as rack/z1/7, pool/nfs1 or
+// cluster/z1/p1/c1.
+func AreaKey(area string) string { return AreasPrefix + area }
 
 // HostPrefix is one host's spec, ha and power records.
 func HostPrefix(host string) string { return HostsPrefix + host + "/" }

@@ -21,7 +21,7 @@ type KeyDoc struct {
 var Schema = []KeyDoc{
 	{"config/slots", false, "created once", "number of slots, never changed by a running fleet", `{"v":1,"slots":1024}`},
 	{"config/generation", false, "created once; raised after a restore (docs/etcd-restore.md), own mod_revision", "generation of the etcd data, first part of every epoch", `{"v":1,"generation":1}`},
-	{"workers/<worker>", true, "own lease", "addresses, zone, weight, boot, state (ready, draining, restarting), settings of interest", `{"v":1,"worker":"w-1","boot":"b-7f3a","zone":"z1","weight":1,"state":"ready"}`},
+	{"workers/<worker>", true, "own lease", "addresses, zone, weight, boot, state (starting, ready, restarting), settings of interest", `{"v":1,"worker":"w-1","boot":"b-7f3a","zone":"z1","weight":1,"state":"ready"}`},
 	{"slots/<slot>", true, "own mod_revision", "owner; the epoch is (generation, mod_revision of this key)", `{"v":1,"worker":"w-1","boot":"b-7f3a","since":"2026-11-21T14:28:00Z"}`},
 	{"ends/<worker>/<boot>", false, "created once", "how a worker ended (released, reaped, expired, evicted), at, last renewal; deleted after an hour", `{"v":1,"how":"reaped","at":"2026-11-21T14:28:00Z"}`},
 	{"drains/<worker>", false, "own mod_revision", "operators want the worker to own nothing, also after its restarts, until the key is gone: by, at, reason", `{"v":1,"worker":"w-1","by":"ops@10.0.0.9","at":"2026-11-21T14:28:00Z","reason":"new kernel"}`},
@@ -31,6 +31,7 @@ var Schema = []KeyDoc{
 	{"budgets/cluster/<zone>/<pod>/<cluster>", false, "own mod_revision", "times of power-downs; touched only when arming", `{"v":1,"times":["2026-11-21T15:35:10Z"]}`},
 	{"budgets/pod/<zone>/<pod>", false, "own mod_revision", "times of power-downs; touched only when arming", `{"v":1,"times":[]}`},
 	{"budgets/zone/<zone>", false, "own mod_revision", "times of power-downs; touched only when arming; latched: stopped until a human resets or grants", `{"v":1,"times":[],"latched":true}`},
+	{"areas/<area>", false, "slot of the area's name (of a zone, pod or cluster: of its path), own mod_revision", "last storm of a rack, switch, PDU, pool, cluster, pod or zone: began, ended, why, members, paged", `{"v":1,"area":"rack/z1/7","open":true,"why":"40 hosts under it fell within 1m30s"}`},
 	{"hosts/<host>/spec", false, "own mod_revision", "partition, provider, labels (rack, switch, PDU), power devices, agent identity, list index", `{"v":1,"partition":"z1/p1/c1","provider":"kvm"}`},
 	{"hosts/<host>/ha", false, "slot of the host, own mod_revision", "host machine's record", `{"v":1,"state":"available"}`},
 	{"hosts/<host>/power", false, "slot of the host, own mod_revision", "power machine's record", `{"v":1,"state":"on"}`},
@@ -55,6 +56,7 @@ var Schema = []KeyDoc{
 var placeholders = map[string]string{
 	"<path>":  idPattern + `(?:/` + idPattern + `){0,2}`,
 	"<scope>": `global|zone/` + idPattern + `|pod/` + idPattern + `/` + idPattern + `|cluster(?:/` + idPattern + `){3}|host/` + idPattern,
+	"<area>":  `[a-z][a-z0-9-]{0,62}(?:/` + idPattern + `){1,3}`,
 	"<slot>":  `[0-9]{4}`,
 	"<nn>":    `[0-9]{2,}`,
 }
@@ -95,6 +97,7 @@ func SchemaMarkdown() string {
 		"- `etcdctl get --prefix " + HostPrefix("h0042") + "` is one host's story.\n\n" +
 		"Ids are 1 to 63 letters, digits, `.`, `_` or `-`, starting with a letter or digit. `<path>` is `zone`, `zone/pod` or\n" +
 		"`zone/pod/cluster`; `<scope>` is `global`, `zone/…`, `pod/…`, `cluster/…` (each with the path) or `host/<host>`;\n" +
+		"`<area>` is a kind (`rack`, `switch`, `pdu` and other labels, `pool`, `cluster`, `pod`, `zone`) and a name;\n" +
 		"`<slot>` has four digits.\n\n" +
 		"| key | lease | fence | content | example |\n|---|---|---|---|---|\n")
 	for _, d := range Schema {

@@ -133,7 +133,7 @@ func (w *Worker) hostile(t wpower.Target, r ipmi.Report) {
 // mirrorPrefixes are what every worker keeps a copy of: the small records of all hosts,
 // so that a takeover reads nothing and any worker answers operators.
 var mirrorPrefixes = []string{
-	leases.ConfigGenerationKey(), leases.WorkersPrefix, leases.DrainsPrefix, leases.SlotsPrefix, leases.EndsPrefix, leases.PartitionsPrefix,
+	leases.ConfigGenerationKey(), leases.WorkersPrefix, leases.DrainsPrefix, leases.SlotsPrefix, leases.EndsPrefix, leases.PartitionsPrefix, leases.AreasPrefix, leases.BudgetsPrefix,
 	leases.HostsPrefix, leases.OpsPrefix, leases.SecretsPrefix, leases.SettingsPrefix, leases.ProfilesPrefix,
 }
 
@@ -191,14 +191,23 @@ func (w *Worker) Run(ctx context.Context) error {
 	g.Go(func() error { return w.watchCertificates(ctx) })
 	g.Go(func() error { return w.watchSecrets(ctx) })
 	g.Go(func() error { return w.trimEvents(ctx) })
+	g.Go(func() error { return w.watchAreas(ctx) })
 	g.Go(func() error { return w.hook.run(ctx) })
+	// Not before its turn: in a restart the process before this one still accepts on the
+	// same sockets, and can serve whom this one would have to send away.
 	g.Go(func() error {
+		if !w.turn(ctx) {
+			return nil
+		}
 		if err := grpcS.Serve(agentsL); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("serve agents: %w", err)
 		}
 		return nil
 	})
 	g.Go(func() error {
+		if !w.turn(ctx) {
+			return nil
+		}
 		if err := w.serveAPI(apiL, httpS); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve operators: %w", err)
 		}
@@ -255,6 +264,12 @@ func (w *Worker) changed(kind, id string) {
 	switch kind {
 	case "workers", "drains", "slots", "ends", "host-spec", "generation":
 		w.look()
+	case "budgets":
+		w.budgetChanged(id)
+		return
+	case "areas":
+		w.areaChanged(id)
+		return
 	case "secrets":
 		w.secretsVersion.Add(1)
 		w.wakeOwner(id)

@@ -67,7 +67,7 @@ func (s *step) clampDeadlines() {
 	s.r.QuietUntil = clamp(s.r.QuietUntil, s.now, s.p.QuietPeriod)
 	s.r.SoftBy = clamp(s.r.SoftBy, s.now, s.p.SoftGrace)
 	if o := s.r.Off; o != nil {
-		if at := clamp(o.ConfirmAt, s.now, max(s.p.confirmDelay(), s.p.QuietPeriod)); at != o.ConfirmAt {
+		if at := clamp(o.ConfirmAt, s.now, max(s.p.confirmDelay(), s.p.QuietPeriod, o.Interval)); at != o.ConfirmAt {
 			s.off().ConfirmAt = at
 		}
 	}

@@ -89,6 +89,11 @@ var Routes = []Route{
 	{"POST", "/v1/etcd/generation", "workers:write", v1.GenerationRequest{}, v1.Generation{}, []Param{dryParam}, "Raise the generation of the etcd data after a restore, above everything agents have reported: all workers open new sessions, and agents obey them again. With `dryRun` nothing is changed.", raiseGeneration},
 	{"GET", "/v1/incidents", "hosts:read", nil, v1.List[v1.Incident]{}, join([]Param{{Name: "host", Doc: "incidents of this host"}}, pageParams), "List incidents, newest first.", listIncidents},
 	{"GET", "/v1/incidents/{id}", "hosts:read", nil, v1.Incident{}, nil, "One incident with its ledger.", getIncident},
+	{"GET", "/v1/areas", "hosts:read", nil, v1.List[v1.Area]{}, pageParams, "List racks, switches, PDUs, pools, clusters, pods and zones that are in a storm, or were.", listAreas},
+	{"GET", "/v1/areas/{path...}", "hosts:read", nil, v1.Area{}, nil, "One area: its last storm.", getArea},
+	{"GET", "/v1/budgets", "hosts:read", nil, v1.List[v1.Budget]{}, join([]Param{{Name: "scope", Doc: "the budget of this scope and those below it; default all"}}, pageParams), "List power-down budgets: of all zones, pods and clusters, and of hosts that spent some.", listBudgets},
+	{"POST", "/v1/budgets/{path...}:reset", "ha:write", v1.BudgetRequest{}, v1.Budget{}, nil, "Forget what a budget (`host/…`, `cluster/…`, `pod/…`, `zone/…`) has spent and open it again, with a reason.", changeBudget(false)},
+	{"POST", "/v1/budgets/{path...}:grant", "ha:write", v1.BudgetRequest{}, v1.Budget{}, nil, "Add slots to a budget for a while and open it again, with a reason.", changeBudget(true)},
 	{"GET", "/v1/events", "events:read", nil, v1.List[v1.Event]{}, join(eventParams, nil, watchParam), "List or watch events, oldest first. A watch goes on after `Last-Event-ID`; it repeats the events of that revision.", listEvents},
 
 	{"GET", "/v1/settings", "settings:read", nil, v1.List[v1.Setting]{}, []Param{scopeParam}, "Settings as they are effective at a scope.", listSettings},

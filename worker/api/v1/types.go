@@ -28,7 +28,7 @@ type HostSpec struct {
 	Partition string            `json:"partition"`          // zone/pod/cluster, or a prefix of it
 	Provider  string            `json:"provider,omitempty"` // default kvm
 	Labels    map[string]string `json:"labels,omitempty"`   // rack, switch, pdu, …
-	Probes    []string          `json:"probes,omitempty"`   // icmp://10.0.0.7, udp-echo://127.0.0.1:7007
+	Probes    []string          `json:"probes,omitempty"`   // icmp://10.0.0.7, udp-echo://127.0.0.1:7007; with #network where it is not the management network
 	Pools     []string          `json:"pools,omitempty"`    // shared pools it mounts
 	Power     []Device          `json:"power,omitempty"`
 
@@ -86,6 +86,7 @@ type HostStatus struct {
 	Incident     string            `json:"incident,omitempty"` // id of the open one
 	Proof        *Proof            `json:"proof,omitempty"`
 	Instances    []string          `json:"instances,omitempty"`
+	Local        []string          `json:"local,omitempty"`     // of the instances, those on pools of this host alone: they return with it, never elsewhere
 	Witnessed    []string          `json:"witnessed,omitempty"` // signs of life that neighbours have seen of this boot: disks, network; the silence of others proves nothing
 	Contradicted []string          `json:"contradicted,omitempty"`
 	Labels       map[string]string `json:"-"`
@@ -128,7 +129,8 @@ type Proof struct {
 	How       string    `json:"how"`
 	At        time.Time `json:"at"`
 	Revoked   string    `json:"revoked,omitempty"`
-	Instances []string  `json:"instances,omitempty"`
+	Instances []string  `json:"instances,omitempty"` // that may run elsewhere
+	Local     []string  `json:"local,omitempty"`     // that return with the host
 }
 
 // PartitionSpec is what operators declare of a zone, pod or cluster.
@@ -155,14 +157,71 @@ type Partition struct {
 	Revision int64          `json:"revision"`
 }
 
-// Budget is one power-down budget.
+// Budget is one power-down budget: how many incidents with a power action a host,
+// cluster, pod or zone may see in a window.
 type Budget struct {
-	Scope   string `json:"scope"`
-	Used    int    `json:"used"`
-	Limit   int    `json:"limit"`
-	Window  string `json:"window"`
-	Latched bool   `json:"latched,omitempty"`
+	Scope     string        `json:"scope"` // host/…, cluster/…, pod/…, zone/…
+	Used      int           `json:"used"`
+	Limit     int           `json:"limit"` // with the grants in force
+	Window    string        `json:"window"`
+	Next      string        `json:"next,omitempty"`    // used up: duration until a slot is free by itself
+	Latched   bool          `json:"latched,omitempty"` // an incident asked and found none: stopped until somebody resets or grants
+	LatchedAt time.Time     `json:"latchedAt,omitzero"`
+	Grants    []BudgetGrant `json:"grants,omitempty"` // in force
+	Reset     *BudgetReset  `json:"reset,omitempty"`  // the last one
 }
+
+// BudgetGrant adds slots to a budget until it expires.
+type BudgetGrant struct {
+	Extra  int       `json:"extra"`
+	Until  time.Time `json:"until"`
+	By     string    `json:"by"`
+	At     time.Time `json:"at"`
+	Reason string    `json:"reason"`
+}
+
+// BudgetReset is who opened a budget again, when and why.
+type BudgetReset struct {
+	By     string    `json:"by"`
+	At     time.Time `json:"at"`
+	Reason string    `json:"reason"`
+}
+
+// BudgetRequest asks to reset a budget, or to grant it more.
+type BudgetRequest struct {
+	Reason string `json:"reason"`
+	Extra  int    `json:"extra,omitempty"` // grant only: slots, 1 to 1000
+	For    string `json:"for,omitempty"`   // grant only: duration, up to 720h
+}
+
+// Area is a rack, switch, PDU, pool, cluster, pod or zone that is in a storm, or was: its
+// hosts failed together, so that it is the suspect and not they. Nothing is switched off
+// there, and the storm pages once for all its hosts.
+type Area struct {
+	Area    string       `json:"area"`  // rack/z1/7, pool/nfs1, cluster/z1/p1/c1
+	State   string       `json:"state"` // see AreaStates
+	Began   time.Time    `json:"began"`
+	Ended   time.Time    `json:"ended,omitzero"`
+	Why     string       `json:"why"`
+	Under   string       `json:"under,omitempty"` // another area whose storm explains this one
+	Hosts   int          `json:"hosts"`           // of the area
+	Members []AreaMember `json:"members"`         // hosts that were part of the storm
+	More    int          `json:"more,omitempty"`  // beyond those listed
+	Paged   time.Time    `json:"paged,omitzero"`
+	Until   time.Time    `json:"until,omitzero"` // over: the end of the cooldown
+}
+
+// AreaMember is one host of a storm.
+type AreaMember struct {
+	Host  string    `json:"host"`
+	State string    `json:"state"` // HA state now
+	Since time.Time `json:"since"`
+	Left  time.Time `json:"left,omitzero"` // when it was well again, or proven off
+}
+
+// AreaStates: a storm is under way; it ended less than guard.storm.cooldown ago; or it is
+// over.
+var AreaStates = []string{"STORM", "COOLDOWN", "OVER"}
 
 // Worker is a member of the control plane.
 type Worker struct {
@@ -191,7 +250,7 @@ type Worker struct {
 
 // WorkerStates are the states in which workers are shown: a drained worker owns nothing
 // and takes nothing; an absent one is drained and not running.
-var WorkerStates = []string{"ready", "draining", "drained", "restarting", "absent"}
+var WorkerStates = []string{"starting", "ready", "draining", "drained", "restarting", "absent"}
 
 // Values of Worker.Answers.
 const (
