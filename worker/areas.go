@@ -49,6 +49,8 @@ func (w *Worker) watchAreas(ctx context.Context) error {
 // assessAreas looks at all areas in a storm, and at those that were in one.
 func (w *Worker) assessAreas(ctx context.Context) {
 	now := time.Now().UTC()
+	w.warn("Storm", "hosts failed together, nothing is switched off there", w.view.stormy())
+	w.warn("BudgetLatched", "power-down budgets are used up, automation waits for a human (holdfast ha budget)", w.view.latched())
 	w.mu.Lock()
 	s := w.session
 	w.mu.Unlock()
@@ -76,6 +78,40 @@ func (w *Worker) assessAreas(ctx context.Context) {
 			w.assessArea(ctx, s, claim, area, look, now)
 		}
 	}
+}
+
+// warn keeps one named warning up as long as there is something to list.
+func (w *Worker) warn(code, text string, what []string) {
+	if len(what) == 0 {
+		w.health.clear(code)
+		return
+	}
+	w.health.set(code, "warning", text+": "+strings.Join(what, ", "))
+}
+
+// stormy are the areas in a storm that no other one explains.
+func (v *view) stormy() (out []string) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	for area, r := range v.areas {
+		if r.Val.Open && r.Val.Under == "" {
+			out = append(out, area)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (v *view) latched() (out []string) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	for scope, c := range v.budgets {
+		if c.Val.Latched {
+			out = append(out, scope)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // pathOf is the path of a zone, pod or cluster; of other areas it is empty.
@@ -172,6 +208,21 @@ func (c *census) members(area string) []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.c.Members(area)
+}
+
+// stormsOf are the storms that a host is in, without those that another one explains.
+func (v *view) stormsOf(host string) (out []ha.AreaRecord) {
+	v.census.mu.Lock()
+	areas := v.census.c.AreasOf(host)
+	v.census.mu.Unlock()
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	for _, a := range areas {
+		if r := v.areas[a].Val; r.Open && (r.Under == "" || !slices.Contains(areas, r.Under)) {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 // pagedArea is the area whose one page tells of a host too; empty: none does.

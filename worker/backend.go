@@ -110,7 +110,7 @@ func (b *backend) host(id string, spec versioned[v1.HostSpec]) v1.Host {
 	r := rec.Val
 	s.State, s.Since, s.Reason = string(r.State), r.Since, r.Reason
 	s.Power, s.PowerSince = r.Power.String(), r.PowerSince
-	s.Instances, s.Contradicted = r.Instances, r.Contradicted
+	s.Instances, s.Local, s.Contradicted = r.Instances, r.Local, r.Contradicted
 	if r.SeenDisks {
 		s.Witnessed = append(s.Witnessed, "disks")
 	}
@@ -128,7 +128,7 @@ func (b *backend) host(id string, spec versioned[v1.HostSpec]) v1.Host {
 		s.Holds = append(s.Holds, v1.Hold{By: "etcd", Reason: why, Clears: wentBackClears, Since: since})
 	}
 	if r.Proof != nil {
-		s.Proof = &v1.Proof{Boot: r.Proof.Boot, Assurance: r.Proof.Assurance.String(), How: r.Proof.How, At: r.Proof.At, Revoked: r.Proof.Revoked, Instances: r.Proof.Instances}
+		s.Proof = &v1.Proof{Boot: r.Proof.Boot, Assurance: r.Proof.Assurance.String(), How: r.Proof.How, At: r.Proof.At, Revoked: r.Proof.Revoked, Instances: r.Proof.Instances, Local: r.Proof.Local}
 	}
 	s.Devices = b.deviceStatus(id, spec.Val)
 	return h

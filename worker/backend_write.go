@@ -14,6 +14,7 @@ import (
 	"github.com/holdfast-ha/holdfast/coordinator/settings"
 	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+	"github.com/holdfast-ha/holdfast/worker/provider"
 )
 
 // write commits operators' records together with the log entry that tells of them.
@@ -89,8 +90,10 @@ func (w *Worker) validateHost(s v1.HostSpec) error {
 	}
 	for i, p := range s.Probes {
 		if !strings.HasPrefix(p, "icmp://") && !strings.HasPrefix(p, "udp-echo://") {
-			fail(fmt.Sprintf("probes[%d]", i), fmt.Errorf("%q, allowed are icmp://address and udp-echo://address:port", p))
+			fail(fmt.Sprintf("probes[%d]", i), fmt.Errorf("%q, allowed are icmp://address and udp-echo://address:port, with #network where it is not the management network", p))
 		}
+		_, network := provider.Network(p)
+		fail(fmt.Sprintf("probes[%d]", i), leases.CheckID("network", network))
 	}
 	seen := map[string]bool{}
 	for i, d := range s.Power {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -210,6 +211,9 @@ func (o *owner) event(ev ha.Event, next ha.Record, e ha.Effect) v1.Event {
 	}
 	if e.Boot != "" {
 		x.Data["boot"] = e.Boot
+	}
+	if len(e.Local) > 0 {
+		x.Data["local"] = strings.Join(e.Local, ",")
 	}
 	if area != "" {
 		x.Data["area"] = area

@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/coordinator/power"
 	"github.com/holdfast-ha/holdfast/worker/provider"
 )
 
@@ -86,7 +87,7 @@ func (o *owner) onHello(ctx context.Context, m helloMsg) {
 		o.tellPolicy(ctx)
 	}
 	o.metricsLinked()
-	o.step(ctx, ha.Event{Kind: ha.EvHello, At: m.at, Boot: m.hello.BootId, Instances: instanceIDs(m.hello.Report)})
+	o.step(ctx, ha.Event{Kind: ha.EvHello, At: m.at, Boot: m.hello.BootId, Instances: instanceIDs(m.hello.Report), Local: localIDs(m.hello.Report, o.spec.Val.Pools)})
 	o.tellEligible(ctx)
 }
 
@@ -95,14 +96,14 @@ func (o *owner) onPing(ctx context.Context, m pingMsg) {
 	o.heard(m.at, m.boot)
 	o.live.report = m.report
 	if o.rec.Boot.ID != m.boot { // the Hello came to an earlier owner, or was lost with it
-		o.step(ctx, ha.Event{Kind: ha.EvHello, At: m.at, Boot: m.boot, Instances: instanceIDs(m.report)})
+		o.step(ctx, ha.Event{Kind: ha.EvHello, At: m.at, Boot: m.boot, Instances: instanceIDs(m.report), Local: localIDs(m.report, o.spec.Val.Pools)})
 	}
 	if g := o.rec.Gate; g != nil && !g.Confirmed && m.gate == g.Generation {
 		o.step(ctx, ha.Event{Kind: ha.EvGate, At: m.at, ID: m.gate})
 	}
 	o.tellEligible(ctx)
 	verdict, why := o.provider().Health(o.facts(), m.report)
-	o.step(ctx, ha.Event{Kind: ha.EvHealth, At: m.at, Verdict: verdict, Reason: why, Boot: m.boot, Life: m.at, Instances: instanceIDs(m.report), Lost: lostPools(m.report, o.spec.Val.Pools)})
+	o.step(ctx, ha.Event{Kind: ha.EvHealth, At: m.at, Verdict: verdict, Reason: why, Boot: m.boot, Life: m.at, Instances: instanceIDs(m.report), Local: localIDs(m.report, o.spec.Val.Pools), Lost: lostPools(m.report, o.spec.Val.Pools)})
 	if o.rec.State == ha.Available && o.live.baselineAt.IsZero() {
 		o.live.baselineAt = o.now()
 	}
@@ -122,6 +123,18 @@ func instanceIDs(r *agentpb.Report) []string {
 	return out
 }
 
+// localIDs are the instances with a disk that is on none of the shared pools: they return
+// with their host, never elsewhere (ha.md §5).
+func localIDs(r *agentpb.Report, shared []string) []string {
+	var out []string
+	for _, i := range r.GetInstances() {
+		if slices.ContainsFunc(i.Disks, func(d *agentpb.Disk) bool { return !slices.Contains(shared, d.Pool) }) {
+			out = append(out, i.Id)
+		}
+	}
+	return out
+}
+
 // lostPools are the shared pools that a host's own report says it cannot use.
 func lostPools(r *agentpb.Report, shared []string) []string {
 	var out []string
@@ -135,9 +148,10 @@ func lostPools(r *agentpb.Report, shared []string) []string {
 
 // facts are what the provider is told of this host.
 func (o *owner) facts() provider.Facts {
-	ok, why := o.powerTested()
+	ok, why := o.powerOnceTested()
 	return provider.Facts{
 		Host: o.host, Pools: o.spec.Val.Pools, Probes: o.spec.Val.Probes, Instances: o.live.report.GetInstances(),
+		Local: o.eff.Bool("ha.kvm.local"), PowerOn: o.rec.PowerTold && o.rec.Power == power.On,
 		PowerTested: ok, PowerWhy: why, LinkAlive: o.live.alive(), Baseline: provider.Baseline{Disks: o.rec.SeenDisks, Probe: o.rec.SeenProbe},
 	}
 }

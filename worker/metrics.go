@@ -74,6 +74,8 @@ func newMetrics(w *Worker) *metrics {
 	m.reg.MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "holdfast_lease_valid_seconds", Help: "Time for which this worker's lease is certainly valid."}, w.leaseValid),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "holdfast_mailbox_depth", Help: "Messages waiting in all owners' mailboxes."}, w.mailDepth),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "holdfast_storms", Help: "Racks, switches, PDUs, pools, clusters, pods and zones in a storm that no other one explains, in the fleet."}, func() float64 { return float64(len(w.view.stormy())) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "holdfast_budgets_latched", Help: "Power-down budgets that are used up and wait for a human, in the fleet."}, func() float64 { return float64(len(w.view.latched())) }),
 		&stateCollector{w: w, resources: prometheus.NewDesc("holdfast_resources", "Hosts owned by this worker, by partition and HA state.", []string{"partition", "state"}, nil),
 			warnings: prometheus.NewDesc("holdfast_health_warnings", "Named warnings of this worker.", []string{"code", "severity"}, nil)},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),

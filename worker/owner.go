@@ -327,7 +327,7 @@ func (o *owner) committed(from ha.Record, ev ha.Event) {
 		o.log.Info("state", "from", from.State, "to", o.rec.State, "cause", o.rec.Reason, "epoch", o.claim.Epoch)
 		o.w.metrics.transition(from.State, o.rec.State, o.rec.Since.Sub(from.Since))
 	}
-	if from.State != o.rec.State || from.Eligible != o.rec.Eligible || (from.Incident == nil) != (o.rec.Incident == nil) {
+	if from.State != o.rec.State || from.Admin != o.rec.Admin || from.Eligible != o.rec.Eligible || (from.Incident == nil) != (o.rec.Incident == nil) {
 		o.w.memberChanged(o.spec.Val.Partition)
 	}
 	o.publish()
@@ -375,7 +375,7 @@ func (o *owner) onTime(ctx context.Context, now time.Time) {
 	}
 	if at := o.live.askAt; !at.IsZero() && !at.After(now) {
 		o.live.askAt = time.Time{}
-		o.step(ctx, ha.Event{Kind: ha.EvPolicy, At: now})
+		o.tellPolicy(ctx) // settings with an expiry change by themselves
 	}
 	if !o.live.baselineAt.IsZero() && !o.live.baselineAt.After(now) {
 		o.takeBaseline()

@@ -100,11 +100,24 @@ func (o *owner) onPlace(ctx context.Context, m placeReady) {
 	o.leaveIdle()
 }
 
-// askLater makes what a cooldown holds be asked again when that is over.
+// askLater makes what is held until a known time be asked again then: a cooldown, or a
+// disarming that expires.
 func (o *owner) askLater(s guard.Snapshot) {
-	if left := s.Area.Cooldown(); left > 0 && len(o.rec.Holds()) > 0 {
-		o.live.askAt = s.At.Add(left)
+	if len(o.rec.Holds()) == 0 {
+		return
 	}
+	at := o.w.view.rearmed(o.spec.Val.Partition, o.host, s.At)
+	if left := s.Area.Cooldown(); left > 0 {
+		at = later(at, s.At.Add(left))
+	}
+	o.live.askAt = at
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // leaveIdle gives the place back unless it is used or waited for.
@@ -271,9 +284,11 @@ func (o *owner) readBudgets(ctx context.Context) ([]budgetState, error) {
 // that scope stop until a human resets or grants more (ha.md §4).
 func (o *owner) latch(ctx context.Context, asked time.Time) {
 	i := o.rec.Incident
-	if i == nil || i.Guards == nil || !i.Guards.At.Equal(asked) ||
-		!slices.ContainsFunc(i.Guards.Holding(), func(a guard.Answer) bool { return a.Guard == "budget" }) {
-		return // nobody asked for a slot just now, or there was one
+	if i == nil || i.Guards == nil || !i.Guards.At.Equal(asked) {
+		return
+	}
+	if held := i.Guards.Holding(); len(held) != 1 || held[0].Guard != "budget" {
+		return // there was a slot, or it was not come to that: something else holds as well
 	}
 	now := o.now()
 	for _, b := range o.place.budgets {

@@ -142,7 +142,7 @@ func (o *owner) absorb(ctx context.Context, readings []deviceReading) {
 		var t []power.Transition
 		next.Machine, t = next.Machine.Step(power.ReadingEvent{
 			At: now, Device: r.device, Reading: r.reading, Err: wpower.KindOf(r.err), Detail: errText(r.err),
-			Ordered: o.rec.OrderedOff || o.rec.Incident != nil && o.rec.Incident.Action != nil,
+			Ordered: o.rec.PowerOurs(),
 		}, o.readLimits())
 		transitions = append(transitions, t...)
 		if r.tested {

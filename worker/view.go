@@ -48,6 +48,7 @@ type deviceRecord struct {
 	Enrolment int            `json:"enrolment,omitempty"` // the one that was pinned
 	Tested    time.Time      `json:"tested,omitzero"`
 	TestOK    bool           `json:"testOK,omitempty"`
+	Passed    time.Time      `json:"passed,omitzero"` // last test that passed, with this configuration
 	TestErr   string         `json:"testError,omitempty"`
 	TestKind  string         `json:"testKind,omitempty"` // kind of the error that was told last
 	Depth     depth          `json:"depth,omitempty"`
@@ -413,6 +414,18 @@ func (v *view) disarmed(path, host string, now time.Time) []string {
 		out = append(out, s)
 	}
 	return out
+}
+
+// rearmed is when the last disarming of a host that expires does; zero: none will.
+func (v *view) rearmed(path, host string, now time.Time) (at time.Time) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	for _, scope := range scopesOf(path, host) {
+		if r, ok := v.settings[scope][settingArmed]; ok && r.Val.Value == "false" && r.Val.Expires.After(now) {
+			at = later(at, r.Val.Expires)
+		}
+	}
+	return at
 }
 
 // settingArmed is the switch behind `holdfast ha arm|disarm`.

@@ -142,6 +142,7 @@ func (e *env) describeHost(t *text, h v1.Host, events []v1.Event) {
 	}
 	t.section("Power devices:", devices)
 	t.section("Instances:", s.Instances)
+	t.section("On its own pools, they return with the host:", s.Local)
 	if p := s.Proof; p != nil {
 		t.printf("\nProof: boot %s is over, assurance %s, %s, by %s\n", p.Boot, p.Assurance, t.at(p.At), p.How)
 		if p.Revoked != "" {

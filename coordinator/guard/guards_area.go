@@ -24,7 +24,7 @@ func (f AreaFacts) unseen() (Answer, bool) {
 	return Answer{}, false
 }
 
-func storage(s Snapshot) Answer {
+func storage(s *Snapshot) Answer {
 	if a, unseen := s.Area.unseen(); unseen {
 		return a
 	}
@@ -46,12 +46,17 @@ func storage(s Snapshot) Answer {
 	case len(held) > 0:
 		return all(held)
 	case len(well) == 0:
-		return allow("it mounts no shared pool")
+		return said("it mounts no shared pool")
 	}
 	return allow("pools as its neighbours report them: %s", strings.Join(well, ", "))
 }
 
-func share(s Snapshot) Answer {
+// String tells the share in words.
+func (l LevelShare) String() string {
+	return fmt.Sprintf("%d of %d hosts of %s are unhealthy", l.Unhealthy, l.Hosts, l.Area)
+}
+
+func share(s *Snapshot) Answer {
 	if a, unseen := s.Area.unseen(); unseen {
 		return a
 	}
@@ -59,27 +64,30 @@ func share(s Snapshot) Answer {
 		return hold("its partition is not known", "a partition in the host's declaration")
 	}
 	var held []Answer
-	var well []string
-	for _, l := range s.Area.Levels {
-		is := fmt.Sprintf("%d of %d hosts of %s are unhealthy", l.Unhealthy, l.Hosts, l.Area)
+	well := make([]byte, 0, 128)
+	well = append(well, "unhealthy: "...)
+	for i, l := range s.Area.Levels {
+		if i > 0 {
+			well = append(well, ", "...)
+		}
 		switch {
 		case l.Hosts < shareHosts:
-			well = append(well, fmt.Sprintf("%s has fewer than %d hosts", l.Area, shareHosts))
+			well = fmt.Appendf(well, "%s has fewer than %d hosts", l.Area, shareHosts)
 		case l.Limit <= 0:
-			held = append(held, hold(is+", how many may be is not known", "a valid setting guard.unhealthy.share"))
+			held = append(held, hold(l.String()+", how many may be is not known", "a valid setting guard.unhealthy.share"))
 		case l.storm():
-			held = append(held, hold(is, "hosts that answer again, or are proven off").compared(fmt.Sprintf("%d%%", l.Unhealthy*100/l.Hosts), fmt.Sprintf("%d%%", l.Limit)))
+			held = append(held, hold(l.String(), "hosts that answer again, or are proven off").compared(fmt.Sprintf("%d%%", l.Unhealthy*100/l.Hosts), fmt.Sprintf("%d%%", l.Limit)))
 		default:
-			well = append(well, fmt.Sprintf("%d of %d in %s", l.Unhealthy, l.Hosts, l.Area))
+			well = fmt.Appendf(well, "%d of %d in %s", l.Unhealthy, l.Hosts, l.Area)
 		}
 	}
 	if len(held) > 0 {
 		return all(held)
 	}
-	return allow("unhealthy: %s", strings.Join(well, ", "))
+	return said(string(well))
 }
 
-func commonCause(s Snapshot) Answer {
+func commonCause(s *Snapshot) Answer {
 	if a, unseen := s.Area.unseen(); unseen {
 		return a
 	}
@@ -97,10 +105,10 @@ func commonCause(s Snapshot) Answer {
 	if len(held) > 0 {
 		return all(held)
 	}
-	return allow("fewer than %d hosts fell under each of %s", causeHosts, count(len(s.Area.Causes), "shared ancestor"))
+	return said("fewer than 3 hosts fell under each of " + count(len(s.Area.Causes), "shared ancestor"))
 }
 
-func cooldown(s Snapshot) Answer {
+func cooldown(s *Snapshot) Answer {
 	if a, unseen := s.Area.unseen(); unseen {
 		return a
 	}
@@ -116,7 +124,7 @@ func cooldown(s Snapshot) Answer {
 	if len(held) > 0 {
 		return all(held)
 	}
-	return allow("no storm lately")
+	return said("no storm lately")
 }
 
 // Cooldown is the time until the last cooldown that was found is over; 0: none runs.

@@ -199,7 +199,7 @@ func idleWhileOff(s *step) {
 	i.Interval = double(i.Interval, s.p)
 	i.CheckAt = s.now.Add(i.Interval)
 	s.because("idle, and its power was found OFF at %s: confirming", clock(s.r.Off.Seen))
-	if len(s.r.Off.Holds) > 0 && !s.r.Off.Waiting {
+	if _, signs := holdBy(s.r.Off.Holds, "signals"); signs && !s.r.Off.Waiting {
 		s.off().ConfirmAt = s.now // what held it may be this very check's news
 	}
 }

@@ -63,6 +63,11 @@ func (r Record) ReadSoon() bool {
 	return false
 }
 
+// PowerOurs reports whether a change of the power that is read now follows from what was
+// sent to the host's devices, by automation or an operator: something was sent since the
+// present state was read (power.md §1, cause "ours").
+func (r Record) PowerOurs() bool { return !r.LastAction.IsZero() && r.LastAction.After(r.PowerSince) }
+
 // Excused reports whether nobody expects the host to look at its neighbours (ha.md §5).
 func (r Record) Excused() bool {
 	return r.State == Fenced || r.State == Failed || r.Admin.Maintenance

@@ -34,11 +34,11 @@ type PartitionFacts struct {
 // host whose owner is not there yet is not.
 func (f *PartitionFacts) Count(r Record, healthy bool) {
 	f.Members++
-	eligible := r.Eligible == Pass && !r.Admin.Forbids()
-	if eligible {
-		f.Eligible++
+	if r.Eligible != Pass || r.Admin.Forbids() {
+		return
 	}
-	if eligible && healthy {
+	f.Eligible++
+	if healthy {
 		f.Fit++
 	} else if r.open() {
 		f.Open++

@@ -67,6 +67,7 @@ type Record struct {
 	Boot      Boot       `json:"boot"`                // newest authenticated boot
 	Past      []string   `json:"past,omitempty"`      // boots that are over, newest last, at most maxPast
 	Instances []string   `json:"instances,omitempty"` // instances of the newest boot, as last reported
+	Local     []string   `json:"local,omitempty"`     // of those, with disks on pools of this host alone: they return with it, never elsewhere
 	// SeenDisks and SeenProbe: families of signals that neighbours saw alive during the
 	// present boot (EvSeen; reset with a new boot). Silence of a family never seen alive
 	// proves nothing (ha.md §5).
@@ -124,11 +125,12 @@ func (a Admin) Forbids() bool { return a.Maintenance || a.Excluded || a.Disabled
 // proof (A2): the guards are asked at ConfirmAt, and only a hard off and a settled OFF
 // fence the host.
 type OffFound struct {
-	Seen      time.Time `json:"seen"` // first of the equal readings
-	ConfirmAt time.Time `json:"confirmAt"`
-	Devices   []string  `json:"devices,omitempty"`
-	Waiting   bool      `json:"waiting,omitempty"` // asked for a place to confirm
-	Holds     []Hold    `json:"holds,omitempty"`   // why it is not confirmed
+	Seen      time.Time     `json:"seen"` // first of the equal readings
+	ConfirmAt time.Time     `json:"confirmAt"`
+	Devices   []string      `json:"devices,omitempty"`
+	Waiting   bool          `json:"waiting,omitempty"`  // asked for a place to confirm
+	Holds     []Hold        `json:"holds,omitempty"`    // why it is not confirmed
+	Interval  time.Duration `json:"interval,omitempty"` // until the guards are asked again
 }
 
 // Gate is the rejoin contract of ha.md §7: a host that comes back is not AVAILABLE
@@ -148,9 +150,10 @@ type Proof struct {
 	OffSince  time.Time       `json:"offSince,omitzero"`
 	By        string          `json:"by,omitempty"`
 	Epoch     string          `json:"epoch,omitempty"`
-	Revoked   string          `json:"revoked,omitempty"` // why it no longer counts
-	Instances []string        `json:"instances,omitempty"`
-	Ended     bool            `json:"ended,omitempty"` // ON was sent or the host is back: no new releases
+	Revoked   string          `json:"revoked,omitempty"`   // why it no longer counts
+	Instances []string        `json:"instances,omitempty"` // that may run elsewhere
+	Local     []string        `json:"local,omitempty"`     // that return with the host
+	Ended     bool            `json:"ended,omitempty"`     // ON was sent or the host is back: no new releases
 }
 
 // Incident is one episode of suspicion. SUSPECT to FENCING belong to one; it ends with

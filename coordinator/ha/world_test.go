@@ -43,6 +43,7 @@ type world struct {
 	bootTakes                time.Duration // 0: does not boot
 	softTakes                time.Duration
 	instances                []string
+	local                    []string // of the instances: on pools of this host alone
 
 	agents   []timed // future events, sorted by time
 	lastPing time.Time
@@ -145,6 +146,9 @@ func (w *world) start(e Effect) {
 		if len(e.Instances) > 0 {
 			text += fmt.Sprintf(" boot %s %v", e.Boot, e.Instances)
 		}
+		if len(e.Local) > 0 {
+			text += fmt.Sprintf(" with the host %v", e.Local)
+		}
 		switch e.Type {
 		case "ha.hold-placed", "ha.hold-cleared", "power.contradicted", "ha.order", "ha.order-refused", "power.order-done", "power.order-failed", "ha.proof-revoked":
 			text += ": " + e.Reason
@@ -158,7 +162,13 @@ func (w *world) start(e Effect) {
 			w.feed(Event{Kind: EvActivity, Check: &Check{ID: e.ID, Asked: asked, Done: w.now, Verdict: v, Reason: why, Signals: sig}})
 		})
 	case TakePlace:
-		w.job(100*time.Millisecond, func() { snap := w.snapshot(e.Purpose); w.feed(Event{Kind: EvPlace, Snapshot: &snap}) })
+		w.job(100*time.Millisecond, func() {
+			snap := w.snapshot(e.Purpose)
+			w.feed(Event{Kind: EvPlace, Snapshot: &snap})
+			if left := snap.Area.Cooldown(); left > 0 { // as an owner asks again then
+				w.job(left, func() { w.feed(Event{Kind: EvPolicy}) })
+			}
+		})
 	case ReadPower:
 		w.nextRead = w.now
 	case TxnDo:
@@ -337,7 +347,7 @@ func (w *world) startBoot() {
 		w.bootNo++
 		w.lastPing = w.now
 		w.feed(Event{Kind: EvHello, Boot: w.boot(), Instances: nil})
-		w.instances, w.nextPing = nil, w.now.Add(w.p.PingInterval)
+		w.instances, w.local, w.nextPing = nil, nil, w.now.Add(w.p.PingInterval)
 	})
 }
 
@@ -389,10 +399,11 @@ func (w *world) ping() {
 	if w.os && w.agent && w.link {
 		w.lastPing = w.now
 		v, why := Pass, ""
+		var lost []string
 		if !w.pool || !w.cluster {
-			v, why = Fail, "pool p1 is unreadable"
+			v, why, lost = Fail, "pool p1 is unreadable", []string{"p1"}
 		}
-		w.feed(Event{Kind: EvHealth, Verdict: v, Reason: why, Boot: w.boot(), Life: w.now, Instances: w.instances})
+		w.feed(Event{Kind: EvHealth, Verdict: v, Reason: why, Boot: w.boot(), Life: w.now, Instances: w.instances, Local: w.local, Lost: lost})
 		return
 	}
 	if silent := w.now.Sub(w.lastPing); silent >= w.p.silence() {

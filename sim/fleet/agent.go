@@ -69,6 +69,9 @@ func (h *host) relink() {
 
 func (h *host) gone() {
 	o := h.link.to
+	if o != nil {
+		o.heardAt = o.lastPing()
+	}
 	h.link.up, h.link.to = false, nil
 	h.link.pings.set(false, h.f.now, h.link.pings.every)
 	if o != nil && !o.over {

@@ -111,9 +111,9 @@ const settingArmed = "ha.armed"
 func (f *Fleet) disabled(path string) (out []string) {
 	for _, p := range prefixesOf(path) {
 		switch s := f.levels[p]; {
-		case s.disabled:
+		case s.Disabled:
 			out = append(out, p+" is disabled")
-		case s.haDisabled:
+		case s.HADisabled:
 			out = append(out, "HA is disabled at "+p)
 		}
 	}

@@ -34,7 +34,7 @@ type Fleet struct {
 	etcdDown time.Time // since then it is away
 	settings map[string]map[string]setting
 	version  int // of settings and switches
-	levels   map[string]levelSpec
+	levels   map[string]Level
 	members  map[string][]*host // by partition
 	parts    map[string]*partition
 	budgets  map[string]budget.Counter
@@ -47,6 +47,7 @@ type Fleet struct {
 	log     *Story
 	rules   *rules
 	waits   []*waiting // steps of the script that wait for something
+	healed  bool       // what still waits does not happen any more
 	epochNo int64
 	homes   map[string]*host // where an instance was restarted last
 }
@@ -57,16 +58,13 @@ type setting struct {
 	expires       time.Time
 }
 
-// levelSpec are the switches of one level of the partition tree.
-type levelSpec struct{ disabled, haDisabled bool }
-
 // New builds the fleet of a filled topology: every host runs, nobody owns anything yet.
 // Run brings it up.
 func New(t Topology) *Fleet {
 	f := &Fleet{
 		top: t, now: Epoch, rng: rand.New(rand.NewPCG(t.Seed, 0x5deece66d)),
 		byID: map[string]*host{}, switches: map[string]*netSwitch{}, pools: map[string]*pool{}, racks: map[string]*rack{}, pdus: map[string]*pdu{},
-		etcdUp: true, settings: map[string]map[string]setting{}, levels: map[string]levelSpec{}, members: map[string][]*host{},
+		etcdUp: true, settings: map[string]map[string]setting{}, levels: map[string]Level{}, members: map[string][]*host{},
 		parts: map[string]*partition{}, budgets: map[string]budget.Counter{}, slots: map[int]slot{}, cache: map[string]cached{},
 		log: newStory(), homes: map[string]*host{},
 	}
@@ -99,10 +97,13 @@ func New(t Topology) *Fleet {
 			}
 		}
 		for _, p := range prefixesOf(spec.Partition) {
-			f.levels[p] = levelSpec{}
+			f.levels[p] = t.Levels[p]
 		}
 	}
 	f.census = guard.NewCensus(guard.ParseLabels(f.effectiveOf("", "").String("guard.cause.labels")))
+	for scope, b := range t.Budgets {
+		f.budgets[scope] = budget.Counter{V: 1, Times: slices.Repeat([]time.Time{Epoch}, b.Used), Latched: b.Latched}
+	}
 	for path := range f.members {
 		f.parts[path] = newPartition(f, path)
 	}
@@ -134,11 +135,20 @@ func (f *Fleet) at(t time.Time, do func()) {
 	f.q.push(t.Sub(Epoch).Nanoseconds(), do)
 }
 
+// maxSpins is more than a fleet does in one moment.
+const maxSpins = 1 << 20
+
 // Run lets time pass until a moment; it stops early when a rule is broken.
 func (f *Fleet) Run(until time.Time) {
 	end := until.Sub(Epoch).Nanoseconds()
-	for len(f.q.heap) > 0 && f.q.heap[0].at <= end {
+	for spins := 0; len(f.q.heap) > 0 && f.q.heap[0].at <= end; spins++ {
 		e := f.q.pop()
+		if now := Epoch.Add(time.Duration(e.at)); now.After(f.now) {
+			spins = 0
+		} else if spins > maxSpins {
+			f.rules.broken(f.hosts[0], "time", "the fleet does something again and again and time stands still")
+			return
+		}
 		f.now = Epoch.Add(time.Duration(e.at))
 		e.do()
 		if len(f.rules.Broken) > 0 && f.rules.stop {
@@ -147,6 +157,15 @@ func (f *Fleet) Run(until time.Time) {
 	}
 	f.now = until
 }
+
+// Mute makes the fleet tell no story: for searches that look at Broken alone.
+func (f *Fleet) Mute() { f.log.mute = true }
+
+// StopAtBroken ends Run at the first rule that is broken.
+func (f *Fleet) StopAtBroken() { f.rules.stop = true }
+
+// Broken are the rules of the house that were broken so far.
+func (f *Fleet) Broken() []Broken { return f.rules.Broken }
 
 // jitter is a length up to d, by the seed.
 func (f *Fleet) jitter(d time.Duration) time.Duration {

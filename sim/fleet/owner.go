@@ -45,6 +45,8 @@ type owner struct {
 	place   place
 	checks  int // activity check under way, by number
 	reading bool
+	stirs   int // how often the world moved, and at the last reading
+	askedAt int
 	looking bool
 	txn     string
 
@@ -118,7 +120,7 @@ func (o *owner) adopt() {
 		o.step(ha.Event{Kind: ha.EvAdopted})
 		o.tellPolicy()
 		o.tellPower()
-		o.readPower(false)
+		o.readPower()
 	})
 	o.h.relink()
 }
@@ -169,6 +171,7 @@ func (o *owner) wake() { o.post(func() {}) }
 
 // stir: the world moved; what was quiet is looked at again.
 func (o *owner) stir() {
+	o.stirs++
 	o.calm = false
 	if !o.powerPaused.IsZero() {
 		// It was read all along at its pace; the next time is the one that comes now.
@@ -261,7 +264,7 @@ func (o *owner) start(e ha.Effect) {
 	case ha.LeavePlace:
 		o.leavePlace()
 	case ha.ReadPower:
-		o.readPower(true)
+		o.readPower()
 	case ha.TxnDo:
 		o.doTxn(*e.Txn)
 	case ha.Repair:
@@ -323,7 +326,7 @@ func (o *owner) onTime() {
 	case o.txn != "":
 		o.powerAt = now.Add(2 * time.Second)
 	default:
-		o.readPower(false)
+		o.readPower()
 	}
 	if !o.askAt.IsZero() && !o.askAt.After(now) {
 		o.askAt = time.Time{}

@@ -30,13 +30,13 @@ type deviceReading struct {
 	at time.Time
 }
 
-// readPower reads the devices that are due, or every one at once (worker/powerread.go).
-func (o *owner) readPower(urgent bool) {
+// readPower reads the devices (worker/powerread.go).
+func (o *owner) readPower() {
+	o.powerAt = time.Time{} // set again when the answers are here
 	if o.reading {
 		return
 	}
-	_ = urgent
-	o.reading, o.powerAt = true, time.Time{}
+	o.reading = true
 	o.readDevices(func(rs []deviceReading) {
 		o.reading = false
 		o.absorb(rs)
@@ -47,6 +47,7 @@ func (o *owner) readPower(urgent bool) {
 // that does not answer is tried twice.
 func (o *owner) readDevices(done func([]deviceReading)) {
 	var rs []deviceReading
+	o.askedAt = o.stirs
 	takes := time.Millisecond
 	for _, lv := range o.policy.Ladder {
 		if lv.Human {
@@ -79,8 +80,7 @@ func (o *owner) absorb(rs []deviceReading) {
 	changed := 0
 	for _, r := range rs {
 		o.powerSeen = true
-		ev := power.ReadingEvent{At: now, Device: r.device, Err: r.err, Detail: r.text,
-			Ordered: o.rec.OrderedOff || o.rec.Incident != nil && o.rec.Incident.Action != nil}
+		ev := power.ReadingEvent{At: now, Device: r.device, Err: r.err, Detail: r.text, Ordered: o.rec.PowerOurs()}
 		if r.err == power.NoError {
 			ev.Reading = power.Reading{State: r.state, Authentic: true, At: r.at}
 		}
@@ -111,7 +111,7 @@ func (o *owner) absorb(rs []deviceReading) {
 func (o *owner) planReading(rs []deviceReading) {
 	m, now := o.h.pow, o.f.now
 	o.powerAt, o.powerPaused = o.real(m.NextRead(o.wall(), o.readCadence(), o.readLimits())), time.Time{}
-	if o.rec.ReadSoon() && o.rec.State != ha.Unsupported || o.rec.Off != nil || o.txn != "" || m.State != o.rec.Power || m.Told() != o.rec.PowerTold {
+	if o.askedAt != o.stirs || o.rec.ReadSoon() && o.rec.State != ha.Unsupported || o.rec.Off != nil || o.txn != "" || m.State != o.rec.Power || m.Told() != o.rec.PowerTold {
 		return
 	}
 	for _, r := range rs {

@@ -86,25 +86,28 @@ func (f *Fleet) explain(h *host) string {
 
 // Write tells the story of a script, without the time in which the fleet came up, and how
 // it ended.
-func (r Result) Write(w io.Writer) {
+func (r Result) Write(out io.Writer) error {
+	var w strings.Builder
 	s := Story{Entries: r.Story}
-	s.Write(w, 0)
-	fmt.Fprintf(w, "\nin the end\n")
+	s.write(&w, 0)
+	fmt.Fprintf(&w, "\nin the end\n")
 	well := 0
 	for _, h := range r.Hosts {
 		if h.State == ha.Available && h.Really == "runs" {
 			well++
 			continue
 		}
-		fmt.Fprintf(w, "  %-4s %s, in truth it %s: %s\n", h.Host, h.State, is(h.Really), h.Why)
+		fmt.Fprintf(&w, "  %-4s %s, in truth it %s: %s\n", h.Host, h.State, is(h.Really), h.Why)
 		for _, c := range h.WouldChange {
-			fmt.Fprintf(w, "       would change it: %s\n", c)
+			fmt.Fprintf(&w, "       would change it: %s\n", c)
 		}
 	}
-	fmt.Fprintf(w, "  %d of %d hosts AVAILABLE, %d power commands\n", well, len(r.Hosts), r.Power)
+	fmt.Fprintf(&w, "  %d of %d hosts AVAILABLE, %d power commands\n", well, len(r.Hosts), r.Power)
 	for _, b := range r.Broken {
-		fmt.Fprintf(w, "RULE BROKEN %s\n", b)
+		fmt.Fprintf(&w, "RULE BROKEN %s\n", b)
 	}
+	_, err := io.WriteString(out, w.String())
+	return err
 }
 
 func is(what string) string {

@@ -102,7 +102,7 @@ func (r *rules) packet(o *owner, e power.TxnEffect) {
 		if first && heard.After(i.OffSeen) {
 			r.broken(h, "kill", "it is confirmed off, and it has pinged since")
 		}
-	case i.Last == nil || i.Last.Verdict != ha.Idle || i.Last.Asked.Before(i.Opened):
+	case i.Last == nil || i.Last.Verdict != ha.Idle || h.idleFor != i.ID:
 		r.broken(h, "kill", fmt.Sprintf("%s without a verdict of idle in this incident", e.Verb))
 	case first && heard.After(i.Last.Asked):
 		r.broken(h, "kill", "it is switched off, and it has pinged since it was seen idle")
@@ -145,8 +145,14 @@ func (f *Fleet) expected(h *host) (n int) {
 
 // checked: idle is said by enough readers, or not at all.
 func (r *rules) checked(o *owner, c ha.Check) {
-	if c.Verdict == ha.Idle && idleVotes(&c) == 0 {
+	if c.Verdict != ha.Idle {
+		return
+	}
+	if idleVotes(&c) == 0 {
 		r.broken(o.h, "quorum", "idle, and no reader said so")
+	}
+	if i := o.rec.Incident; i != nil {
+		o.h.idleFor = i.ID
 	}
 }
 

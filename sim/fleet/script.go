@@ -153,7 +153,12 @@ func (f *Fleet) Play(s *Script) error {
 			f.at(Start.Add(l.at), do[i])
 			continue
 		}
-		f.waits = append(f.waits, &waiting{trigger: *l.on, delay: l.at, do: do[i]})
+		run := do[i]
+		f.waits = append(f.waits, &waiting{trigger: *l.on, delay: l.at, do: func() {
+			if !f.healed {
+				run()
+			}
+		}})
 	}
 	f.Run(Start.Add(s.end))
 	return nil

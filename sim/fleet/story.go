@@ -4,7 +4,6 @@ package fleet
 
 import (
 	"fmt"
-	"io"
 	"regexp"
 	"strings"
 	"time"
@@ -33,6 +32,9 @@ type Story struct {
 func newStory() *Story { return &Story{said: map[string]map[string]bool{}} }
 
 func (s *Story) add(e Entry) {
+	if n := len(s.Entries); n > 0 && s.Entries[n-1].Host == e.Host && s.Entries[n-1].Text == e.Text && s.Entries[n-1].At == e.At {
+		return
+	}
 	if !s.mute {
 		s.Entries = append(s.Entries, e)
 	}
@@ -148,8 +150,8 @@ func stamp(d time.Duration) string {
 	return fmt.Sprintf("%02d:%04.1f", int(d.Minutes()), (d % time.Minute).Seconds())
 }
 
-// Write tells the story from a moment on.
-func (s *Story) Write(w io.Writer, from time.Duration) {
+// write tells the story from a moment on.
+func (s *Story) write(w *strings.Builder, from time.Duration) {
 	for _, e := range s.Entries {
 		if e.At < from {
 			continue

@@ -22,8 +22,22 @@ type Topology struct {
 	Workers  []string                     `json:"workers,omitempty"`  // default w1, w2
 	Settings map[string]map[string]string `json:"settings,omitempty"` // scope, name, value
 	Racks    map[string]Rack              `json:"racks,omitempty"`    // what is not said has a default
+	Levels   map[string]Level             `json:"levels,omitempty"`   // switches of zones, pods and clusters, by path
+	Budgets  map[string]Budget            `json:"budgets,omitempty"`  // power-downs of the last hour, by scope
 	Clusters []Cluster                    `json:"clusters,omitempty"` // many hosts alike
 	Hosts    []Host                       `json:"hosts,omitempty"`
+}
+
+// Level says what is switched off at a zone, pod or cluster.
+type Level struct {
+	Disabled   bool `json:"disabled,omitempty"`
+	HADisabled bool `json:"haDisabled,omitempty"`
+}
+
+// Budget is what was spent of one before the simulation begins.
+type Budget struct {
+	Used    int  `json:"used,omitempty"`
+	Latched bool `json:"latched,omitempty"`
 }
 
 // Rack names what the hosts of a rack share. One mains feeds it.
@@ -58,7 +72,8 @@ type Host struct {
 	Maintenance bool `json:"maintenance,omitempty"`
 	HADisabled  bool `json:"haDisabled,omitempty"`
 	Disabled    bool `json:"disabled,omitempty"`
-	Off         bool `json:"off,omitempty"` // switched off when the simulation begins
+	Off         bool `json:"switchedOff,omitempty"` // switched off when the simulation begins
+	Dead        bool `json:"dead,omitempty"`        // switched on, and nothing runs
 
 	boot time.Duration
 }

@@ -123,21 +123,8 @@ var hostVerbs = map[string]verb{
 		h.boots = false
 		h.die()
 	}),
-	"unbootable": each("", "the host runs, and would not boot again", func(h *host, _ []string) { h.boots = false }),
-	"repair": each("", "whatever was wrong with the machine and its BMC is mended; a dead one is switched on", func(h *host, _ []string) {
-		h.boots, h.hv, h.deaf, h.bmc.mode, h.frozen = true, true, false, bmcOK, false
-		h.cut, h.badPool = [networks]bool{}, map[string]poolMode{}
-		if h.outlet = true; h.kernel {
-			h.agent = true
-		}
-		h.refeed()
-		if h.fed && !h.kernel {
-			if h.chassis {
-				h.startBoot()
-			}
-			h.setChassis(true)
-		}
-	}),
+	"unbootable":  each("", "the host runs, and would not boot again", func(h *host, _ []string) { h.boots = false }),
+	"repair":      each("", "whatever was wrong with the machine and its BMC is mended; a dead one is switched on", func(h *host, _ []string) { h.repair() }),
 	"agent-crash": each("", "the agent dies; what the host runs goes on", func(h *host, _ []string) { h.agent = false }),
 	"agent-start": each("", "the agent is started", func(h *host, _ []string) { h.agent = h.kernel }),
 	"sick":        each("", "the hypervisor does not answer its agent", func(h *host, _ []string) { h.hv = false }),
@@ -170,6 +157,24 @@ var hostVerbs = map[string]verb{
 			delete(h.badPool, args[0])
 		}
 	}).checked(oneOf("pool", 2, poolOK, poolHung, poolFailed, poolReadOnly, poolSlow)),
+}
+
+// repair mends the machine and its BMC, and switches it on if it is dead.
+func (h *host) repair() {
+	h.touched = h.f.now
+	h.boots, h.hv, h.deaf, h.bmc.mode, h.frozen = true, true, false, bmcOK, false
+	h.cut, h.badPool = [networks]bool{}, map[string]poolMode{}
+	if h.outlet = true; h.kernel {
+		h.agent = true
+	}
+	h.refeed()
+	if h.fed && !h.kernel {
+		if h.chassis {
+			h.startBoot()
+		}
+		h.setChassis(true)
+	}
+	h.f.refresh(h)
 }
 
 // leave is an orderly shutdown: the agent says goodbye first.

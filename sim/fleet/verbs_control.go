@@ -66,6 +66,7 @@ var controlVerbs = map[string]verb{
 	"lose-etcd": ofWorker("", "this worker alone does not reach etcd", func(w *worker, _ []string) { w.noEtcd = true; w.cut() }),
 	"find-etcd": ofWorker("", "it reaches etcd again", func(w *worker, _ []string) { w.noEtcd = false; w.uncut() }),
 	"clock":     ofWorker("<by>", "the clock of the worker's machine jumps, forward or (-1h) back", func(w *worker, args []string) { w.jump(span(args[0])) }).checked(lasts(1)),
+	"heal":      {"", "every shared fault and every switch is taken back; dead machines stay dead", 0, 0, func(f *Fleet, _ []string) (func(), error) { return f.Heal, nil }},
 	"etcd": {"down|up", "etcd is away for everybody, or back", 1, 1, func(f *Fleet, args []string) (func(), error) {
 		return func() {
 			for _, w := range f.workers {
@@ -112,7 +113,7 @@ func switchOf(doc string, set func(h *host, on bool)) verb {
 	}}
 }
 
-func levelSwitch(doc string, set func(s *levelSpec, on bool)) verb {
+func levelSwitch(doc string, set func(s *Level, on bool)) verb {
 	return verb{"<zone, pod or cluster> on|off", doc, 2, 2, func(f *Fleet, args []string) (func(), error) {
 		if _, ok := f.levels[args[0]]; !ok {
 			return nil, fmt.Errorf("partition %q is not in the topology", args[0])
@@ -131,8 +132,8 @@ var operatorVerbs = map[string]verb{
 	"maintenance": switchOf("`holdfast host maintenance`", func(h *host, on bool) { h.Maintenance = on }),
 	"exclude":     switchOf("`holdfast ha disable host/…`", func(h *host, on bool) { h.HADisabled = on }),
 	"disable":     switchOf("the host itself is disabled", func(h *host, on bool) { h.Disabled = on }),
-	"ha":          levelSwitch("`holdfast ha enable|disable` of a level", func(s *levelSpec, on bool) { s.haDisabled = !on }),
-	"level":       levelSwitch("the level itself is enabled or disabled", func(s *levelSpec, on bool) { s.disabled = !on }),
+	"ha":          levelSwitch("`holdfast ha enable|disable` of a level", func(s *Level, on bool) { s.HADisabled = !on }),
+	"level":       levelSwitch("the level itself is enabled or disabled", func(s *Level, on bool) { s.Disabled = !on }),
 	"disarm": {"<scope> [<for>]", "`holdfast ha disarm`: automation may not act", 1, 2, func(f *Fleet, args []string) (func(), error) {
 		return func() {
 			d := time.Duration(0)

@@ -185,7 +185,9 @@ func (w *worker) lose() {
 	var give func()
 	give = func() {
 		switch {
-		case w.ends[session] != "" || !w.alive:
+		case w.ends[session] != "":
+		case w.f.etcdUp && !w.alive:
+			w.f.after(leaseTTL, func() { w.f.expire(w, session) })
 		case !w.f.etcdUp || w.noEtcd || w.paused:
 			w.f.after(joinTakes, give)
 		default:

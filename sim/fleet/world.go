@@ -98,6 +98,7 @@ type host struct {
 	op    *intent
 	owner *owner
 
+	idleFor string    // incident in which it was seen idle last
 	touched time.Time // last change of what could make it silent
 }
 
@@ -110,7 +111,10 @@ func (f *Fleet) newHost(i int, spec Host) *host {
 	}
 	h.stamps, h.writes = make([]track, len(h.pools)), make([]track, len(h.pools))
 	if !spec.Off {
-		h.chassis, h.wantOn, h.kernel, h.agent, h.bootNo = true, true, true, true, 1
+		h.chassis, h.wantOn = true, true
+	}
+	if h.chassis && !spec.Dead {
+		h.kernel, h.agent, h.bootNo = true, true, 1
 		h.startInstances(spec.Instances)
 	}
 	return h

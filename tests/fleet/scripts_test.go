@@ -39,7 +39,9 @@ func TestScripts(t *testing.T) {
 						t.Error(b)
 					}
 					var out strings.Builder
-					r.Write(&out)
+					if err := r.Write(&out); err != nil {
+						t.Fatal(err)
+					}
 					return out.String()
 				}
 				d.Fatalf(t, "command %q, allowed are topology, script", d.Cmd)

@@ -4,6 +4,7 @@ package kvm
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
@@ -16,6 +17,7 @@ import (
 // counted.
 type seen struct {
 	stamp, disks, probe agentpb.Seen
+	unprobed            bool     // some probe address was not tried
 	life                []string // signs of life
 	why                 []string // everything else that was seen, or could not be
 }
@@ -68,7 +70,9 @@ func read(f provider.Facts, a *agentpb.ActivityAnswer) seen {
 			s.disks = still
 		}
 	}
+	s.unprobed = len(a.GetProbes()) < len(f.Probes)
 	for _, p := range a.GetProbes() {
+		s.unprobed = s.unprobed || p.Answer == unknown
 		switch {
 		case p.Answer == moved:
 			s.probe = moved
@@ -112,12 +116,13 @@ func worse(have, now agentpb.Seen) agentpb.Seen {
 }
 
 // vote is one reader's verdict. Any movement or answer is active; idle needs stamps
-// still on every pool, no disk that moved and no probe that answered.
-func vote(s seen) ha.Verdict {
+// still on every pool, no disk that moved and no probe that answered. Of a host with
+// pools of its own alone only probes tell, all of them.
+func vote(f provider.Facts, s seen) ha.Verdict {
 	switch {
 	case s.stamp == agentpb.Seen_SEEN_MOVED, s.disks == agentpb.Seen_SEEN_MOVED, s.probe == agentpb.Seen_SEEN_MOVED:
 		return ha.Active
-	case s.stamp == agentpb.Seen_SEEN_STILL:
+	case s.stamp == agentpb.Seen_SEEN_STILL, len(f.Pools) == 0 && f.Local && s.probe == agentpb.Seen_SEEN_STILL && !s.unprobed:
 		return ha.Idle
 	}
 	return ha.Unknown
@@ -130,10 +135,10 @@ type Reading struct {
 	Err    error
 }
 
-// Needed is how many readers must say idle, with so many other hosts that should be able
-// to look (ha.md §5).
-func Needed(others int) int {
-	if others == 1 {
+// Needed is how many readers must say idle (ha.md §5): one only where exactly one other
+// host should be able to look, and at more than the network.
+func Needed(q provider.Question) int {
+	if q.Others == 1 && len(q.Subject.Pools) > 0 {
 		return 1
 	}
 	return 2
@@ -159,7 +164,7 @@ func Judge(f provider.Facts, readings []Reading, needed int) (ha.Verdict, string
 			continue
 		}
 		s := read(f, r.Answer)
-		v := vote(s)
+		v := vote(f, s)
 		why := strings.Join(append(s.life, s.why...), "; ")
 		votes = append(votes, ha.Vote{Reader: r.Reader, Verdict: v, Reason: why})
 		disks, probe = merge(disks, s.disks), merge(probe, s.probe)
@@ -172,7 +177,7 @@ func Judge(f provider.Facts, readings []Reading, needed int) (ha.Verdict, string
 			unknown = append(unknown, r.Reader+": "+why)
 		}
 	}
-	sig := guard.SignalFacts{Disks: family(disks, f.Baseline.Disks), Network: family(probe, f.Baseline.Probe)}
+	sig := guard.SignalFacts{Disks: family(disks, f.Baseline.Disks), Network: family(probe, f.Baseline.Probe), OnlyManagement: len(f.Pools) == 0 && onlyManagement(f)}
 	switch {
 	case len(active) > 0:
 		sig.Agent = guard.FamilyUnknown
@@ -199,7 +204,21 @@ func Judge(f provider.Facts, readings []Reading, needed int) (ha.Verdict, string
 	if sig.Disks != guard.FamilyDead && sig.Network != guard.FamilyDead {
 		return ha.Unknown, "probe-blind: neither its disk writes nor a network probe was ever seen alive while it was AVAILABLE, so their silence proves nothing", votes, sig
 	}
+	if len(f.Pools) == 0 {
+		if !f.PowerOn {
+			return ha.Unknown, "it has no shared pool, and no power level reads ON: silence alone proves nothing", votes, sig
+		}
+		return ha.Idle, fmt.Sprintf("%s found it silent on every network, and its power reads ON", strings.Join(idle, " and ")), votes, sig
+	}
 	return ha.Idle, fmt.Sprintf("%s saw its stamps still on every pool%s", strings.Join(idle, " and "), silence(sig)), votes, sig
+}
+
+// onlyManagement: nothing but the management network could tell of its life.
+func onlyManagement(f provider.Facts) bool {
+	return !slices.ContainsFunc(f.Probes, func(p string) bool {
+		_, network := provider.Network(p)
+		return network != provider.Management
+	})
 }
 
 func silence(s guard.SignalFacts) string {

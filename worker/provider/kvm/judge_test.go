@@ -149,7 +149,7 @@ func TestEligible(t *testing.T) {
 // TestReadersOfDifferentRacksFirst: votes from different failure domains are preferred.
 func TestReadersOfDifferentRacksFirst(t *testing.T) {
 	var hosts []string
-	for _, r := range Choose([]provider.Reader{{Host: "a", Domain: "r1"}, {Host: "b", Domain: "r1"}, {Host: "c", Domain: "r2"}, {Host: "d"}}, 3) {
+	for _, r := range choose([]provider.Reader{{Host: "a", Domain: "r1"}, {Host: "b", Domain: "r1"}, {Host: "c", Domain: "r2"}, {Host: "d"}}, 3) {
 		hosts = append(hosts, r.Host)
 	}
 	if got := strings.Join(hosts, " "); got != "a c b" {
