@@ -38,13 +38,24 @@ func heardAt(at time.Time) func(string) time.Time { return func(string) time.Tim
 
 func TestAreasOfAHost(t *testing.T) {
 	f := fact("h1", "z1/p1/c1", "7 b")
-	f.Labels["pdu"] = "a1, a2"
+	f.Labels["PDU"] = "a1, a2"
 	want := []string{"cluster/z1/p1/c1", "pdu/z1/a1", "pdu/z1/a2", "pod/z1/p1", "pool/nfs1", "rack/z1/7_b", "zone/z1"}
 	if d := cmp.Diff(want, f.Areas(labels)); d != "" {
 		t.Error(d)
 	}
 	if got := (HostFact{Host: "h2", Labels: f.Labels}).Areas(labels); len(got) != 0 {
 		t.Errorf("a host without partition and pools is in %v", got)
+	}
+}
+
+func TestParseLabels(t *testing.T) {
+	for list, want := range map[string][]string{
+		"rack,switch,pdu": {"rack", "switch", "pdu"}, " rack , chassis-2,rack": {"rack", "chassis-2"},
+		"": nil, "Rack,zone,pool,7u,-x,a/b,é": nil,
+	} {
+		if d := cmp.Diff(want, ParseLabels(list)); d != "" {
+			t.Errorf("%q: %s", list, d)
+		}
 	}
 }
 
