@@ -139,7 +139,10 @@ func (r *run) unproven() {
 		r.end(v)
 	case GoalOn:
 		v := Verdict{Silent: r.silent(), On: r.lastState(), Reason: "the host was not switched on: " + why}
-		if v.On == Unknown && r.OnSent() {
+		switch {
+		case r.unseen():
+			v.On, v.Reason = On, "what feeds it is ON, and nobody could read the chassis: "+why
+		case v.On == Unknown && r.OnSent():
 			v.Reason = "nobody could read whether the host came on: " + why
 		}
 		r.end(v)

@@ -235,7 +235,11 @@ func (r *run) leave(why string) {
 	case r.rising() && !r.darkens() && r.rise(r.rest()):
 	case r.Verdict != nil:
 		v := *r.Verdict
-		v.On, v.Reason = r.lastState(), v.Reason+"; but it was not read ON again: "+why
+		if v.On = r.lastState(); r.unseen() {
+			v.On, v.Reason = On, v.Reason+"; what feeds it is ON, and nobody could read the chassis: "+why
+		} else {
+			v.Reason += "; but it was not read ON again: " + why
+		}
 		r.end(v)
 	case r.Goal != GoalOn && p.Outcome == "":
 		p.OnEnds = time.Time{}
@@ -248,8 +252,11 @@ func (r *run) leave(why string) {
 // carriedOut ends a transaction whose last verb was verified. What feeds the host is not
 // the host.
 func (r *run) carriedOut() {
-	if r.Progress.Feeding && r.rise(r.rest()) {
-		return
+	if p := &r.Progress; p.Feeding {
+		p.Fed = true
+		if r.rise(r.rest()) {
+			return
+		}
 	}
 	v := Verdict{Level: r.level().N, On: r.lastState()}
 	switch {

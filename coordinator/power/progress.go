@@ -48,6 +48,7 @@ type Progress struct {
 	Outcome  Outcome      `json:"outcome,omitempty"`  // of an operator's verb
 	Errors   map[Kind]int `json:"errors,omitempty"`   // met so far, by kind
 	Answered bool         `json:"answered,omitempty"` // some device answered against us: read ON after a hard off, or refused it
+	Fed      bool         `json:"fed,omitempty"`      // all that feeds the host was read ON
 	Unfed    []string     `json:"unfed,omitempty"`    // why feeds did not come back, for people
 	Weak     *Verdict     `json:"weak,omitempty"`     // strongest OFF that was settled and is not strong enough
 	Human    bool         `json:"human,omitempty"`    // the ladder came to a level that only an operator can answer

@@ -91,6 +91,12 @@ func (r *run) needless(g Reading) bool {
 	return r.rising() && (r.Progress.Feeding || r.powered()) && g.State == On && !g.Transitional && !g.Fault
 }
 
+// unseen: all that feeds the host is ON, and that is the most that anybody can tell, as it
+// is where outlets are all there is.
+func (r *run) unseen() bool {
+	return r.Progress.Fed && len(r.Progress.Unfed) == 0 && !slices.ContainsFunc(r.Progress.Devices, func(d DeviceProgress) bool { return !d.LastAt.IsZero() })
+}
+
 // darkens reports whether leaving the present stage gives up switching on at all: only
 // what may have switched the chassis on forbids another path to it.
 func (r *run) darkens() bool {

@@ -113,7 +113,7 @@ var All = []Def{
 	{"power.on.deadline", Duration, "120s", "10s", "30m", nil, everywhere, nil, NextAction,
 		"ON must be read this soon after it was sent; it is sent once more at half of it."},
 	{"power.session.gap", Duration, "2s", "0s", "60s", nil, everywhere, nil, Live,
-		"Time between two sessions with one device; fragile ones need 5s. Fencing does not wait for it."},
+		"Time between two sessions with one device; fragile ones need 5s, 0s is none. Fencing does not wait for it."},
 	{"power.sync.interval", Duration, "60s", "2s", "1h", nil, everywhere, fast("10s"), Live,
 		"How often the power of a healthy host is read, give or take a tenth."},
 	{"power.unknown.after", Int, "3", "1", "20", nil, everywhere, nil, Live,

@@ -15,7 +15,7 @@ import (
 // The walk-through of docs/power.md: from a host without a device to a proven OFF, and back.
 func TestPowerWalkThrough(t *testing.T) {
 	t.Parallel()
-	f := start(t, "--hosts", "6", "--workers", "2", "--preset", "fast")
+	f := start(t, "--hosts", "8", "--workers", "2", "--preset", "fast")
 	const host = "h006"
 	f.mu.Lock()
 	f.victims[host] = true
@@ -28,14 +28,18 @@ func TestPowerWalkThrough(t *testing.T) {
 		}
 		return out
 	}
-	soon := func(what string, args ...string) {
+	within := func(limit time.Duration, what string, args ...string) {
 		t.Helper()
-		until(t, 30*time.Second, func() string {
+		until(t, limit, func() string {
 			if out := f.must(t, args...); !strings.Contains(out, what) {
 				return "holdfast " + strings.Join(args, " ") + ":\n" + out
 			}
 			return ""
 		})
+	}
+	soon := func(what string, args ...string) {
+		t.Helper()
+		within(30*time.Second, what, args...)
 	}
 	soon("AVAILABLE", "get", "hosts", host)
 	address := strings.TrimSpace(f.must(t, "describe", "host", host, "-o", "jsonpath={.spec.power[0].address}"))
@@ -45,7 +49,7 @@ func TestPowerWalkThrough(t *testing.T) {
 
 	profile := []string{"power", "profile", "set", "device.bmc.driver=ipmi", "device.bmc.user=env:HOLDFAST_BMC_USER", "device.bmc.secret=file:bmc"}
 	says("nothing was changed", append(profile, "--dry-run")...)
-	says("reaches 6 of 6 hosts", profile...)
+	says("reaches 8 of 8 hosts", profile...)
 	says("file:bmc", "power", "profile", "get", "--scope", "host/"+host)
 	if _, stderr, code := f.run(t, "power", "device", "add", host, "bmc", "--address", address, "--level", "12"); code == 0 || !strings.Contains(stderr, "allowed are 1 to 9") {
 		t.Errorf("level 12: exit %d, %s", code, stderr)
@@ -74,6 +78,18 @@ func TestPowerWalkThrough(t *testing.T) {
 	f.must(t, "power", "profile", "set", "class=slow", "--scope", "cluster/z1/p1/c2")
 	soon("class slow at cluster/z1/p1/c2", "settings", "get", "power.status.deadline", "--scope", "host/"+host)
 	f.must(t, "power", "profile", "unset", "class", "--scope", "cluster/z1/p1/c2")
+
+	const fed = "h008"
+	f.mu.Lock()
+	f.victims["pdu-a/1"], f.victims["pdu-b/1"] = true, true
+	f.mu.Unlock()
+	says("level 2 (pdu-a, pdu-b): hard off", "power", "explain", fed)
+	f.breaks(t, fed, "bmc-dead")
+	f.must(t, "power", "off", fed, "--yes", "--reason", "smoke")
+	within(2*time.Minute, "which proves A5", "power", "history", fed)
+	says("no mains", "dev", "status")
+	f.must(t, "power", "on", fed)
+	within(time.Minute, "AVAILABLE", "get", "hosts", fed)
 }
 
 // A host whose BMC is dead is fenced through the two PDUs that feed it, with the real fence
