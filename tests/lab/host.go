@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -232,6 +233,23 @@ func (h *Host) Freeze() error { return write(filepath.Join(h.group(), "cgroup.fr
 
 // Thaw ends Freeze.
 func (h *Host) Thaw() error { return write(filepath.Join(h.group(), "cgroup.freeze"), "0") }
+
+// KillLibvirtd ends the host's libvirtd as a crash does. Its guests run on, and another
+// libvirtd comes.
+func (h *Host) KillLibvirtd() error {
+	text, err := os.ReadFile(filepath.Join(h.group(), "cgroup.procs"))
+	if err != nil {
+		return fmt.Errorf("kill libvirtd of %s: %w", h.Name, err)
+	}
+	for _, word := range strings.Fields(string(text)) {
+		name, err := os.ReadFile(filepath.Join("/proc", word, "comm"))
+		pid, convErr := strconv.Atoi(word)
+		if err == nil && convErr == nil && strings.TrimSpace(string(name)) == "libvirtd" {
+			return unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+	return fmt.Errorf("kill libvirtd of %s: there is none", h.Name)
+}
 
 // Cable plugs the host's network in or out.
 func (h *Host) Cable(ctx context.Context, in bool) error {
