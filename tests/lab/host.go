@@ -181,11 +181,12 @@ func (h *Host) furnish() error {
 	// identity, since libvirt does not migrate to itself.
 	err := write(filepath.Join(h.dir, "etc", "qemu.conf"), strings.Join([]string{
 		`user = "root"`, `group = "root"`, `security_driver = "none"`, `namespaces = [ ]`, `cgroup_controllers = [ ]`,
-		`remember_owner = 0`, `dynamic_ownership = 0`, `stdio_handler = "file"`, "",
+		`remember_owner = 0`, `dynamic_ownership = 0`, `stdio_handler = "file"`, `keepalive_interval = 2`, `keepalive_count = 3`, "",
 	}, "\n"))
 	return errors.Join(err, write(conf, strings.Join([]string{
 		fmt.Sprintf("host_uuid = %q", uuid.NewString()), fmt.Sprintf("unix_sock_dir = %q", filepath.Join(h.dir, "run")),
 		`listen_tls = 0`, `listen_tcp = 1`, `auth_tcp = "none"`, `auth_unix_rw = "none"`, `auth_unix_ro = "none"`,
+		`keepalive_interval = 2`, `keepalive_count = 3`, // a migration's other end that is gone is noticed soon
 		`log_outputs = "3:file:/var/log/libvirt/libvirtd.log"`, "",
 	}, "\n")))
 }

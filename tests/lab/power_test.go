@@ -36,10 +36,15 @@ func offline(r *rig, moves ...hypervisor.DiskMove) {
 	r.restarts(r.a, r.from)
 }
 
-// stranded is the target without power: the guest stays.
+// stranded is the target without power: the guest stays and works. A copy of its volume
+// may wait for the silent target until that is back.
 func stranded(r *rig, moves ...hypervisor.DiskMove) {
 	done := r.migrate(moves...)
 	must(r.T, r.b.node.Off(r.Context()))
+	r.writes(r.a, r.from)
+	if len(moves) > 0 {
+		r.power(r.b)
+	}
 	r.failed(done)
 	r.state(r.a, hypervisor.Running, r.from)
 	r.writes(r.a, r.from)
