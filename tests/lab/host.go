@@ -84,8 +84,21 @@ func (h *Host) Dirs() []dirs.Dir {
 	}
 }
 
-// SetFault breaks the host's mount of the shared pool (Fault), until the next.
-func (h *Host) SetFault(f Fault) error { return write(filepath.Join(h.dir, "fault"), string(f)) }
+// SetFault breaks the host's mount of the shared pool until the next fault or the next
+// boot. When it returns the fault is in force.
+func (h *Host) SetFault(ctx context.Context, f Fault) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := write(h.fault(), string(f)); err != nil || !h.on {
+		return err
+	}
+	return until(ctx, fmt.Sprintf("fault %q of %s is in force", f, h.Name), func() bool {
+		text, err := os.ReadFile(h.fault() + ".is")
+		return err == nil && string(text) == string(f)
+	})
+}
+
+func (h *Host) fault() string { return filepath.Join(h.dir, "fault") }
 
 // serve is the BMC and what it was asked to do.
 func (h *Host) serve(ctx context.Context) error {
@@ -167,7 +180,7 @@ func (h *Host) furnish() error {
 			return err
 		}
 	}
-	if err := h.SetFault(""); err != nil {
+	if err := write(h.fault(), string(NoFault)); err != nil {
 		return err
 	}
 	conf := filepath.Join(h.dir, "etc", "libvirtd.conf")

@@ -77,7 +77,7 @@ func must(t *testing.T, err error) {
 
 func wait(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
+	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for end := time.After(limit); !ok(); {
 		select {

@@ -145,7 +145,7 @@ func TestBMCCutsPower(t *testing.T) {
 // A power cut does not wait for what hangs.
 func TestPowerCutOfHungHost(t *testing.T) {
 	r := newRig(t, "shared", "local")
-	must(t, r.a.node.SetFault(lab.Hang))
+	must(t, r.a.node.SetFault(t.Context(), lab.Hang))
 	stuck := make(chan hypervisor.VolumeSight, 1)
 	go func() { stuck <- r.a.LookVolume(context.Background(), r.from) }()
 	if s := r.a.LookInstance(t.Context(), r.id); s.Answer != hypervisor.Present {
