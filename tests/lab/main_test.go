@@ -31,6 +31,7 @@ var theLab *lab.Lab
 func TestMain(m *testing.M) {
 	lab.Child()
 	copyChild()
+	workerChild()
 	os.Exit(func() (code int) {
 		l, err := lab.Start(context.Background(), lab.Config{})
 		if err != nil {
