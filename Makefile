@@ -3,6 +3,7 @@
 BIN := bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X main.version=$(VERSION)
+LAB := qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients kmod iproute2 util-linux gcc libc6-dev
 TOOLS := ipmitool fence-agents python3-sushy libvirt-clients snmp
 APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -y -qq --no-install-recommends
 
@@ -37,6 +38,18 @@ bench: ## measure against the floors of this machine, write docs/performance.md
 fuzz: ## every fuzz target for a while, inputs found are kept: [FOR=5m]
 	go test ./tests/fuzz -count=1 -v -timeout 0 -args -for $(or $(FOR),5m)
 
+lab: lab-tools ## hosts with real libvirt and QEMU on this machine, until Ctrl-C (root) [HOSTS=3]
+	go run ./tests/lab/cmd/lab up $(HOSTS)
+
+lab-test: lab-tools ## the tests of the lab: conformance, power cuts, faults (root; minutes)
+	go test -tags lab,libvirt_dlopen -count=1 -v -timeout 40m ./tests/lab
+
+lab-down: ## end a lab that runs, remove what one left behind (root)
+	go run ./tests/lab/cmd/lab down
+
+lab-tools:
+	@dpkg -s $(LAB) >/dev/null 2>&1 || (apt-get update -qq && $(APT) install $(LAB))
+
 lint: ## gofmt and vet
 	@test -z "$$(gofmt -l .)" || (gofmt -l . && exit 1)
 	go vet ./...
@@ -55,4 +68,4 @@ tools: ## independent clients that the tests compare with (Debian packages)
 clean: ## remove what build made
 	rm -rf $(BIN)
 
-.PHONY: help build demo dev test race e2e chaos bench fuzz lint docs proto tools clean
+.PHONY: help build demo dev test race e2e chaos bench fuzz lab lab-test lab-down lab-tools lint docs proto tools clean

@@ -44,6 +44,9 @@ type InstanceSight struct {
 	Detail     string // the hypervisor's own reason of that state, such as "I/O error"
 	Persistent bool   // it stays defined when it stops
 	Disks      []Disk // that it writes to now, or would if it ran
+	// Elsewhere names disks that lie in no pool of this host, as the hypervisor does: with
+	// any, Disks is not all that it writes to.
+	Elsewhere []string
 }
 
 // Instances is the optional ability to look after single instances of this host.
@@ -55,8 +58,8 @@ type Instances interface {
 	// Start starts a defined instance; one that runs is no error. ErrNotFound if it is not
 	// defined. It never starts by itself.
 	Start(ctx context.Context, id string) error
-	// Stop ends it: asked to with grace, forced when ctx ends or at once without. One that
-	// does not run is no error. Nil means that its process is gone.
+	// Stop ends it: by force, or by asking the guest until ctx ends. One that does not run is
+	// no error. Nil means that its process is gone.
 	Stop(ctx context.Context, id string, force bool) error
 	// Undefine forgets a stopped instance, not its volumes; one that is unknown is no error.
 	Undefine(ctx context.Context, id string) error

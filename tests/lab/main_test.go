@@ -8,10 +8,12 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/agent/hypervisor"
+	"github.com/holdfast-ha/holdfast/agent/hypervisor/dirs"
 	"github.com/holdfast-ha/holdfast/agent/hypervisor/libvirt"
 	"github.com/holdfast-ha/holdfast/sim/sequence"
 	"github.com/holdfast-ha/holdfast/tests/lab"
@@ -28,6 +30,8 @@ var theLab *lab.Lab
 // TestMain brings up one lab for all tests and takes it down whatever happens.
 func TestMain(m *testing.M) {
 	lab.Child()
+	copyChild()
+	workerChild()
 	os.Exit(func() (code int) {
 		l, err := lab.Start(context.Background(), lab.Config{})
 		if err != nil {
@@ -74,7 +78,7 @@ func must(t *testing.T, err error) {
 
 func wait(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
+	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for end := time.After(limit); !ok(); {
 		select {
@@ -114,4 +118,25 @@ func check(t *testing.T, path string) uint64 {
 
 func define(id string, disks ...hypervisor.DiskSpec) hypervisor.Definition {
 	return hypervisor.Definition{ID: id, MemoryMiB: theLab.Guest.Memory, CPUs: 1, Disks: disks, Kernel: &theLab.Guest.Kernel}
+}
+
+// copyChild is the agent of TestCopyDiesWithItsAgent, on the first host.
+func copyChild() {
+	from := os.Getenv(copyEnv)
+	if from == "" {
+		return
+	}
+	host := filepath.Dir(filepath.Dir(from))
+	h, err := libvirt.New(libvirt.Config{Dirs: []dirs.Dir{
+		{ID: "local", Type: hypervisor.Local, Path: filepath.Join(host, "local")},
+		{ID: "shared", Type: hypervisor.NFS, Path: filepath.Join(host, "shared")},
+	}})
+	if err == nil {
+		err = h.CopyVolume(context.Background(), hypervisor.CopySpec{
+			From: hypervisor.Disk{Pool: "local", Path: filepath.Base(from)}, To: hypervisor.Disk{Pool: "shared", Path: filepath.Base(from) + "-new"},
+			Format: hypervisor.Raw, BytesPerSecond: diskSize / 60,
+		}, nil)
+	}
+	fmt.Fprintln(os.Stderr, "copy ended:", err)
+	os.Exit(1)
 }

@@ -63,8 +63,9 @@ func run() error {
 	run := fmt.Sprintf("%x-%x", time.Now().UnixNano(), rand.Uint64())
 	fmt.Println("guest writes from", rep.Last.N+1, "as", run, rep.Problems)
 	memory := make([]byte, dirty)
+	tick.Stop()
 	for n := rep.Last.N + 1; ; {
-		<-tick.C
+		<-time.After(every/2 + rand.N(every)) // in step with a second copy, one would hide the other
 		for i := int(n%16) * page; i < len(memory); i += 16 * page {
 			memory[i]++
 		}
