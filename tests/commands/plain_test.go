@@ -5,6 +5,7 @@ package commands
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/holdfast-ha/holdfast/agent/hypervisor"
@@ -93,7 +94,7 @@ func (s *scene) ask() v1.Command {
 	var c v1.Command
 	var err error
 	eventually(s.t, "command of "+s.name+" is on record", func() bool {
-		s.req.Key = "k-" + s.name
+		s.req.Key = "k-" + strings.ReplaceAll(s.name, "/", ".")
 		c, err = s.r.api.NewCommand(context.Background(), s.req)
 		return err == nil
 	})

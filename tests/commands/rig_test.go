@@ -32,7 +32,7 @@ import (
 
 const (
 	cluster  = "z/p/c"
-	patience = 90 * time.Second
+	patience = 45 * time.Second
 	// diskSize is that of every volume; jobRate moves it in about half a second.
 	diskSize = 2 << 20
 	jobRate  = 4 << 20
@@ -50,6 +50,7 @@ type rig struct {
 	agents  []string // addresses of workers' doors
 	workers []*member
 	hosts   map[string]*host
+	ends    bool // hosts have lost their power since: instances may have stopped
 }
 
 // member is one worker and its way to etcd.
@@ -483,7 +484,7 @@ func (r *rig) check(t *testing.T, rec command.Record, pools []dirs.Dir, volumes 
 			}
 		}
 	}
-	if (i.State == "running") != (len(running) == 1) || len(running) > 1 {
+	if (i.State == "running") != (len(running) == 1) && !r.ends || len(running) > 1 {
 		t.Errorf("instance %s is %s on record, it runs on %v", instance, i.State, running)
 	}
 }
