@@ -34,7 +34,7 @@ type session struct {
 	outbox   chan *agentpb.Answer // to be sent
 	requests sync.WaitGroup
 	seq      uint64         // of the last ping
-	told     map[string]int // last step of each command that was sent in this session
+	told     told   // the steps of commands that were sent in this session
 }
 
 // session dials a worker, says hello, and stays until the link ends or ctx does.
@@ -74,7 +74,7 @@ func (a *Agent) session(ctx context.Context, address, boot string, number uint64
 	}
 	a.opts.Logger.Info("linked", "worker", welcome.GetWorker(), "address", address, "epoch", welcome.GetEpoch().GetRevision())
 
-	s := &session{agent: a, stream: stream, outbox: make(chan *agentpb.Answer), told: map[string]int{}}
+	s := &session{agent: a, stream: stream, outbox: make(chan *agentpb.Answer)}
 	s.halfOpen = time.AfterFunc(a.settings.get().halfOpen(), func() { cancel(errors.New("link is half-open: no ping was answered in time")) })
 	defer s.halfOpen.Stop()
 	defer context.AfterFunc(ctx, func() {
@@ -246,6 +246,7 @@ func (s *session) pong(p *agentpb.Pong) error {
 	}
 	s.halfOpen.Reset(a.settings.get().halfOpen())
 	a.commands.forget(p.GetForget())
+	s.told.again(p.GetKnown())
 	return nil
 }
 

@@ -1310,6 +1310,7 @@ type Pong struct {
 	Settings      *Settings              `protobuf:"bytes,3,opt,name=settings,proto3" json:"settings,omitempty"` // only when they changed
 	Gate          *Gate                  `protobuf:"bytes,4,opt,name=gate,proto3" json:"gate,omitempty"`         // only while the boot has not confirmed it
 	Forget        []*JournalEntry        `protobuf:"bytes,5,rep,name=forget,proto3" json:"forget,omitempty"`     // on record to their end, up to seq: only these may be deleted
+	Known         []*JournalEntry        `protobuf:"bytes,6,rep,name=known,proto3" json:"known,omitempty"`       // of which fewer steps are on record than the ping told: the others again
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1375,6 +1376,13 @@ func (x *Pong) GetGate() *Gate {
 func (x *Pong) GetForget() []*JournalEntry {
 	if x != nil {
 		return x.Forget
+	}
+	return nil
+}
+
+func (x *Pong) GetKnown() []*JournalEntry {
+	if x != nil {
+		return x.Known
 	}
 	return nil
 }
@@ -2595,13 +2603,14 @@ const file_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x05disks\x18\x02 \x03(\v2\x17.holdfast.agent.v1.DiskR\x05disks\".\n" +
 	"\x04Disk\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\tR\x04path\"\xe7\x01\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\"\x9e\x02\n" +
 	"\x04Pong\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12.\n" +
 	"\x05epoch\x18\x02 \x01(\v2\x18.holdfast.agent.v1.EpochR\x05epoch\x127\n" +
 	"\bsettings\x18\x03 \x01(\v2\x1b.holdfast.agent.v1.SettingsR\bsettings\x12+\n" +
 	"\x04gate\x18\x04 \x01(\v2\x17.holdfast.agent.v1.GateR\x04gate\x127\n" +
-	"\x06forget\x18\x05 \x03(\v2\x1f.holdfast.agent.v1.JournalEntryR\x06forget\"H\n" +
+	"\x06forget\x18\x05 \x03(\v2\x1f.holdfast.agent.v1.JournalEntryR\x06forget\x125\n" +
+	"\x05known\x18\x06 \x03(\v2\x1f.holdfast.agent.v1.JournalEntryR\x05known\"H\n" +
 	"\x04Gate\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\tR\n" +
@@ -2785,32 +2794,33 @@ var file_agent_agentpb_agent_proto_depIdxs = []int32{
 	11, // 26: holdfast.agent.v1.Pong.settings:type_name -> holdfast.agent.v1.Settings
 	19, // 27: holdfast.agent.v1.Pong.gate:type_name -> holdfast.agent.v1.Gate
 	30, // 28: holdfast.agent.v1.Pong.forget:type_name -> holdfast.agent.v1.JournalEntry
-	7,  // 29: holdfast.agent.v1.Request.epoch:type_name -> holdfast.agent.v1.Epoch
-	24, // 30: holdfast.agent.v1.Request.activity:type_name -> holdfast.agent.v1.ActivityRequest
-	22, // 31: holdfast.agent.v1.Request.health:type_name -> holdfast.agent.v1.HealthRequest
-	35, // 32: holdfast.agent.v1.Request.command:type_name -> holdfast.agent.v1.CommandRequest
-	26, // 33: holdfast.agent.v1.Answer.activity:type_name -> holdfast.agent.v1.ActivityAnswer
-	23, // 34: holdfast.agent.v1.Answer.health:type_name -> holdfast.agent.v1.HealthAnswer
-	36, // 35: holdfast.agent.v1.Answer.command:type_name -> holdfast.agent.v1.CommandAnswer
-	14, // 36: holdfast.agent.v1.HealthAnswer.report:type_name -> holdfast.agent.v1.Report
-	25, // 37: holdfast.agent.v1.ActivityRequest.pools:type_name -> holdfast.agent.v1.PoolQuery
-	27, // 38: holdfast.agent.v1.ActivityAnswer.pools:type_name -> holdfast.agent.v1.PoolAnswer
-	28, // 39: holdfast.agent.v1.ActivityAnswer.probes:type_name -> holdfast.agent.v1.ProbeAnswer
-	0,  // 40: holdfast.agent.v1.PoolAnswer.stamp:type_name -> holdfast.agent.v1.Seen
-	0,  // 41: holdfast.agent.v1.PoolAnswer.disks:type_name -> holdfast.agent.v1.Seen
-	0,  // 42: holdfast.agent.v1.PoolAnswer.control:type_name -> holdfast.agent.v1.Seen
-	0,  // 43: holdfast.agent.v1.ProbeAnswer.answer:type_name -> holdfast.agent.v1.Seen
-	3,  // 44: holdfast.agent.v1.Goodbye.kind:type_name -> holdfast.agent.v1.Goodbye.Kind
-	31, // 45: holdfast.agent.v1.Steps.steps:type_name -> holdfast.agent.v1.JournalStep
-	34, // 46: holdfast.agent.v1.Progresses.progress:type_name -> holdfast.agent.v1.Progress
-	4,  // 47: holdfast.agent.v1.CommandRequest.verb:type_name -> holdfast.agent.v1.CommandRequest.Verb
-	5,  // 48: holdfast.agent.v1.Link.Connect:input_type -> holdfast.agent.v1.Up
-	6,  // 49: holdfast.agent.v1.Link.Connect:output_type -> holdfast.agent.v1.Down
-	49, // [49:50] is the sub-list for method output_type
-	48, // [48:49] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	30, // 29: holdfast.agent.v1.Pong.known:type_name -> holdfast.agent.v1.JournalEntry
+	7,  // 30: holdfast.agent.v1.Request.epoch:type_name -> holdfast.agent.v1.Epoch
+	24, // 31: holdfast.agent.v1.Request.activity:type_name -> holdfast.agent.v1.ActivityRequest
+	22, // 32: holdfast.agent.v1.Request.health:type_name -> holdfast.agent.v1.HealthRequest
+	35, // 33: holdfast.agent.v1.Request.command:type_name -> holdfast.agent.v1.CommandRequest
+	26, // 34: holdfast.agent.v1.Answer.activity:type_name -> holdfast.agent.v1.ActivityAnswer
+	23, // 35: holdfast.agent.v1.Answer.health:type_name -> holdfast.agent.v1.HealthAnswer
+	36, // 36: holdfast.agent.v1.Answer.command:type_name -> holdfast.agent.v1.CommandAnswer
+	14, // 37: holdfast.agent.v1.HealthAnswer.report:type_name -> holdfast.agent.v1.Report
+	25, // 38: holdfast.agent.v1.ActivityRequest.pools:type_name -> holdfast.agent.v1.PoolQuery
+	27, // 39: holdfast.agent.v1.ActivityAnswer.pools:type_name -> holdfast.agent.v1.PoolAnswer
+	28, // 40: holdfast.agent.v1.ActivityAnswer.probes:type_name -> holdfast.agent.v1.ProbeAnswer
+	0,  // 41: holdfast.agent.v1.PoolAnswer.stamp:type_name -> holdfast.agent.v1.Seen
+	0,  // 42: holdfast.agent.v1.PoolAnswer.disks:type_name -> holdfast.agent.v1.Seen
+	0,  // 43: holdfast.agent.v1.PoolAnswer.control:type_name -> holdfast.agent.v1.Seen
+	0,  // 44: holdfast.agent.v1.ProbeAnswer.answer:type_name -> holdfast.agent.v1.Seen
+	3,  // 45: holdfast.agent.v1.Goodbye.kind:type_name -> holdfast.agent.v1.Goodbye.Kind
+	31, // 46: holdfast.agent.v1.Steps.steps:type_name -> holdfast.agent.v1.JournalStep
+	34, // 47: holdfast.agent.v1.Progresses.progress:type_name -> holdfast.agent.v1.Progress
+	4,  // 48: holdfast.agent.v1.CommandRequest.verb:type_name -> holdfast.agent.v1.CommandRequest.Verb
+	5,  // 49: holdfast.agent.v1.Link.Connect:input_type -> holdfast.agent.v1.Up
+	6,  // 50: holdfast.agent.v1.Link.Connect:output_type -> holdfast.agent.v1.Down
+	50, // [50:51] is the sub-list for method output_type
+	49, // [49:50] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_agent_agentpb_agent_proto_init() }
