@@ -44,6 +44,8 @@ type worker struct {
 	isolated bool // from hosts and BMCs
 	noEtcd   bool // from etcd
 	skew     time.Duration
+	jumped   time.Time     // the clock was set then, and
+	before   time.Duration // what it showed before
 
 	session int // 0: none
 	ends    map[int]ending
@@ -395,4 +397,12 @@ func (w *worker) lostAgents() (n int) {
 		n++
 	}
 	return n
+}
+
+// wallAt is what the worker's clock showed at a moment of the past.
+func (w *worker) wallAt(t time.Time) time.Time {
+	if t.Before(w.jumped) {
+		return t.Add(w.before)
+	}
+	return t.Add(w.skew)
 }
