@@ -159,7 +159,7 @@ func (o *owner) lastLife() time.Time {
 	if last.IsZero() {
 		last = o.hearing.Adopted
 	}
-	return o.w.wallAt(last)
+	return last.Add(o.w.skew)
 }
 
 // facts are what the provider is told of this host.

@@ -399,10 +399,11 @@ func (w *worker) lostAgents() (n int) {
 	return n
 }
 
-// wallAt is what the worker's clock showed at a moment of the past.
+// wallAt is a moment of the past by the worker's clock: what it showed then, and no later
+// than its age says by the clock as it is now (ha.HeardBy).
 func (w *worker) wallAt(t time.Time) time.Time {
 	if t.Before(w.jumped) {
-		return t.Add(w.before)
+		return t.Add(min(w.before, w.skew))
 	}
 	return t.Add(w.skew)
 }

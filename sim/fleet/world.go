@@ -193,7 +193,7 @@ func (f *Fleet) refresh(h *host) {
 			delete(h.badFrom, p)
 		case !bad:
 			h.badFrom[p] = f.now
-			if mode == poolHung {
+			if mode == poolHung || mode == poolSlow {
 				f.after(hungAfter, func() { h.stir() })
 			}
 		}
