@@ -176,7 +176,7 @@ func (o *owner) onCheck(ctx context.Context, c ha.Check) {
 		c.Verdict, c.Reason = ha.Active, "its agent's pings arrive"
 		c.Signals.Agent = guard.FamilyAlive
 	}
-	o.step(ctx, ha.Event{Kind: ha.EvActivity, Check: &c, Life: o.live.lastPing})
+	o.step(ctx, ha.Event{Kind: ha.EvActivity, Check: &c, Life: ha.HeardBy(o.live.lastPing, o.now())})
 	o.examine(c.Votes)
 }
 

@@ -74,7 +74,7 @@ func (o *owner) missed(ctx context.Context, now time.Time) {
 	if !o.live.lastPing.IsZero() {
 		why = fmt.Sprintf("no ping for %v", now.Sub(o.live.lastPing).Round(100*time.Millisecond))
 	}
-	o.step(ctx, ha.Event{Kind: ha.EvHealth, At: now, Verdict: ha.Fail, Reason: why, Life: o.live.lastPing})
+	o.step(ctx, ha.Event{Kind: ha.EvHealth, At: now, Verdict: ha.Fail, Reason: why, Life: ha.HeardBy(o.live.lastPing, now)})
 }
 
 func (o *owner) onHello(ctx context.Context, m helloMsg) {

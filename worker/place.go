@@ -161,7 +161,7 @@ func (o *owner) snapshot(ctx context.Context, p guard.Purpose, m placeReady) gua
 	if v, ok := o.w.view.spec(o.host); ok {
 		specRev = max(specRev, v.Rev)
 	}
-	s.State = guard.StateFacts{VerdictMaxAge: o.policy.CheckWindow + o.policy.CheckTimeout, RevisionAsked: o.spec.Rev, RevisionPresent: specRev, LastSignOfLife: o.live.lastPing}
+	s.State = guard.StateFacts{VerdictMaxAge: o.policy.CheckWindow + o.policy.CheckTimeout, RevisionAsked: o.spec.Rev, RevisionPresent: specRev, LastSignOfLife: ha.HeardBy(o.live.lastPing, s.At)}
 	if i := o.rec.Incident; i != nil && i.Last != nil {
 		s.State.VerdictAsked = i.Last.Asked
 		s.Signals = i.Last.Signals

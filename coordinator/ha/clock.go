@@ -75,7 +75,7 @@ func (s *step) clampDeadlines() {
 		return
 	}
 	i := s.r.Incident
-	check, agent := clamp(i.CheckAt, s.now, max(i.Interval, s.p.CheckMax)), clamp(i.AgentBy, s.now, s.p.RecoveryWait)
+	check, agent := clamp(i.CheckAt, s.now, max(i.Interval, s.p.CheckInitial)), clamp(i.AgentBy, s.now, s.p.RecoveryWait)
 	answer := clamp(i.CheckBy, s.now, s.p.CheckTimeout+s.p.PingInterval)
 	if check != i.CheckAt || agent != i.AgentBy || answer != i.CheckBy {
 		i = s.inc()

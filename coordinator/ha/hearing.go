@@ -28,6 +28,20 @@ func (p Policy) ListenAgain() time.Duration { return p.PingInterval + reconnectJ
 // Alive reports whether pings arrive in time.
 func (h Hearing) Alive() bool { return !h.Missing && !h.Last.IsZero() }
 
+// HeardBy is when the host was heard last as records may tell it: what the clock showed
+// then, and no later than its age says by the clock as it is now. A clock that was set,
+// forward or back, makes no sign of life out of an old ping. Zero: it was not heard.
+func HeardBy(last, now time.Time) time.Time {
+	if last.IsZero() {
+		return time.Time{}
+	}
+	shown, measured := last.Round(0), now.Add(-now.Sub(last)).Round(0)
+	if measured.Before(shown) {
+		return measured
+	}
+	return shown
+}
+
 // MissAt is when the host's pings are overdue if none arrives before; it is also the
 // time to say so again while they are.
 func (h Hearing) MissAt(p Policy) time.Time {

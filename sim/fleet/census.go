@@ -16,7 +16,9 @@ func (f *Fleet) count(h *host) {
 	rec.Host = h.ID
 	x := rec.Fact(h.Partition, map[string]string{"rack": h.Rack, "switch": h.rack.spec.Switch, "pdu": h.rack.spec.PDU}, h.pools)
 	x.Out = x.Out || h.Maintenance || h.HADisabled || h.Disabled
-	f.census.Put(x)
+	if len(f.census.Put(x)) > 0 {
+		f.lookAtAreas(areasSoon)
+	}
 }
 
 // heard looks up when siblings of a host were heard last; those of other workers are not
@@ -24,7 +26,7 @@ func (f *Fleet) count(h *host) {
 func (o *owner) heardOf(answered map[string]time.Time) func(string) time.Time {
 	return func(id string) (at time.Time) {
 		if n := o.w.owners[id]; n != nil && !n.lastPing().IsZero() {
-			at = n.lastPing().Add(o.w.skew)
+			at = o.w.wallAt(n.lastPing())
 		}
 		if t := answered[id]; t.After(at) {
 			at = t
@@ -61,7 +63,7 @@ func (o *owner) round(done func(answered map[string]time.Time)) {
 	}
 	for _, n := range o.w.sorted() {
 		at := n.lastPing()
-		if n == o || at.IsZero() || at.Add(o.w.skew).After(since) || !n.h.canLink() || !n.h.link.up {
+		if n == o || at.IsZero() || o.w.wallAt(at).After(since) || !n.h.canLink() || !n.h.link.up {
 			continue
 		}
 		o.f.after(exchange, func() { answered[n.h.ID] = o.wall() })
@@ -80,6 +82,3 @@ func (o *owner) round(done func(answered map[string]time.Time)) {
 }
 
 const roundPoll = 100 * time.Millisecond
-
-// storm is an area incident as it is on record.
-func (f *Fleet) storm(string) (guard.AreaNow, bool) { return guard.AreaNow{}, false }

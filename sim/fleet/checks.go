@@ -39,8 +39,8 @@ type look struct {
 	controls []*host
 	before   map[*host][]time.Time // last stamps by pool, of subject and controls
 	writes   []time.Time
-	readable []bool // by pool of the subject
-	probed   bool
+	readable []bool  // by pool of the subject
+	probed   [2]bool // management, storage
 }
 
 func (o *owner) newLook(reader string, readers []provider.Reader) *look {
@@ -80,7 +80,9 @@ func (l *look) sample() {
 		mode := l.reader.poolFor(p)
 		l.readable[i] = l.readable[i] && contains(l.reader.pools, p) && (mode == poolOK || mode == poolReadOnly || mode == poolSlow)
 	}
-	l.probed = l.probed || l.subject.works() && !l.subject.NoProbes && l.reader.reaches(l.subject)
+	for n := range l.probed {
+		l.probed[n] = l.probed[n] || l.subject.works() && !l.subject.NoProbes && l.reader.reaches(l.subject, network(n))
+	}
 }
 
 // reachable: the worker gets the question there and the answer back.
@@ -126,9 +128,10 @@ func (l *look) answer() (*agentpb.ActivityAnswer, error) {
 			}
 		}
 	}
-	for _, p := range l.subject.probes() {
-		x := &agentpb.ProbeAnswer{Address: p, Answer: agentpb.Seen_SEEN_STILL}
-		if l.probed {
+	for n, p := range l.subject.probes() {
+		address, _ := provider.Network(p)
+		x := &agentpb.ProbeAnswer{Address: address, Answer: agentpb.Seen_SEEN_STILL}
+		if l.probed[n] {
 			x.Answer = agentpb.Seen_SEEN_MOVED
 		}
 		out.Probes = append(out.Probes, x)
@@ -141,11 +144,7 @@ func (o *owner) subjectFacts() provider.Facts {
 	f := o.facts()
 	f.Instances = nil
 	for _, id := range o.rec.Instances {
-		in := &agentpb.Instance{Id: id}
-		if len(o.h.pools) > 0 {
-			in.Disks = []*agentpb.Disk{{Pool: o.h.pools[0], Path: id + ".img"}}
-		}
-		f.Instances = append(f.Instances, in)
+		f.Instances = append(f.Instances, &agentpb.Instance{Id: id, Disks: []*agentpb.Disk{{Pool: o.h.home(), Path: id + ".img"}}})
 	}
 	return f
 }
@@ -176,15 +175,16 @@ func (o *owner) startCheck(e ha.Effect) {
 			o.f.after(100*time.Millisecond, try)
 			return
 		}
-		o.w.activity.acquire(func() { o.runCheck(e.ID, asked, deadline, subject, others, readers) })
+		q := provider.Question{ID: e.ID, Asked: asked, Subject: subject, Readers: readers, Others: others, Max: o.eff.Int("ha.activity.checkers")}
+		o.w.activity.acquire(func() { o.runCheck(q, deadline) })
 	}
 	try()
 }
 
-func (o *owner) runCheck(id string, asked, deadline time.Time, subject provider.Facts, others int, readers []provider.Reader) {
+func (o *owner) runCheck(q provider.Question, deadline time.Time) {
 	var looks []*look
-	for _, r := range kvm.Choose(readers, o.eff.Int("ha.activity.checkers")) {
-		looks = append(looks, o.newLook(r.Host, readers))
+	for _, r := range kvm.Chosen(q) {
+		looks = append(looks, o.newLook(r.Host, q.Readers))
 	}
 	takes := o.policy.CheckWindow + 100*time.Millisecond
 	silent := false
@@ -201,10 +201,10 @@ func (o *owner) runCheck(id string, asked, deadline time.Time, subject provider.
 			a, err := l.answer()
 			rs = append(rs, kvm.Reading{Reader: l.reader.ID, Answer: a, Err: err})
 		}
-		c := ha.Check{ID: id, Asked: asked, Done: o.wall()}
-		c.Verdict, c.Reason, c.Votes, c.Signals = kvm.Judge(subject, rs, kvm.Needed(others))
+		c := ha.Check{ID: q.ID, Asked: q.Asked, Done: o.wall()}
+		c.Verdict, c.Reason, c.Votes, c.Signals = kvm.Judge(q.Subject, rs, kvm.Needed(q))
 		if c.Verdict == ha.Unknown && len(c.Votes) == 0 {
-			c.Reason += fmt.Sprintf(": none of the %d other hosts is linked and healthy", others)
+			c.Reason += fmt.Sprintf(": none of the %d other hosts is linked and healthy", q.Others)
 		}
 		o.post(func() { o.onCheck(c) })
 	}
@@ -222,7 +222,7 @@ func (o *owner) onCheck(c ha.Check) {
 	o.checks = 0
 	last := o.lastPing()
 	if !last.IsZero() {
-		last = last.Add(o.w.skew)
+		last = o.w.wallAt(last)
 	}
 	if c.Verdict != ha.Active && o.alive() && last.After(c.Asked) {
 		c.Verdict, c.Reason = ha.Active, "its agent's pings arrive"
@@ -244,7 +244,7 @@ func (o *owner) takeBaseline() {
 		every = min(every, o.policy.CheckInitial)
 	}
 	_, readers := o.readers()
-	picked := kvm.Choose(readers, 1)
+	picked := kvm.Chosen(provider.Question{Subject: o.facts(), Readers: readers, Max: 1})
 	if len(picked) == 0 {
 		o.baselineAt = o.f.now.Add(every)
 		return

@@ -107,6 +107,16 @@ func (f *Fleet) disarmed(h *host) (out []string) {
 
 const settingArmed = "ha.armed"
 
+// rearmed is when the last disarming of a host expires; zero: none does.
+func (f *Fleet) rearmed(h *host) (at time.Time) {
+	for _, scope := range scopesOf(h.Partition, h.ID) {
+		if s, ok := f.settings[scope][settingArmed]; ok && s.value == "false" && s.expires.After(f.now) {
+			at = later(at, s.expires)
+		}
+	}
+	return at
+}
+
 // disabled lists the levels of a path where the level itself or HA is disabled.
 func (f *Fleet) disabled(path string) (out []string) {
 	for _, p := range prefixesOf(path) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/coordinator/budget"
 	"github.com/holdfast-ha/holdfast/coordinator/guard"
+	"github.com/holdfast-ha/holdfast/coordinator/ha"
 )
 
 // Fleet is one simulated fleet at one moment. It is not safe for concurrent use; two
@@ -40,6 +41,8 @@ type Fleet struct {
 	budgets  map[string]budget.Counter
 	slots    map[int]slot
 	census   *guard.Census
+	areas    map[string]ha.AreaRecord
+	areasAt  time.Time // next look at them
 	cache    map[string]cached
 
 	workers []*worker
@@ -65,7 +68,7 @@ func New(t Topology) *Fleet {
 		top: t, now: Epoch, rng: rand.New(rand.NewPCG(t.Seed, 0x5deece66d)),
 		byID: map[string]*host{}, switches: map[string]*netSwitch{}, pools: map[string]*pool{}, racks: map[string]*rack{}, pdus: map[string]*pdu{},
 		etcdUp: true, settings: map[string]map[string]setting{}, levels: map[string]Level{}, members: map[string][]*host{},
-		parts: map[string]*partition{}, budgets: map[string]budget.Counter{}, slots: map[int]slot{}, cache: map[string]cached{},
+		parts: map[string]*partition{}, budgets: map[string]budget.Counter{}, slots: map[int]slot{}, areas: map[string]ha.AreaRecord{}, cache: map[string]cached{},
 		log: newStory(), homes: map[string]*host{},
 	}
 	f.rules = newRules(f)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/coordinator/power"
 	"github.com/holdfast-ha/holdfast/worker/provider"
 	"github.com/holdfast-ha/holdfast/worker/provider/kvm"
 )
@@ -52,7 +53,7 @@ func (o *owner) overdue() {
 	why := "no ping since this worker took the host over"
 	if !last.IsZero() {
 		why = fmt.Sprintf("no ping for %v", now.Sub(last).Round(100*time.Millisecond))
-		last = last.Add(o.w.skew)
+		last = o.w.wallAt(last)
 	}
 	before := o.f.rules.commits
 	o.step(ha.Event{Kind: ha.EvHealth, Verdict: ha.Fail, Reason: why, Life: last})
@@ -74,6 +75,14 @@ func (o *owner) heard() {
 	o.publish()
 }
 
+// local are the instances on a pool of the host's own.
+func (o *owner) local() []string {
+	if len(o.h.pools) > 0 {
+		return nil
+	}
+	return o.running()
+}
+
 // lostPools are the shared pools that a host's own report says it cannot use.
 func lostPools(r *agentpb.Report) (out []string) {
 	for _, p := range r.GetPools() {
@@ -88,7 +97,7 @@ func (o *owner) running() []string { return append([]string(nil), o.h.runs...) }
 
 func (o *owner) onHello() {
 	o.heard()
-	o.step(ha.Event{Kind: ha.EvHello, Boot: o.h.boot(), Instances: o.running()})
+	o.step(ha.Event{Kind: ha.EvHello, Boot: o.h.boot(), Instances: o.running(), Local: o.local()})
 	o.tellEligible()
 	o.f.rules.lived(o)
 }
@@ -102,7 +111,7 @@ func (o *owner) onPing(at time.Time) {
 	o.heard()
 	boot, runs := o.h.boot(), o.running()
 	if o.rec.Boot.ID != boot {
-		o.step(ha.Event{Kind: ha.EvHello, Boot: boot, Instances: runs})
+		o.step(ha.Event{Kind: ha.EvHello, Boot: boot, Instances: runs, Local: o.local()})
 	}
 	if g := o.rec.Gate; g != nil && !g.Confirmed && o.h.link.confirmed == g.Generation {
 		o.step(ha.Event{Kind: ha.EvGate, ID: g.Generation})
@@ -110,7 +119,7 @@ func (o *owner) onPing(at time.Time) {
 	o.tellEligible()
 	report := o.h.report()
 	verdict, why := kvmProvider.Health(o.facts(), report)
-	o.step(ha.Event{Kind: ha.EvHealth, Verdict: verdict, Reason: why, Boot: boot, Life: o.wall(), Instances: runs, Lost: lostPools(report)})
+	o.step(ha.Event{Kind: ha.EvHealth, Verdict: verdict, Reason: why, Boot: boot, Life: o.wall(), Instances: runs, Local: o.local(), Lost: lostPools(report)})
 	o.f.rules.lived(o)
 	if o.rec.State == ha.Available && o.baselineAt.IsZero() && !(o.rec.SeenDisks && o.rec.SeenProbe) {
 		o.baselineAt = o.f.now
@@ -155,9 +164,10 @@ func (o *owner) lastLife() time.Time {
 
 // facts are what the provider is told of this host.
 func (o *owner) facts() provider.Facts {
-	ok, why := o.powerTested()
+	ok, why := o.powerOnceTested()
 	return provider.Facts{
 		Host: o.h.ID, Pools: o.h.pools, Probes: o.h.probes(), Instances: o.h.instances(), PowerTested: ok, PowerWhy: why,
+		Local: o.eff.Bool("ha.kvm.local"), PowerOn: o.rec.PowerTold && o.rec.Power == power.On,
 		LinkAlive: o.alive(), Baseline: provider.Baseline{Disks: o.rec.SeenDisks, Probe: o.rec.SeenProbe},
 	}
 }

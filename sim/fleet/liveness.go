@@ -117,14 +117,14 @@ func (h *host) unfinished() string {
 	if len(holds) == 0 {
 		return "nothing holds it"
 	}
-	observe := h.f.effective(h).policy.Mode == "observe"
-	for _, x := range holds {
-		if x.By == "armed" && observe {
-			return ""
-		}
-		if !slices.Contains([]string{"share", "common cause", "storage", "cooldown", "activity", "eligible", "manual", "power", "signals", "attempt"}, x.By) {
-			return "held by " + x.By + ", which is gone"
-		}
+	if h.f.effective(h).policy.Mode == "observe" {
+		return ""
+	}
+	rightly := func(x ha.Hold) bool {
+		return slices.Contains([]string{"share", "common cause", "storage", "cooldown", "activity", "eligible", "manual", "power", "signals", "attempt"}, x.By)
+	}
+	if !slices.ContainsFunc(holds, rightly) {
+		return "held by " + holds[0].By + ", which is gone"
 	}
 	if h.alone() {
 		return fmt.Sprintf("held by %s: %s, though it is the only one", holds[0].By, holds[0].Reason)

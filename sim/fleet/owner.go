@@ -243,7 +243,7 @@ func (o *owner) commit(ev ha.Event, next ha.Record, effects []ha.Effect) {
 	o.f.count(o.h)
 	o.f.log.committed(o, ev, from, effects)
 	o.f.rules.committed(o, ev, from, effects)
-	if from.State != next.State || from.Eligible != next.Eligible || (from.Incident == nil) != (next.Incident == nil) {
+	if from.State != next.State || from.Admin != next.Admin || from.Eligible != next.Eligible || (from.Incident == nil) != (next.Incident == nil) {
 		o.f.parts[o.h.Partition].wake()
 		o.f.triggered(o.h)
 	}
@@ -330,7 +330,7 @@ func (o *owner) onTime() {
 	}
 	if !o.askAt.IsZero() && !o.askAt.After(now) {
 		o.askAt = time.Time{}
-		o.step(ha.Event{Kind: ha.EvPolicy})
+		o.tellPolicy() // settings with an expiry change by themselves
 	}
 	if !o.baselineAt.IsZero() && !o.baselineAt.After(now) {
 		o.takeBaseline()
@@ -410,8 +410,10 @@ func (o *owner) onPlace(seq int, rs []deviceReading, answered map[string]time.Ti
 	o.place.waiting = ""
 	o.step(ha.Event{Kind: ha.EvPlace, At: snap.At, Snapshot: &snap})
 	o.latch(snap.At)
-	if left := snap.Area.Cooldown(); left > 0 && len(o.rec.Holds()) > 0 {
-		o.askAt = o.f.now.Add(left)
+	if len(o.rec.Holds()) > 0 {
+		if o.askAt = o.f.rearmed(o.h); snap.Area.Cooldown() > 0 {
+			o.askAt = later(o.askAt, o.f.now.Add(snap.Area.Cooldown()))
+		}
 	}
 	o.leaveIdle()
 }
@@ -458,6 +460,13 @@ func (o *owner) order(ord ha.Order) {
 		o.step(ha.Event{Kind: ha.EvOperator, Order: &ord, Life: o.lastLife()})
 		o.place.budgets = kept
 	})
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 func contains(rs []string, x string) bool { return slices.Contains(rs, x) }

@@ -18,9 +18,10 @@ const (
 
 // test is the outcome of a device's last power test.
 type test struct {
-	at  time.Time
-	ok  bool
-	err string
+	at   time.Time
+	ok   bool
+	ever bool // it passed once
+	err  string
 }
 
 // deviceReading is what one device answered to an ordinary reading.
@@ -156,7 +157,7 @@ func (o *owner) keepTest(r deviceReading) bool {
 	if r.err != power.NoError && was.ok && !r.err.Final() {
 		return false
 	}
-	is := test{at: o.f.now, ok: r.err == power.NoError}
+	is := test{at: o.f.now, ok: r.err == power.NoError, ever: was.ever || r.err == power.NoError}
 	if !is.ok {
 		is.err = fmt.Sprintf("%s: %s", r.err, r.text)
 	}
@@ -202,8 +203,19 @@ func (o *owner) levelTested(lv power.Level) (ok bool, why string) {
 	return ok, why
 }
 
-// powerTested says whether some level that can prove OFF strongly enough passed its test.
-func (o *owner) powerTested() (bool, string) {
+// levelOnceTested says whether a level ever passed its power tests, and if not why.
+func (o *owner) levelOnceTested(lv power.Level) (bool, string) {
+	for _, name := range lv.Devices {
+		if !o.h.tests[name].ever {
+			return o.levelTested(lv)
+		}
+	}
+	return true, ""
+}
+
+// powerOnceTested says whether some level that can prove OFF strongly enough ever passed
+// its test (worker/powertest.go).
+func (o *owner) powerOnceTested() (bool, string) {
 	if len(o.policy.Ladder) == 0 {
 		return false, "no power device on record: it could never be proven off"
 	}
@@ -216,7 +228,7 @@ func (o *owner) powerTested() (bool, string) {
 			why = fmt.Sprintf("level %d proves no more than %s, and %s is asked for", lv.N, r, lv.Min)
 			continue
 		}
-		ok, bad := o.levelTested(lv)
+		ok, bad := o.levelOnceTested(lv)
 		if ok {
 			return true, ""
 		}

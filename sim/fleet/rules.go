@@ -96,7 +96,7 @@ func (r *rules) packet(o *owner, e power.TxnEffect) {
 		return
 	}
 	first := i.Action.Progress.OffPackets == 0
-	heard := o.lastPing().Add(o.w.skew)
+	heard := o.w.wallAt(o.lastPing())
 	switch {
 	case i.Purpose == guard.Confirm:
 		if first && heard.After(i.OffSeen) {

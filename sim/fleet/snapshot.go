@@ -57,9 +57,11 @@ func (o *owner) spend(ev ha.Event) {
 // latch: an incident asked for a slot and found none.
 func (o *owner) latch(asked time.Time) {
 	i := o.rec.Incident
-	if i == nil || i.Guards == nil || !i.Guards.At.Equal(asked) ||
-		!slices.ContainsFunc(i.Guards.Holding(), func(a guard.Answer) bool { return a.Guard == "budget" }) {
+	if i == nil || i.Guards == nil || !i.Guards.At.Equal(asked) {
 		return
+	}
+	if held := i.Guards.Holding(); len(held) != 1 || held[0].Guard != "budget" {
+		return // there was a slot, or it was not come to that: something else holds as well
 	}
 	for _, b := range o.place.budgets {
 		f := b.counter.Facts(o.wall(), b.limit, b.window)
@@ -78,7 +80,7 @@ func (o *owner) snapshot(p guard.Purpose, rs []deviceReading, answered map[strin
 	s.Claim = guard.ClaimFacts{Epoch: o.epochText(), ValidFor: o.w.validFor(), NeededFor: min(o.policy.Fence.PacketTimeout, packetLease)}
 	s.State = guard.StateFacts{VerdictMaxAge: o.policy.CheckWindow + o.policy.CheckTimeout, RevisionAsked: 1, RevisionPresent: 1}
 	if last := o.lastPing(); !last.IsZero() {
-		s.State.LastSignOfLife = last.Add(o.w.skew)
+		s.State.LastSignOfLife = o.w.wallAt(last)
 	}
 	if i := o.rec.Incident; i != nil && i.Last != nil {
 		s.State.VerdictAsked = i.Last.Asked

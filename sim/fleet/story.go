@@ -52,6 +52,14 @@ func (s *Story) partition(p *partition, e ha.Effect) {
 	s.add(Entry{At: p.f.now.Sub(Start), Kind: "partition", Host: p.path, Severity: string(e.Severity), Text: e.Reason})
 }
 
+func (s *Story) area(at time.Time, area string, e ha.Effect) {
+	x := Entry{At: at.Sub(Start), Kind: "area", Host: area, Severity: string(e.Severity), Text: e.Reason}
+	if e.Severity == ha.Page {
+		x.Text = "PAGE: " + x.Text
+	}
+	s.add(x)
+}
+
 func (s *Story) event(o *owner, kind, text string) {
 	s.add(Entry{At: o.f.now.Sub(Start), Kind: kind, Host: o.h.ID, Text: text})
 }
@@ -80,7 +88,7 @@ func (s *Story) committed(o *owner, ev ha.Event, from ha.Record, effects []ha.Ef
 	looking := func(x ha.State) bool { return x == ha.Suspect || x == ha.Checking }
 	paged := false
 	for _, e := range effects {
-		paged = paged || e.Kind == ha.Announce && told[e.Type] && e.Severity == ha.Page
+		paged = paged || e.Kind == ha.Announce && told[e.Type] && e.Fold(o.f.pagedArea(h)).Severity == ha.Page
 	}
 	switch {
 	case from.State != next.State && !(looking(from.State) && looking(next.State)):
@@ -100,6 +108,9 @@ func (s *Story) committed(o *owner, ev ha.Event, from ha.Record, effects []ha.Ef
 		}
 	}
 	for _, e := range effects {
+		if e.Kind == ha.Announce && e.Severity == ha.Page {
+			e = e.Fold(o.f.pagedArea(h))
+		}
 		if e.Kind == ha.Announce && !told[e.Type] {
 			s.announced(at, h, next, e)
 		}
@@ -127,6 +138,9 @@ func (s *Story) announced(at time.Duration, h string, r ha.Record, e ha.Effect) 
 		x.Text += ": " + list(e.Instances)
 	case "ha.order":
 		x.Text = "ordered: " + x.Text
+		if len(e.Local) > 0 {
+			x.Text += "; with the host return: " + list(e.Local)
+		}
 	}
 	if e.Severity == ha.Page {
 		x.Kind, x.Text = "page", "PAGE: "+x.Text

@@ -86,6 +86,7 @@ func (w *worker) restart() {
 
 // jump sets the clock; timers that run do not notice.
 func (w *worker) jump(by time.Duration) {
+	w.before, w.jumped = w.skew, w.f.now
 	w.skew += by
 	for _, o := range w.sorted() {
 		o.post(func() { o.step(ha.Event{Kind: ha.EvTick}) })

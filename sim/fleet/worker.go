@@ -44,6 +44,8 @@ type worker struct {
 	isolated bool // from hosts and BMCs
 	noEtcd   bool // from etcd
 	skew     time.Duration
+	jumped   time.Time     // the clock was set then, and
+	before   time.Duration // what it showed before
 
 	session int // 0: none
 	ends    map[int]ending
@@ -395,4 +397,13 @@ func (w *worker) lostAgents() (n int) {
 		n++
 	}
 	return n
+}
+
+// wallAt is a moment of the past by the worker's clock: what it showed then, and no later
+// than its age says by the clock as it is now (ha.HeardBy).
+func (w *worker) wallAt(t time.Time) time.Time {
+	if t.Before(w.jumped) {
+		return t.Add(min(w.before, w.skew))
+	}
+	return t.Add(w.skew)
 }

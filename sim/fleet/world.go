@@ -153,18 +153,13 @@ func (h *host) onNet(n network) bool {
 	return !h.cut[n] && h.f.nets[n] && h.switchOn(n).state == switchUp
 }
 
-// reaches: two hosts hear each other on some network.
-func (h *host) reaches(o *host) bool {
-	for _, n := range []network{mgmt, storage} {
-		a, b := h.switchOn(n), o.switchOn(n)
-		if h.cut[n] || o.cut[n] || a.state == switchDown || b.state == switchDown {
-			continue
-		}
-		if a == b || a.state == switchUp && b.state == switchUp && h.f.nets[n] {
-			return true
-		}
+// reaches: two hosts hear each other on a network.
+func (h *host) reaches(o *host, n network) bool {
+	a, b := h.switchOn(n), o.switchOn(n)
+	if h.cut[n] || o.cut[n] || a.state == switchDown || b.state == switchDown {
+		return false
 	}
-	return false
+	return a == b || a.state == switchUp && b.state == switchUp && h.f.nets[n]
 }
 
 // poolFor is how a pool behaves for this host.
@@ -198,7 +193,7 @@ func (f *Fleet) refresh(h *host) {
 			delete(h.badFrom, p)
 		case !bad:
 			h.badFrom[p] = f.now
-			if mode == poolHung {
+			if mode == poolHung || mode == poolSlow {
 				f.after(hungAfter, func() { h.stir() })
 			}
 		}
@@ -246,18 +241,24 @@ func (h *host) instances() []*agentpb.Instance {
 	out := make([]*agentpb.Instance, len(h.runs))
 	for i, id := range h.runs {
 		out[i] = &agentpb.Instance{Id: id}
-		if len(h.pools) > 0 {
-			out[i].Disks = []*agentpb.Disk{{Pool: h.pools[0], Path: id + ".img"}}
-		}
+		out[i].Disks = []*agentpb.Disk{{Pool: h.home(), Path: id + ".img"}}
 	}
 	return out
+}
+
+// home is the pool of its instances: the first shared one, or its own.
+func (h *host) home() string {
+	if len(h.pools) > 0 {
+		return h.pools[0]
+	}
+	return "local"
 }
 
 func (h *host) probes() []string {
 	if h.NoProbes {
 		return nil
 	}
-	return []string{"icmp://" + h.ID}
+	return []string{"icmp://" + h.ID, "icmp://" + h.ID + ".st#storage"}
 }
 
 // die ends what runs: the present boot is over.
