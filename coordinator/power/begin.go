@@ -184,8 +184,13 @@ func (r *run) levelTime() time.Duration {
 	return l.levelTime()
 }
 
+// lastState is what the host was last read as. Outlets that are on say nothing of a chassis
+// that comes after them.
 func (r *run) lastState() State {
 	var d DeviceProgress
+	if r.Progress.Feeding && len(r.rest()) > 0 {
+		return Unknown
+	}
 	for _, e := range r.Progress.Devices {
 		if !e.LastAt.Before(d.LastAt) {
 			d = e

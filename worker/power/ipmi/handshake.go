@@ -69,10 +69,12 @@ func (g *guard) judgeHandshake(op *operation, pk packet) (Reason, *fault) {
 	default:
 		return Unauthenticated, nil
 	}
-	if pk.id != 0 || len(m) < 8 {
+	// Some BMCs, those of OpenIPMI among them, refuse an algorithm with tag and status alone.
+	curt := pk.kind == typeOpenResp && len(m) >= 2 && len(m) < 8 && statusFault(m[1]).suite
+	if pk.id != 0 || len(m) < 8 && !curt {
 		return Malformed, nil
 	}
-	if binary.LittleEndian.Uint32(m[4:]) != g.s.ours {
+	if !curt && binary.LittleEndian.Uint32(m[4:]) != g.s.ours {
 		return ForeignSession, nil
 	}
 	if m[0] != g.tag || pk.kind != op.kind+1 || op.sent == 0 {
