@@ -32,12 +32,15 @@ func TestAThousandAtOnce(t *testing.T) {
 	for n := range hosts {
 		id := fmt.Sprintf("m%d", n)
 		a, b := r.pool("a-"+id, hypervisor.Local, "primary", id), r.pool("b-"+id, hypervisor.Local, "primary", id)
-		all, pools = append(all, r.host(id, a, b)), append(pools, [2]dirs.Dir{a, b})
+		pools = append(pools, [2]dirs.Dir{a, b})
 		for k := range each {
 			v := fmt.Sprintf("v-%s-%d", id, k)
 			r.must(os.WriteFile(filepath.Join(a.Path, v+".raw"), make([]byte, 64<<10), 0o600))
 			r.put(leases.VolumeKey(v), v1.Volume{V: 1, ID: v, Place: v1.Place{Pool: a.ID, Path: v + ".raw"}, Format: "raw", Size: 64 << 10, State: "ready"})
 		}
+	}
+	for n, p := range pools {
+		all = append(all, r.host(fmt.Sprintf("m%d", n), p[0], p[1]))
 	}
 	r.linked(all...)
 	stuck := pools[0][1].ID // nothing that goes there comes to an end
@@ -141,6 +144,9 @@ func TestRefusals(t *testing.T) {
 	h.letGo()
 	s.check(r.over(c.Host, c.ID))
 
+	protected, _ := record[v1.Instance](r, leases.InstanceKey(s.inst))
+	protected.HA = true // only AVAILABLE hosts are: these have no power device
+	r.put(leases.InstanceKey(s.inst), protected)
 	for name, q := range map[string]struct {
 		r     v1.CommandRequest
 		field string
@@ -153,7 +159,7 @@ func TestRefusals(t *testing.T) {
 		"two subjects":   {v1.CommandRequest{Kind: "copy", Volume: "v-x", Template: "t"}, "volume", []string{"exactly one"}},
 		"deadline":       {v1.CommandRequest{Kind: "migrate-volume", Volume: "v-x", Pool: s.from.ID, Deadline: "soon"}, "deadline", []string{`"soon"`, "2h"}},
 		"a running copy": {v1.CommandRequest{Kind: "copy", Volume: "v-x", Pool: s.from.ID, As: "n"}, "", []string{"is running"}},
-		"placement":      {v1.CommandRequest{Kind: "migrate", Instance: s.inst, Host: s.target.id}, "", []string{s.target.id, "UNSUPPORTED", "at risk"}},
+		"placement":      {v1.CommandRequest{Kind: "migrate", Instance: s.inst, Host: s.target.id}, "", []string{s.target.id, "only AVAILABLE hosts are protected"}},
 		"their pool":     {v1.CommandRequest{Kind: "migrate-volume", Volume: "v-x", Pool: s.far.ID}, "pool", []string{s.far.ID, s.source.id}},
 	} {
 		_, err := r.api.NewCommand(ctx, q.r)

@@ -80,7 +80,12 @@ func (r *rig) must(err error) {
 
 func (r *rig) put(key string, val any) {
 	r.t.Helper()
-	_, err := r.client.Commit(context.Background(), leases.Unowned(), leases.Put(key, val))
+	var err error
+	for range 10 { // a busy machine may not answer in time; the same again is the same
+		if _, err = r.client.Commit(context.Background(), leases.Unowned(), leases.Put(key, val)); err == nil {
+			return
+		}
+	}
 	r.must(err)
 }
 
