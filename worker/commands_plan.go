@@ -3,6 +3,7 @@
 package worker
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -403,9 +404,10 @@ func (c *commander) byKey(key string) (command.Record, int64, bool) {
 			return h.rec, h.rev, true
 		}
 	}
+	text := []byte(`"` + key + `"`) // a key needs no escapes: most records need not be decoded
 	for _, kv := range c.o.w.mirror.List(leases.CommandsPrefix) {
 		var rec command.Record
-		if json.Unmarshal(kv.Value, &rec) == nil && rec.Key == key {
+		if bytes.Contains(kv.Value, text) && json.Unmarshal(kv.Value, &rec) == nil && rec.Key == key {
 			return rec, kv.ModRevision, true
 		}
 	}
