@@ -3,7 +3,7 @@
 BIN := bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X main.version=$(VERSION)
-TOOLS := ipmitool fence-agents python3-sushy libvirt-clients snmp
+TOOLS := ipmitool fence-agents python3-sushy libvirt-clients snmp prometheus
 APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -y -qq --no-install-recommends
 
 help: ## this list
@@ -52,7 +52,24 @@ proto: ## regenerate agent/agentpb (needs protoc)
 tools: ## independent clients that the tests compare with (Debian packages)
 	@dpkg -s $(TOOLS) >/dev/null 2>&1 || (apt-get update -qq && $(APT) install $(TOOLS))
 
-clean: ## remove what build made
-	rm -rf $(BIN)
+mixin: tools ## check alerts, rules and dashboards with promtool
+	go test ./tests/deploy -run 'Mixin|Runbooks|Dashboards|Promtool' -count=1
 
-.PHONY: help build demo dev test race e2e chaos bench fuzz lint docs proto tools clean
+alerts: tools ## a real Prometheus against a fleet that is broken on purpose: each alert fires
+	go test ./tests/deploy -run TestAlertsFire -count=1 -v -timeout 30m -args -alerts
+
+chart: ## render the Helm chart into deploy/kubernetes
+	GOBIN=$(CURDIR)/$(BIN) go install helm.sh/helm/v3/cmd/helm@v3.19.0
+	PATH=$(CURDIR)/$(BIN):$$PATH go test ./tests/deploy -run TestChartRendered -count=1 -args -render
+
+dist: build ## deb, rpm, images' contents and SBOM in dist/
+	go run ./deploy/dist $(VERSION)
+
+install-test: dist ## install, run and remove the packages on a clean Debian root (needs root)
+	@command -v mmdebstrap >/dev/null || (apt-get update -qq && $(APT) install mmdebstrap)
+	go test ./tests/deploy -run TestPackages -count=1 -v -timeout 30m -args -root
+
+clean: ## remove what build made
+	rm -rf $(BIN) dist
+
+.PHONY: help build demo dev test race e2e chaos bench fuzz lint docs proto tools mixin alerts chart dist install-test clean

@@ -3,6 +3,7 @@
 package deploy
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,6 +41,15 @@ func help(t *testing.T, words ...string) (string, bool) {
 // checkCommand fails unless the CLI knows the command and each of its flags.
 func checkCommand(t *testing.T, where, line string) {
 	t.Helper()
+	for _, p := range problems(t, line) {
+		t.Errorf("%s: %s", where, p)
+	}
+}
+
+// problems are what the CLI would not know of a command line.
+func problems(t *testing.T, line string) (out []string) {
+	t.Helper()
+	errorf := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	line = strings.TrimSpace(quoted.ReplaceAllString(strings.SplitN(line, " #", 2)[0], "x"))
 	for _, cut := range []string{" | ", " && ", ";", " > ", " <<"} {
 		line, _, _ = strings.Cut(line, cut)
@@ -58,18 +68,33 @@ func checkCommand(t *testing.T, where, line string) {
 		break
 	}
 	if len(cmd) == 0 {
-		t.Errorf("%s: the CLI knows no %q", where, line)
-		return
+		errorf("the CLI knows no %q", line)
+		return out
 	}
 	if strings.Contains(text, "Available Commands:") && !strings.Contains(text, "\n  holdfast "+strings.Join(cmd, " ")+" [flags]\n") {
-		t.Errorf("%s: %q is a group of commands", where, line)
+		errorf("%q is a group of commands", line)
 	}
 	if strings.Contains(text, "Available Commands:") && len(words) > len(cmd) && !strings.HasPrefix(words[len(cmd)], "-") {
-		t.Errorf("%s: %q: %q has no %q", where, line, strings.Join(cmd, " "), words[len(cmd)])
+		errorf("%q: %q has no %q", line, strings.Join(cmd, " "), words[len(cmd)])
 	}
 	for _, w := range words {
 		if m := flagName.FindStringSubmatch(w); m != nil && !regexp.MustCompile(`(^|\s)--`+m[1]+`\b`).MatchString(text) {
-			t.Errorf("%s: %q has no flag --%s", where, strings.Join(cmd, " "), m[1])
+			errorf("%q has no flag --%s", strings.Join(cmd, " "), m[1])
+		}
+	}
+	return out
+}
+
+// The check below catches what it is for.
+func TestDocsCommandsCatch(t *testing.T) {
+	for _, bad := range []string{"holdfast frobnicate", "holdfast ha armm zone/z1", "holdfast host", "holdfast get hosts --bogus", "holdfast power off h-1 --force"} {
+		if len(problems(t, bad)) == 0 {
+			t.Errorf("%q passes", bad)
+		}
+	}
+	for _, good := range []string{"holdfast", "holdfast get host h-1 -o json", "holdfast host maintenance on h-1 --reason 'a b'", "holdfast settings list ha.armed --scope host/h-1", "holdfast dev"} {
+		if p := problems(t, good+" "); len(p) > 0 && good != "holdfast" {
+			t.Errorf("%q: %v", good, p)
 		}
 	}
 }
