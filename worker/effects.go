@@ -122,7 +122,7 @@ func (o *owner) startCheck(e ha.Effect) {
 			c = prov.Activity(ctx, q)
 			o.w.pools.activity.release()
 		}
-		o.w.metrics.checks.WithLabelValues("activity", verdictWord(c.Verdict)).Inc()
+		o.w.metrics.check("activity", c)
 		o.in.put("", checkDone{c})
 	}
 	if !o.jobs.begin(jobCheck, run) {

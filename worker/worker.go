@@ -94,8 +94,6 @@ func New(o Options) (*Worker, error) {
 	}
 	w.health = newHealth(time.Now)
 	w.metrics = newMetrics(w)
-	w.registerCertificates()
-	w.registerSecrets()
 	w.ring = sealed.NewFile(o.KeyRing)
 	if w.ring.Refresh(); w.ring.Err() != nil {
 		// No reason to stay down: hosts are watched without it, and it is mended while running.
