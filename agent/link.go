@@ -98,7 +98,7 @@ func (r *route) after(e ending, retry time.Duration, jitter float64) time.Durati
 func (a *Agent) linkLoop(ctx context.Context) error {
 	a.waitFirst(ctx)
 	boot, ok := a.waitBootID(ctx)
-	if !ok {
+	if !ok || !a.enrolled(ctx) {
 		return nil
 	}
 	var r route

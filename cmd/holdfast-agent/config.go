@@ -34,6 +34,8 @@ type config struct {
 	LogLevel   string       `json:"logLevel"`
 	TLS        tlsConfig    `json:"tls"`
 	Pools      []poolConfig `json:"pools"`
+	// JoinToken is a file with a join token, instead of tls.
+	JoinToken string `json:"joinToken"`
 	// InsecureLoopback is plaintext, to workers on this machine only.
 	InsecureLoopback bool `json:"insecureLoopback"`
 
@@ -67,6 +69,7 @@ var fields = []struct {
 	{"log-level", "debug, info, warn or error (default info)", func(c *config) *string { return &c.LogLevel }},
 	{"tls-cert", "file with this host's certificate (holdfast://host/ID)", func(c *config) *string { return &c.TLS.Cert }},
 	{"tls-key", "file with its key", func(c *config) *string { return &c.TLS.Key }},
+	{"join-token", "file with a join token, instead of certificate files", func(c *config) *string { return &c.JoinToken }},
 	{"tls-ca", "file with the workers' certificate authorities", func(c *config) *string { return &c.TLS.CA }},
 }
 
@@ -165,7 +168,7 @@ func (c *config) options() (agent.Options, error) {
 		}
 		o.Pools = append(o.Pools, pool)
 	}
-	o.TLS, o.InsecureLoopback = trust.Files(c.TLS), c.InsecureLoopback
+	o.TLS, o.JoinToken, o.InsecureLoopback = trust.Files(c.TLS), c.JoinToken, c.InsecureLoopback
 	return o, nil
 }
 
