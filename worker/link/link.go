@@ -169,11 +169,17 @@ func (s *Server) Connect(stream grpc.BidiStreamingServer[agentpb.Up, agentpb.Dow
 	go func() {
 		// Recv returns only when the handler returns or the peer ends the stream, so it
 		// runs beside and the handler below waits for the session's own end.
-		cancel(s.abused(who.ID, ses.Host, s.read(stream, ses)))
+		err := s.abused(who.ID, ses.Host, s.read(stream, ses))
+		var a *abuseError
+		if errors.As(err, &a) { // told here: gRPC may have ended the stream's context before us
+			s.tell(ses.Host, a)
+		}
+		cancel(err)
 	}()
 	<-ctx.Done()
 	var abuse *abuseError
-	if errors.As(context.Cause(ctx), &abuse) {
+	if errors.As(context.Cause(ctx), &abuse) && abuse.reason == SlowReader {
+		s.guards.of(ses.Host).punish(abuse.reason)
 		s.tell(ses.Host, abuse)
 	}
 	// A writer stuck in flow control is freed only by this handler's return.
