@@ -112,6 +112,8 @@ type pacer struct {
 	last map[string]time.Time
 }
 
+func newPacer() pacer { return pacer{last: map[string]time.Time{}} }
+
 func (p *pacer) allow(who string, now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -46,6 +46,7 @@ type Worker struct {
 	wire      wire
 	trusted   *trusted // whom the fleet trusts beside the certificate files
 	renewing  pacer    // of hosts' certificates
+	cuts      cuts     // agents that were cut for what they sent
 	door      *link.Server
 	drivers   *wpower.Registry
 	gate      *wpower.Gate
@@ -107,7 +108,8 @@ func New(o Options) (*Worker, error) {
 	w.pools = newPools()
 	w.hook = newPageHook(w.log, w.pageCommand, func(result string) { w.metrics.pages.WithLabelValues(result).Inc() })
 	w.view = newView(w.log, w.changed)
-	w.trusted, w.renewing = newTrusted(), pacer{last: map[string]time.Time{}}
+	w.trusted, w.renewing, w.cuts = newTrusted(), newPacer(), newCuts()
+	w.registerCuts()
 	w.door = link.New((*door)(w), w.log)
 	w.gate = wpower.NewGate()
 	if w.drivers, err = wpower.NewRegistry(append(childDrivers(), ipmi.New(w.hostile), redfish.New(redfish.Keep))...); err != nil {
@@ -185,6 +187,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		w.mirror.Subscribe(p, w.trustChanged)
 	}
 	w.door.Issue((*issuer)(w))
+	w.door.OnAbuse(w.agentCut)
 
 	grpcS := link.NewGRPC(w.door, w.wire.own)
 	httpS := &http.Server{
@@ -200,6 +203,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	g.Go(func() error { return w.watchCertificates(ctx) })
 	g.Go(func() error { return w.watchSecrets(ctx) })
 	g.Go(func() error { return w.watchTrust(ctx) })
+	g.Go(func() error { return w.tellCuts(ctx) })
 	g.Go(func() error { return w.trimEvents(ctx) })
 	g.Go(func() error { return w.trimTrust(ctx) })
 	g.Go(func() error { return w.hook.run(ctx) })

@@ -46,8 +46,8 @@ func crew(t *testing.T) *agents {
 	return a
 }
 
-// dial opens a stream that sends raw bytes, with the certificate of a host.
-func (a *agents) dial(host string) grpc.ClientStream {
+// connect makes a connection with the certificate of a host.
+func (a *agents) connect(host string) *grpc.ClientConn {
 	a.t.Helper()
 	src := pkitest.Open(a.t, a.lab.Issue(a.t, trust.Host, host))
 	conn, err := grpc.NewClient(a.address, grpc.WithTransportCredentials(credentials.NewTLS(src.Dialer(trust.Peer{Role: trust.Worker, ID: "w1"}))),
@@ -56,9 +56,20 @@ func (a *agents) dial(host string) grpc.ClientStream {
 		a.t.Fatal(err)
 	}
 	a.t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// stream opens a stream that sends raw bytes.
+func (a *agents) stream(conn *grpc.ClientConn) (grpc.ClientStream, error) {
 	ctx, cancel := context.WithTimeout(a.t.Context(), time.Minute)
 	a.t.Cleanup(cancel)
-	st, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, agentpb.Link_Connect_FullMethodName)
+	return conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, agentpb.Link_Connect_FullMethodName)
+}
+
+// dial opens a stream on a connection of its own.
+func (a *agents) dial(host string) grpc.ClientStream {
+	a.t.Helper()
+	st, err := a.stream(a.connect(host))
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -170,8 +181,12 @@ func TestHostileBeforeHello(t *testing.T) {
 // A host may say Hello again and again only so often, on whatever streams.
 func TestHelloFlood(t *testing.T) {
 	a := crew(t)
+	conn := a.connect("bad")
 	for n := uint64(1); n < 10*helloBurst; n++ {
-		st := a.dial("bad")
+		st, err := a.stream(conn)
+		if err != nil {
+			t.Fatal(err)
+		}
 		_ = st.SendMsg(helloBytes(t, "bad", n))
 		_ = st.RecvMsg(&agentpb.Down{})
 		select {
@@ -193,9 +208,12 @@ func TestConnectionsOfOneHost(t *testing.T) {
 	for n := range uint64(maxConns) {
 		all = append(all, a.linked("bad", n+1))
 	}
-	st := a.dial("bad")
-	_ = st.SendMsg(helloBytes(t, "bad", 99))
-	if err := st.RecvMsg(&agentpb.Down{}); err == nil {
+	st, err := a.stream(a.connect("bad"))
+	if err == nil {
+		_ = st.SendMsg(helloBytes(t, "bad", 99))
+		err = st.RecvMsg(&agentpb.Down{})
+	}
+	if err == nil {
 		t.Errorf("connection number %d was let in", len(all)+1)
 	}
 	a.beats(a.linked("good", 1), 1)
