@@ -108,7 +108,7 @@ func (r *route) patience(halfOpen time.Duration, workers int) time.Duration {
 func (a *Agent) linkLoop(ctx context.Context) error {
 	a.waitFirst(ctx)
 	boot, ok := a.waitBootID(ctx)
-	if !ok {
+	if !ok || !a.enrolled(ctx) {
 		return nil
 	}
 	// What the last process left is read before anybody is told of this one.

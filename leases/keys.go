@@ -38,6 +38,10 @@ const (
 	SecretsPrefix    = Root + "secrets/"
 	TokensPrefix     = Root + "tokens/"
 	RevokedPrefix    = Root + "revoked/"
+
+	AuthoritiesPrefix = Root + "authorities/"
+	JoinsPrefix       = Root + "joins/"
+	CertsPrefix       = Root + "certs/"
 )
 
 // The functions below only join: check ids with CheckID and CheckPath where they come
@@ -146,6 +150,15 @@ func TokenKey(id string) string { return TokensPrefix + id }
 
 // RevokedKey marks a certificate serial as revoked.
 func RevokedKey(serial string) string { return RevokedPrefix + serial }
+
+// AuthorityKey is one of the fleet's own authorities, its key sealed.
+func AuthorityKey(id string) string { return AuthoritiesPrefix + id }
+
+// JoinKey holds a hashed join token.
+func JoinKey(id string) string { return JoinsPrefix + id }
+
+// CertKey says of a certificate that the fleet has issued.
+func CertKey(serial string) string { return CertsPrefix + serial }
 
 // SplitSlotKey is the inverse of SlotKey.
 func SplitSlotKey(key string) (slot int, ok bool) {

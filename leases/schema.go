@@ -45,12 +45,15 @@ var Schema = []KeyDoc{
 	{"commands/<host>/<id>", false, "slot of the source host, own mod_revision", "command record: spec, state, evidence, outcome, what is left to tidy; kept for command.keep after its end", `{"v":1,"id":"0198…","kind":"migrate-volume","host":"h0042","state":"PROCESSING"}`},
 	{"journal/<host>/<id>/<nn>", false, "slot of the host", "step authored by the agent, numbered by it; removed when both sides have the end", `{"v":1,"seq":2,"state":"PROCESSING","what":"copying nfs1:v7.qcow2 to …"}`},
 	{"events/<uuid>", false, "in the transaction that it reports", "event, ordered by mod_revision; kept by age and count", `{"v":1,"type":"host.state","host":"h0042"}`},
-	{"audit/<uuid>", false, "in the transaction that it reports", "audited mutation, ordered by mod_revision; kept by age and count", `{"v":1,"who":"ops","verb":"ha disarm"}`},
+	{"audit/<uuid>", false, "in the transaction that it reports", "audited mutation, same id as its event: who, what, reason, and before and after of each field that changed; kept by age and count", `{"v":1,"who":"operator/ann@10.0.0.9","what":"host.maintenance","changes":[{"key":"hosts/h0042/spec","before":{},"after":{"maintenance":true}}]}`},
 	{"settings/<scope>/<name>", false, "own mod_revision", "value, by, at, reason", `{"v":1,"value":"10s","by":"ops"}`},
 	{"secrets/<host>/<device>", false, "own mod_revision", "credentials of a power device, sealed with this key as additional data (docs/secrets.md); by, at, tested", `{"v":1,"sealed":"holdfast:enc:aesgcm:v1:k1:…","by":"ann@10.0.0.9","at":"2026-11-21T14:28:00Z","tested":true}`},
 	{"profiles/<scope>", false, "own mod_revision", "power profile of a scope: fields that hosts below inherit", `{"v":1,"fields":{"device.bmc.driver":"redfish","class":"slow"},"by":"ops"}`},
-	{"tokens/<id>", false, "own mod_revision", "hashed token", `{"v":1,"hash":"…"}`},
-	{"revoked/<serial>", false, "own mod_revision", "revoked certificate", `{"v":1,"reason":"host retired"}`},
+	{"tokens/<id>", false, "own mod_revision", "operator's bearer token: its SHA-256, name, role, end", `{"v":1,"hash":"9f86…","name":"ci","role":"viewer","by":"operator/ann@10.0.0.9","at":"2026-11-21T14:28:00Z"}`},
+	{"revoked/<serial>", false, "created once", "revoked certificate, its serial in hexadecimal; deleted when it would have ended", `{"v":1,"identity":"host/h-17","reason":"host retired","by":"operator/ann@10.0.0.9","at":"2026-11-21T14:28:00Z"}`},
+	{"authorities/<id>", false, "own mod_revision", "one of the fleet's own authorities: certificate, from when it signs; its private key sealed with this key as additional data", `{"v":1,"cert":"MIIB…","sealed":"holdfast:enc:aesgcm:v1:k1:…","signs":"2026-11-21T14:29:00Z"}`},
+	{"joins/<id>", false, "own mod_revision", "join token of one host: its SHA-256, end, the key that has used it; deleted a day after its end", `{"v":1,"hash":"9f86…","host":"h-17","expires":"2026-11-21T15:28:00Z"}`},
+	{"certs/<serial>", false, "created once", "certificate that the fleet has issued; deleted when it has ended", `{"v":1,"identity":"host/h-17","authority":"a1","notAfter":"2026-11-22T14:28:00Z"}`},
 }
 
 // placeholders that are not plain ids.

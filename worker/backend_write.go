@@ -18,11 +18,12 @@ import (
 	"github.com/holdfast-ha/holdfast/worker/provider"
 )
 
-// write commits operators' records together with the log entry that tells of them.
+// write commits operators' records together with the log entry that tells of them and the
+// audit record of what changed.
 func (b *backend) write(ctx context.Context, what string, g leases.Guard, x v1.Event, ops ...leases.Op) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
-	rev, err := b.client.Commit(ctx, g, append(ops, leases.Put(leases.EventKey(x.ID), x))...)
+	rev, err := b.client.Commit(ctx, g, append(ops, leases.Put(leases.EventKey(x.ID), x), b.audited(x, ops))...)
 	if err == nil {
 		b.w().announced([]v1.Event{x})
 	}

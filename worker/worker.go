@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -43,6 +44,9 @@ type Worker struct {
 	slotN        int
 
 	wire      wire
+	trusted   *trusted // whom the fleet trusts beside the certificate files
+	renewing  pacer    // of hosts' certificates
+	cuts      cuts     // agents that were cut for what they sent
 	door      *link.Server
 	drivers   *wpower.Registry
 	gate      *wpower.Gate
@@ -102,6 +106,8 @@ func New(o Options) (*Worker, error) {
 	w.pools = newPools()
 	w.hook = newPageHook(w.log, w.pageCommand, func(result string) { w.metrics.pages.WithLabelValues(result).Inc() })
 	w.view = newView(w.log, w.changed)
+	w.trusted, w.renewing, w.cuts = newTrusted(), newPacer(), newCuts()
+	w.registerCuts()
 	w.door = link.New((*door)(w), w.log)
 	w.gate = wpower.NewGate()
 	if w.drivers, err = wpower.NewRegistry(append(childDrivers(), ipmi.New(w.hostile), redfish.New(redfish.Keep))...); err != nil {
@@ -170,15 +176,21 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("read fleet configuration: %w", err)
 	}
 	w.slotN = conf.Slots
-	w.mirror = w.client.NewMirror(mirrorPrefixes...)
+	w.mirror = w.client.NewMirror(slices.Concat(mirrorPrefixes, trustPrefixes)...)
 	w.eventsMirror = w.client.NewMirror(leases.EventsPrefix)
 	for _, p := range mirrorPrefixes {
 		w.mirror.Subscribe(p, w.view.apply)
 	}
 
+	for _, p := range trustPrefixes {
+		w.mirror.Subscribe(p, w.trustChanged)
+	}
+	w.door.Issue((*issuer)(w))
+	w.door.OnAbuse(w.agentCut)
+
 	grpcS := link.NewGRPC(w.door, w.wire.own)
 	httpS := &http.Server{
-		Handler:           api.NewHandler((*backend)(w), api.HandlerOptions{Metrics: w.metrics.handler(), Logger: w.log, Version: w.o.Version, Trust: w.wire.own, Forward: w.forward()}),
+		Handler:           api.NewHandler((*backend)(w), api.HandlerOptions{Metrics: w.metrics.handler(), Logger: w.log, Version: w.o.Version, Trust: w.wire.own, Forward: w.forward(), Keeper: (*backend)(w), Rate: w.apiRate}),
 		ReadHeaderTimeout: 10 * time.Second,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
@@ -191,6 +203,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	g.Go(func() error { return w.watchSecrets(ctx) })
 	g.Go(func() error { return w.trim(ctx) })
 	g.Go(func() error { return w.watchAreas(ctx) })
+	g.Go(func() error { return w.watchTrust(ctx) })
+	g.Go(func() error { return w.tellCuts(ctx) })
+	g.Go(func() error { return w.trimTrust(ctx) })
 	g.Go(func() error { return w.hook.run(ctx) })
 	// Not before its turn: in a restart the process before this one still accepts on the
 	// same sockets, and can serve whom this one would have to send away.

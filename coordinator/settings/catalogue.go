@@ -178,6 +178,8 @@ var All = []Def{
 		"How long the membership of workers must not have changed before slots are moved for balance; a drain does not wait."},
 	{"worker.rebalance.rate", Int, "20", "0", "10000", nil, global, nil, Live,
 		"Slots a second that one worker hands over for balance or in a drain; 0 is no limit."},
+	{"api.rate", Int, "200", "1", "10000", nil, global, nil, Live,
+		"Requests a second that one token or certificate may send to one worker; four seconds' worth may come at once."},
 	{"page.exec", Path, "", "", "", nil, global, nil, Live,
 		"Program that is run for every event of severity page, with the event on standard input."},
 	{"page.exec.timeout", Duration, "10s", "1s", "5m", nil, global, nil, Live,
