@@ -65,7 +65,7 @@ func (w *Worker) assessAreas(ctx context.Context) {
 	}
 	w.view.mu.RLock()
 	for area, r := range w.view.areas {
-		if _, ok := looks[area]; !ok && r.Val.Open {
+		if _, ok := looks[area]; !ok && r.Val.Due(now) {
 			looks[area] = nil
 		}
 	}

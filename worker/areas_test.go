@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/coordinator/budget"
 	"github.com/holdfast-ha/holdfast/coordinator/guard"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/leases"
@@ -199,5 +200,39 @@ func TestBudgetIsResetAndGranted(t *testing.T) {
 	slices.Sort(log)
 	if got := strings.Join(log, " "); got != "budget.granted budget.reset" {
 		t.Errorf("the log tells of %s", got)
+	}
+}
+
+// TestBudgetLatchesWhenAsked: "an incident that asks and finds none latches" (ha.md §4);
+// one that something else holds as well has not come to asking.
+func TestBudgetLatchesWhenAsked(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.host(t, "h1", false)
+	o := loaded(t, r, "h1", time.Minute)
+	r.put(t, leases.SettingKey("global", "budget.cluster"), v1.SettingRecord{V: 1, Value: "0/1h"})
+	latched := func() bool {
+		c, _ := read[budget.Counter](t, r, leases.BudgetKey("cluster/"+cluster))
+		return c.Latched
+	}
+	eventually(t, "the setting is here", func() bool { return o.w.view.effective(cluster, "", time.Now()).String("budget.cluster") == "0/1h" })
+	o.refreshPolicy()
+	for _, c := range []struct {
+		also string
+		want bool
+	}{{"share", false}, {"", true}} {
+		snap := o.snapshot(t.Context(), guard.Recover, placeReady{})
+		rep := guard.Report{At: snap.At, Answers: []guard.Answer{{Guard: "claim", Verdict: guard.Allow}, {Guard: "budget", Verdict: guard.Hold}}}
+		if c.also != "" {
+			rep.Answers = append(rep.Answers, guard.Answer{Guard: c.also, Verdict: guard.Hold})
+		}
+		o.rec.Incident = &ha.Incident{ID: "i", Guards: &rep}
+		o.latch(t.Context(), snap.At)
+		if got := latched(); got != c.want {
+			t.Errorf("held by budget and %q: latched %v", c.also, got)
+		}
+	}
+	if told := strings.Join(r.events(t, 0), "\n"); strings.Count(told, "budget.exhausted") != 1 {
+		t.Errorf("told: %s", told)
 	}
 }

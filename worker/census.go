@@ -149,10 +149,13 @@ func (w *Worker) heard(host string, answered map[string]time.Time) func(string) 
 const maxProbed = 64
 
 // round waits until it can be said who fell together with the host: siblings that were
-// not heard since are asked, once, and waited for until the round is over (ha.md §6, guard
-// common cause). It returns who answered, and when.
+// not heard since are asked, once, and waited for until the round is over, and as long as
+// an answer may take (ha.md §6, guard common cause). It returns who answered, and when.
 func (w *Worker) round(ctx context.Context, host string, since time.Time, round, patience time.Duration) map[string]time.Time {
-	ctx, cancel := context.WithDeadline(ctx, since.Add(round))
+	if since.IsZero() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, max(time.Until(since.Add(round)), patience))
 	defer cancel()
 	var mu sync.Mutex
 	answered := map[string]time.Time{}
@@ -161,7 +164,7 @@ func (w *Worker) round(ctx context.Context, host string, since time.Time, round,
 		defer mu.Unlock()
 		return w.view.census.survey(guard.Question{At: time.Now(), Host: host, Since: since, Round: round, Heard: w.heard(host, answered)}).Undecided()
 	}
-	if since.IsZero() || ctx.Err() != nil || !undecided() {
+	if !undecided() {
 		return nil
 	}
 	var wg sync.WaitGroup

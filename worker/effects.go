@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/coordinator/guard"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/worker/provider"
@@ -29,6 +30,7 @@ const (
 	jobPlace    jobKind = "place"
 	jobBaseline jobKind = "baseline"
 	jobRepair   jobKind = "repair"
+	jobExamine  jobKind = "examine"
 )
 
 func (j *jobs) init(ctx context.Context, stop context.CancelCauseFunc) {
@@ -70,7 +72,8 @@ type (
 		boot string
 		seen provider.Baseline
 	}
-	repairDone struct{ why string }
+	repairDone  struct{ why string }
+	examineDone struct{}
 )
 
 // start begins one effect of a committed step.
@@ -174,6 +177,45 @@ func (o *owner) onCheck(ctx context.Context, c ha.Check) {
 		c.Signals.Agent = guard.FamilyAlive
 	}
 	o.step(ctx, ha.Event{Kind: ha.EvActivity, Check: &c, Life: ha.HeardBy(o.live.lastPing, o.now())})
+	o.examine(c.Votes)
+}
+
+// examine asks checkers that could not look how they are themselves: one that cannot read
+// its own pool becomes a suspect, and is not asked again (ha.md §§3, 5). Their answers go
+// to their owners, as pings do.
+func (o *owner) examine(votes []ha.Vote) {
+	var readers []string
+	for _, v := range votes {
+		if v.Verdict == ha.Unknown {
+			readers = append(readers, v.Reader)
+		}
+	}
+	if len(readers) == 0 {
+		return
+	}
+	timeout := o.eff.Duration("ha.health.timeout")
+	o.jobs.begin(jobExamine, func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		var wg sync.WaitGroup
+		for _, r := range readers {
+			wg.Go(func() { o.w.examine(ctx, r) })
+		}
+		wg.Wait()
+		o.in.put("", examineDone{})
+	})
+}
+
+func (w *Worker) examine(ctx context.Context, host string) {
+	a, err := w.door.Ask(ctx, host, &agentpb.Request{Epoch: w.epochOf(host), Body: &agentpb.Request_Health{Health: &agentpb.HealthRequest{}}})
+	if err != nil || a.GetHealth().GetReport() == nil {
+		return // its pings say so, or their absence
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if p, own := w.shown[host], w.owners[host]; p != nil && own != nil && p.linked {
+		own.in.put("", pingMsg{boot: p.boot, report: a.GetHealth().Report, at: time.Now().UTC()})
+	}
 }
 
 // takeBaseline looks once at a healthy host, to know which signals it gives while it is

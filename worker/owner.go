@@ -274,6 +274,8 @@ func (o *owner) handle(ctx context.Context, msg any) {
 		o.onCheck(ctx, m.check)
 	case baselineDone:
 		o.onBaseline(ctx, m)
+	case examineDone:
+		o.jobs.end(jobExamine)
 	case repairDone:
 		o.jobs.end(jobRepair)
 		o.step(ctx, ha.Event{Kind: ha.EvRepaired, Reason: m.why})

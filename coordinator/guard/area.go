@@ -75,16 +75,20 @@ func Levels(partition string) []string {
 }
 
 // Areas are all areas that a host is in: the levels of its partition, each label of
-// labels (a label of several values, as two PDUs, is separated by commas) within its zone,
-// and its pools. Racks of the same name in two zones are two racks; a pool is one.
+// labels, however written (several values, as two PDUs, are separated by commas), within
+// its zone, and its pools. Racks of the same name in two zones are two racks; a pool is one.
 func (f HostFact) Areas(labels []string) []string {
 	out := Levels(f.Partition)
 	zone, _, _ := strings.Cut(f.Partition, areaSeparator)
 	if zone != "" {
-		for _, l := range labels {
-			for v := range strings.SplitSeq(f.Labels[l], ",") {
+		for name, value := range f.Labels {
+			i := slices.IndexFunc(labels, func(l string) bool { return strings.EqualFold(l, name) })
+			if i < 0 {
+				continue
+			}
+			for v := range strings.SplitSeq(value, ",") {
 				if v = strings.TrimSpace(v); v != "" {
-					out = append(out, l+areaSeparator+zone+areaSeparator+word63(v))
+					out = append(out, labels[i]+areaSeparator+zone+areaSeparator+word63(v))
 				}
 			}
 		}
@@ -184,14 +188,14 @@ func (c Cause) storm() bool { return c.Suspects >= causeHosts }
 func (c Cause) undecided() bool { return c.Silent > 0 && c.Suspects+c.Silent >= causeHosts }
 
 // ParseLabels reads a list of labels whose values name failure domains: words of small
-// letters, digits and '-', separated by commas. What is no such word, or would be taken
+// letters, digits and '-' that begin with a letter, separated by commas. What is no such word, or would be taken
 // for another kind of area, is left out.
 func ParseLabels(list string) []string {
 	var out []string
 	for l := range strings.SplitSeq(list, ",") {
 		l = strings.TrimSpace(l)
 		odd := func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' }
-		if l == "" || strings.ContainsFunc(l, odd) || AreaKind(l).Level() || l == string(AreaPool) || slices.Contains(out, l) {
+		if l == "" || l[0] < 'a' || l[0] > 'z' || strings.ContainsFunc(l, odd) || AreaKind(l).Level() || l == string(AreaPool) || slices.Contains(out, l) {
 			continue
 		}
 		out = append(out, l)

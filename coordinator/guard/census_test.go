@@ -38,13 +38,24 @@ func heardAt(at time.Time) func(string) time.Time { return func(string) time.Tim
 
 func TestAreasOfAHost(t *testing.T) {
 	f := fact("h1", "z1/p1/c1", "7 b")
-	f.Labels["pdu"] = "a1, a2"
+	f.Labels["PDU"] = "a1, a2"
 	want := []string{"cluster/z1/p1/c1", "pdu/z1/a1", "pdu/z1/a2", "pod/z1/p1", "pool/nfs1", "rack/z1/7_b", "zone/z1"}
 	if d := cmp.Diff(want, f.Areas(labels)); d != "" {
 		t.Error(d)
 	}
 	if got := (HostFact{Host: "h2", Labels: f.Labels}).Areas(labels); len(got) != 0 {
 		t.Errorf("a host without partition and pools is in %v", got)
+	}
+}
+
+func TestParseLabels(t *testing.T) {
+	for list, want := range map[string][]string{
+		"rack,switch,pdu": {"rack", "switch", "pdu"}, " rack , chassis-2,rack": {"rack", "chassis-2"},
+		"": nil, "Rack,zone,pool,7u,-x,a/b,é": nil,
+	} {
+		if d := cmp.Diff(want, ParseLabels(list)); d != "" {
+			t.Errorf("%q: %s", list, d)
+		}
 	}
 }
 
@@ -70,7 +81,8 @@ func TestSurvey(t *testing.T) {
 		{"three in three racks, but on one pool", slices.Concat(many(38, "8"), many(1, "6", fell(31*time.Second)), many(1, "9", fell(29*time.Second))), Question{}, "common cause"},
 		{"a storm in the rack before this host fell", slices.Concat(many(38, "8"), many(3, "7", fell(20*time.Minute))), Question{}, "common cause"},
 		{"two of four", slices.Concat(many(2, "8"), many(1, "7", fell(time.Hour))), Question{}, "share"},
-		{"two of two: a two-host site must be able to fence", many(1, "8", fell(time.Hour)), Question{}, "storage"},
+		{"two of two: nobody is left who reports on the pool", many(1, "8", fell(time.Hour)), Question{}, "storage"},
+		{"one of two: a two-host site must be able to fence", many(1, "8"), Question{Heard: heardAt(time.Time{}), Since: subject.Suspect}, ""},
 		{"those in maintenance do not count", slices.Concat(many(8, "8", out), many(2, "9"), many(1, "7", fell(time.Hour))), Question{}, "share"},
 		{"three in maintenance fell together", slices.Concat(many(38, "8"), many(3, "7", out, fell(30*time.Second))), Question{}, ""},
 		{"three users lost the pool", slices.Concat(many(38, "8"), many(3, "9", lost(20*time.Second))), Question{}, "storage"},

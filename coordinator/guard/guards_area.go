@@ -98,8 +98,11 @@ func commonCause(s *Snapshot) Answer {
 			held = append(held, hold(fmt.Sprintf("%d hosts under %s fell within %s%s: it may be what failed", c.Suspects, c.Area, span(causeWindow), named(c.Who, c.Suspects)),
 				"hosts under it that answer again, or are proven off by hand").compared(fmt.Sprint(c.Suspects), fmt.Sprint(causeHosts)))
 		case c.undecided():
-			held = append(held, hold(fmt.Sprintf("%d others under %s were not heard since it fell silent%s", c.Silent, c.Area, named(c.Waiting, c.Silent)),
-				"their next sign of life, or the end of the round in "+span(c.Left)).compared(fmt.Sprint(c.Suspects+c.Silent), fmt.Sprint(causeHosts)))
+			clears := "their next sign of life, or their own suspicion"
+			if c.Left > 0 {
+				clears = "their next sign of life, or the end of the round in " + span(c.Left)
+			}
+			held = append(held, hold(fmt.Sprintf("%d others under %s were not heard since it fell silent%s", c.Silent, c.Area, named(c.Waiting, c.Silent)), clears).compared(fmt.Sprint(c.Suspects+c.Silent), fmt.Sprint(causeHosts)))
 		}
 	}
 	if len(held) > 0 {

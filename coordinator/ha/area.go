@@ -52,14 +52,19 @@ type AreaLimits struct {
 func StepArea(r AreaRecord, look *guard.Look, at time.Time, l AreaLimits) (AreaRecord, []Effect) {
 	at = utc(at)
 	next := r
-	next.V = Version
 	var out []Effect
 	tell := func(kind string, severity Severity, format string, args ...any) {
 		out = append(out, Effect{Kind: Announce, Type: kind, Severity: severity, Reason: fmt.Sprintf(format, args...)})
 	}
+	// Who wrote it may have had another clock: no time of the record is further away than
+	// it was meant (ha.md §7).
+	if r.Ended.After(at.Add(clockSlack)) {
+		r.Ended, next.Ended = at, at
+	}
+	next.PageAt = clamp(next.PageAt, at, l.Settle)
 	switch {
 	case look == nil && !r.Open:
-		return r, nil
+		return next, nil
 	case look == nil:
 		next.Open, next.Ended, next.PageAt, next.Under = false, at, time.Time{}, ""
 		next.Members = memberNow(r.Members, nil, at)
@@ -96,8 +101,9 @@ const (
 	stormPage  = "area.storm"
 )
 
-// NextDeadline is when the area must be looked at again though nothing changed.
-func (r AreaRecord) NextDeadline() time.Time { return r.PageAt }
+// Due reports whether the area must be stepped though it is in no storm now: its own is to
+// end, or its times are to come.
+func (r AreaRecord) Due(at time.Time) bool { return r.Open || r.Ended.After(at.Add(clockSlack)) }
 
 // Now is what guards know of the area.
 func (r AreaRecord) Now() guard.AreaNow { return guard.AreaNow{Open: r.Open, Ended: r.Ended} }

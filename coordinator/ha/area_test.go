@@ -82,6 +82,24 @@ func TestAreaTellsOneStory(t *testing.T) {
 	}
 }
 
+// A record that tells of a time to come was written by a clock that was wrong.
+func TestAreaOfAnotherClock(t *testing.T) {
+	limits := AreaLimits{Settle: 15 * time.Second, Cooldown: 10 * time.Minute}
+	r := AreaRecord{V: Version, Area: "rack/z1/7", Began: epoch, Ended: epoch.Add(5 * time.Hour)}
+	if !r.Due(epoch) {
+		t.Error("nobody looks at it")
+	}
+	next, effects := StepArea(r, nil, epoch, limits)
+	if len(effects) > 0 || !next.Ended.Equal(epoch) || next.Due(epoch) {
+		t.Errorf("%+v, %d events", next, len(effects))
+	}
+	r = AreaRecord{V: Version, Area: "rack/z1/7", Open: true, Began: epoch, PageAt: epoch.Add(5 * time.Hour)}
+	next, _ = StepArea(r, &guard.Look{Hosts: 3, Hit: []string{"h1"}, Why: "x"}, epoch, limits)
+	if !next.PageAt.Equal(epoch.Add(limits.Settle)) {
+		t.Errorf("pages at %s", next.PageAt)
+	}
+}
+
 // Members' own pages are part of the storm's; that a proof was revoked wakes in any case.
 func TestPagesAreFolded(t *testing.T) {
 	for _, c := range []struct {

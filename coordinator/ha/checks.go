@@ -161,6 +161,9 @@ func (s *step) complaint() string {
 // hookRepair runs the repair command at most RepairAttempts times an incident; the
 // first active verdict is the moment where a repair can help (ha.md §7, step 0).
 func (s *step) hookRepair() {
+	if s.mayNotAct() != "" {
+		return // hands off means this too
+	}
 	if i := s.inc(); i.Repairs < s.p.RepairAttempts {
 		i.Repairs++
 		s.effect(Effect{Kind: Repair, Reason: i.Last.Reason})

@@ -124,7 +124,8 @@ func promises(t *rapid.T, w *world, before Record, ev Event, s *step, idle *bool
 	}
 	r := s.r
 	if r.Incident != nil && r.Incident.By == "" && ev.Kind == EvPlace && slices.Contains(acting, r.State) && r.Incident.Action != nil && r.Incident.Action.Begun.Equal(ev.At) {
-		if w.storm >= 3 || w.poolLost >= 3 || !w.stormEnded.IsZero() && ev.At.Sub(w.stormEnded) < 10*time.Minute {
+		// Those that fell silent report no pool.
+		if w.storm >= 3 || w.poolLost-w.storm >= 3 || !w.stormEnded.IsZero() && ev.At.Sub(w.stormEnded) < 10*time.Minute {
 			fail("armed in a storm, or in its cooldown")
 		}
 	}

@@ -41,7 +41,7 @@ var All = []Def{
 	{"ha.proof.min", Assurance, "A3", "", "", nil, everywhere, nil, NextAction,
 		"How strong a proof of OFF must be before instances may run elsewhere."},
 	{"ha.kvm.local", Bool, "false", "", "", nil, everywhere, nil, Live,
-		"Protect hosts that have local pools only; their instances return with the host, never elsewhere."},
+		"Protect hosts that have local pools only; their instances return with the host, never elsewhere. Such a host needs a probe address on another network than management (icmp://10.1.0.7#storage)."},
 
 	{"agent.ping.interval", Duration, "5s", "1s", "60s", nil, everywhere, seedFast("60s", "1s"), Live,
 		"How often the agent pings its worker."},
