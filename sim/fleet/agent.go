@@ -100,8 +100,7 @@ func (o *owner) armPing() {
 			o.armPing()
 			return
 		}
-		at := o.f.now
-		o.post(func() { o.onPing(at) })
+		o.post(o.onPing)
 		o.armPing()
 	})
 }

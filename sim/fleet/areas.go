@@ -47,7 +47,7 @@ func (f *Fleet) assessAreas() {
 		looks[l.Area] = &l
 	}
 	for area, r := range f.areas {
-		if _, ok := looks[area]; !ok && r.Open {
+		if _, ok := looks[area]; !ok && r.Due(f.now) {
 			looks[area] = nil
 		}
 	}
@@ -66,7 +66,7 @@ func (f *Fleet) assessArea(area string, look *guard.Look) {
 	had := f.areas[area]
 	had.Area = area
 	next, effects := ha.StepArea(had, look, f.now.Add(s.w.skew), f.areaLimits(area))
-	if at := next.NextDeadline(); !at.IsZero() {
+	if at := next.PageAt; !at.IsZero() {
 		f.lookAtAreas(max(areasEvery, at.Add(-s.w.skew).Sub(f.now)))
 	}
 	if len(effects) == 0 && reflect.DeepEqual(next, had) {

@@ -53,11 +53,11 @@ func (o *owner) roundLasts() time.Duration { return o.policy.PingInterval + time
 // not heard since are asked, once, and waited for until the round is over.
 func (o *owner) round(done func(answered map[string]time.Time)) {
 	since, answered := o.rec.Silent(), map[string]time.Time{}
-	ends := since.Add(o.roundLasts())
+	ends := later(since.Add(o.roundLasts()), o.wall().Add(o.eff.Duration("ha.health.timeout")))
 	undecided := func() bool {
 		return o.f.census.Survey(guard.Question{At: o.wall(), Host: o.h.ID, Since: since, Round: o.roundLasts(), Heard: o.heardOf(answered)}).Undecided()
 	}
-	if since.IsZero() || !o.wall().Before(ends) || !undecided() {
+	if since.IsZero() || !undecided() {
 		done(nil)
 		return
 	}

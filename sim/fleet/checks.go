@@ -230,6 +230,24 @@ func (o *owner) onCheck(c ha.Check) {
 	}
 	o.f.rules.checked(o, c)
 	o.step(ha.Event{Kind: ha.EvActivity, Check: &c, Life: last})
+	o.examine(c.Votes)
+}
+
+// examine asks checkers that could not look how they are themselves; their answers go to
+// their owners, as pings do.
+func (o *owner) examine(votes []ha.Vote) {
+	for _, v := range votes {
+		h := o.f.byID[v.Reader]
+		if v.Verdict != ha.Unknown || h == nil || h.owner == nil || h.owner.w != o.w || !h.link.up {
+			continue
+		}
+		n := h.owner
+		o.f.after(exchange, func() {
+			if h.owner == n && h.canLink() {
+				n.post(n.onPing)
+			}
+		})
+	}
 }
 
 // takeBaseline looks once at a healthy host, to know which signals it gives while it is

@@ -103,7 +103,7 @@ func (o *owner) onHello() {
 }
 
 // onPing takes one ping of the host's present boot.
-func (o *owner) onPing(at time.Time) {
+func (o *owner) onPing() {
 	if !o.h.works() || !o.h.agent { // it was sent, and its sender has died since
 		return
 	}
