@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,7 +22,8 @@ const accessLimit = 5 * time.Second
 // Agent is one host's agent. Make it with New, then call Run once.
 type Agent struct {
 	opts     Options
-	trust    *trust.Source // nil: plaintext on loopback
+	trust    atomic.Pointer[trust.Source] // nil: plaintext on loopback, or not enrolled yet
+	enrol    *enrolment                   // nil: certificates come from files of others
 	process  string        // names this process; later processes sort after earlier ones
 	epochs   *epochs
 	workers  *workerList
@@ -30,6 +32,7 @@ type Agent struct {
 	health   *health
 	gate     *gate
 	requests chan struct{} // one token per request under way
+	commands commands
 }
 
 // New validates the options and the certificate files (ErrOptions) and reads the state dir, which it creates if it
@@ -39,7 +42,7 @@ func New(o Options) (*Agent, error) {
 		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
 	}
 	var certs *trust.Source
-	if !o.InsecureLoopback {
+	if !o.InsecureLoopback && o.JoinToken == "" {
 		var err error
 		if certs, err = openTrust(o); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrOptions, err)
@@ -62,9 +65,18 @@ func New(o Options) (*Agent, error) {
 	}
 	o.Logger = o.Logger.With("host", o.Host)
 	a := &Agent{
-		opts: o, trust: certs, process: process.String(), epochs: remembered, workers: list,
+		opts: o, process: process.String(), epochs: remembered, workers: list,
 		settings: newSettings(), health: newHealth(o.Hypervisor), gate: newGate(),
 		requests: make(chan struct{}, maxRequests),
+	}
+	if certs != nil {
+		a.trust.Store(certs)
+	}
+	if o.JoinToken != "" {
+		a.enrol = newEnrolment(o)
+		if err := a.enrol.open(a); err != nil {
+			return nil, fmt.Errorf("set up agent: %w", err)
+		}
 	}
 	for _, p := range o.Pools {
 		a.pools = append(a.pools, newPool(p))
@@ -83,6 +95,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	work.Go(func() error { return a.gateLoop(ctx) })
 	work.Go(func() error { return a.linkLoop(ctx) })
 	work.Go(func() error { return a.trustLoop(ctx) })
+	if a.enrol != nil {
+		work.Go(func() error { return a.enrolLoop(ctx) })
+	}
 	return work.Wait()
 }
 

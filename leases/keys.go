@@ -20,12 +20,14 @@ const (
 	DrainsPrefix     = Root + "drains/"
 	PartitionsPrefix = Root + "partitions/"
 	BudgetsPrefix    = Root + "budgets/"
+	AreasPrefix      = Root + "areas/"
 	HostsPrefix      = Root + "hosts/"
 	IncidentsPrefix  = Root + "incidents/"
 	OpsPrefix        = Root + "ops/"
 	LinksPrefix      = Root + "links/"
 	PoolsPrefix      = Root + "pools/"
 	VolumesPrefix    = Root + "volumes/"
+	TemplatesPrefix  = Root + "templates/"
 	InstancesPrefix  = Root + "instances/"
 	CommandsPrefix   = Root + "commands/"
 	JournalPrefix    = Root + "journal/"
@@ -36,6 +38,10 @@ const (
 	SecretsPrefix    = Root + "secrets/"
 	TokensPrefix     = Root + "tokens/"
 	RevokedPrefix    = Root + "revoked/"
+
+	AuthoritiesPrefix = Root + "authorities/"
+	JoinsPrefix       = Root + "joins/"
+	CertsPrefix       = Root + "certs/"
 )
 
 // The functions below only join: check ids with CheckID and CheckPath where they come
@@ -69,6 +75,10 @@ func PartitionStateKey(path string) string { return PartitionsPrefix + path + "/
 // pod/<zone>/<pod> or zone/<zone>.
 func BudgetKey(scope string) string { return BudgetsPrefix + scope }
 
+// AreaKey is the incident of an area: <kind>/<name>, such as rack/z1/7, pool/nfs1 or
+// cluster/z1/p1/c1.
+func AreaKey(area string) string { return AreasPrefix + area }
+
 // HostPrefix is one host's spec, ha and power records.
 func HostPrefix(host string) string { return HostsPrefix + host + "/" }
 
@@ -96,6 +106,9 @@ func PoolKey(pool string) string { return PoolsPrefix + pool }
 // VolumeKey is a volume's state.
 func VolumeKey(volume string) string { return VolumesPrefix + volume }
 
+// TemplateKey is a template and where it is copied to.
+func TemplateKey(template string) string { return TemplatesPrefix + template }
+
 // InstanceKey is an instance's state and holder.
 func InstanceKey(instance string) string { return InstancesPrefix + instance }
 
@@ -105,6 +118,16 @@ func CommandKey(host, id string) string { return CommandsPrefix + host + "/" + i
 // JournalKey is one step an agent wrote for a command.
 func JournalKey(host, id string, step int) string {
 	return fmt.Sprintf("%s%s/%s/%02d", JournalPrefix, host, id, step)
+}
+
+// SplitCommandKey is the inverse of CommandKey.
+func SplitCommandKey(key string) (host, id string, ok bool) {
+	rest, ok := strings.CutPrefix(key, CommandsPrefix)
+	if !ok {
+		return "", "", false
+	}
+	host, id, ok = strings.Cut(rest, "/")
+	return host, id, ok && host != "" && id != ""
 }
 
 // EventKey is one event; id is a UUIDv7.
@@ -127,6 +150,15 @@ func TokenKey(id string) string { return TokensPrefix + id }
 
 // RevokedKey marks a certificate serial as revoked.
 func RevokedKey(serial string) string { return RevokedPrefix + serial }
+
+// AuthorityKey is one of the fleet's own authorities, its key sealed.
+func AuthorityKey(id string) string { return AuthoritiesPrefix + id }
+
+// JoinKey holds a hashed join token.
+func JoinKey(id string) string { return JoinsPrefix + id }
+
+// CertKey says of a certificate that the fleet has issued.
+func CertKey(serial string) string { return CertsPrefix + serial }
 
 // SplitSlotKey is the inverse of SlotKey.
 func SplitSlotKey(key string) (slot int, ok bool) {

@@ -3,6 +3,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,13 +15,15 @@ import (
 	"github.com/holdfast-ha/holdfast/coordinator/settings"
 	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+	"github.com/holdfast-ha/holdfast/worker/provider"
 )
 
-// write commits operators' records together with the log entry that tells of them.
+// write commits operators' records together with the log entry that tells of them and the
+// audit record of what changed.
 func (b *backend) write(ctx context.Context, what string, g leases.Guard, x v1.Event, ops ...leases.Op) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
-	rev, err := b.client.Commit(ctx, g, append(ops, leases.Put(leases.EventKey(x.ID), x))...)
+	rev, err := b.client.Commit(ctx, g, append(ops, leases.Put(leases.EventKey(x.ID), x), b.audited(x, ops))...)
 	if err == nil {
 		b.w().announced([]v1.Event{x})
 	}
@@ -89,8 +92,10 @@ func (w *Worker) validateHost(s v1.HostSpec) error {
 	}
 	for i, p := range s.Probes {
 		if !strings.HasPrefix(p, "icmp://") && !strings.HasPrefix(p, "udp-echo://") {
-			fail(fmt.Sprintf("probes[%d]", i), fmt.Errorf("%q, allowed are icmp://address and udp-echo://address:port", p))
+			fail(fmt.Sprintf("probes[%d]", i), fmt.Errorf("%q, allowed are icmp://address and udp-echo://address:port, with #network where it is not the management network", p))
 		}
+		_, network := provider.Network(p)
+		fail(fmt.Sprintf("probes[%d]", i), leases.CheckID("network", network))
 	}
 	seen := map[string]bool{}
 	for i, d := range s.Power {
@@ -135,6 +140,9 @@ func (b *backend) DeleteHost(ctx context.Context, who, id string, ifRev int64) e
 	rec, _ := get(b.view, b.view.ha, id)
 	if t := rec.Val.OrderTxn; t != nil && !t.Done {
 		return refused(fmt.Sprintf("delete host %s: power order %s runs", id, t.ID), "wait for its end")
+	}
+	if open, err := b.Commands(ctx, v1.CommandQuery{Host: id, Open: true}); err != nil || len(open) > 0 {
+		return cmp.Or(err, refused(fmt.Sprintf("delete host %s: %d commands are open there", id, len(open)), "holdfast command list --open --host "+id))
 	}
 	x := b.audit("host.forgotten", who, "host "+id+" was removed from the record", "")
 	x.Host, x.Partition = id, had.Val.Partition

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -190,6 +191,11 @@ func (o *owner) intent(at time.Time, e *power.TxnEffect) intent {
 
 // event makes the log entry of an announcement.
 func (o *owner) event(ev ha.Event, next ha.Record, e ha.Effect) v1.Event {
+	area := ""
+	if e.Severity == ha.Page {
+		area = o.w.view.pagedArea(o.host)
+		e = e.Fold(area)
+	}
 	x := v1.Event{
 		ID: newEventID(), At: ev.At, Type: e.Type, Severity: string(e.Severity), Host: o.host, Partition: o.spec.Val.Partition,
 		Worker: o.s.Worker(), Message: e.Reason, Instances: e.Instances, Data: map[string]string{"epoch": o.claim.Epoch.String()},
@@ -205,6 +211,12 @@ func (o *owner) event(ev ha.Event, next ha.Record, e ha.Effect) v1.Event {
 	}
 	if e.Boot != "" {
 		x.Data["boot"] = e.Boot
+	}
+	if len(e.Local) > 0 {
+		x.Data["local"] = strings.Join(e.Local, ",")
+	}
+	if area != "" {
+		x.Data["area"] = area
 	}
 	if next.State != o.rec.State {
 		x.Data["from"], x.Data["to"] = string(o.rec.State), string(next.State)

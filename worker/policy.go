@@ -32,45 +32,8 @@ func (o *owner) refreshPolicy() {
 
 // policyOf is the HA policy of one host: nothing but settings and its own devices.
 func policyOf(e effective, devices []device, profile power.Profile) ha.Policy {
-	p := ha.Policy{
-		Mode:             e.String("ha.policy"),
-		PingInterval:     e.Duration("agent.ping.interval"),
-		HealthFailures:   e.Int("ha.health.failures"),
-		CheckInitial:     e.Duration("ha.activity.interval.initial"),
-		CheckMax:         e.Duration("ha.activity.interval.max"),
-		CheckWindow:      e.Duration("ha.activity.window"),
-		CheckTimeout:     e.Duration("ha.activity.timeout"),
-		ActivityAttempts: e.Int("ha.activity.attempts"),
-		DegradedAfter:    e.Int("ha.degraded.after"),
-		FirstCheckAtOnce: e.Bool("ha.activity.first.at.once"),
-		RecoveryAttempts: e.Int("ha.recovery.attempts"),
-		RecoveryWait:     e.Duration("ha.recovery.wait"),
-		OffConfirmDelay:  e.Duration("ha.off.confirm.delay"),
-		ConfirmSilence:   e.Duration("ha.confirm.silence"),
-		QuietPeriod:      e.Duration("ha.quiet.period"),
-		SoftGrace:        e.Duration("power.soft.grace"),
-		ProofMin:         assurance(e.String("ha.proof.min")),
-		CanSwitchOn:      slices.ContainsFunc(devices, device.canSwitchOn),
-		Ladder:           ladderOf(devices, profile, assurance(e.String("ha.proof.min"))),
-		Fence: power.Limits{
-			PacketTimeout:   e.Duration("power.packet.timeout"),
-			StatusDeadline:  e.Duration("power.status.deadline"),
-			CommandDeadline: e.Duration("power.command.deadline"),
-			VerifyInterval:  e.Duration("power.verify.interval"),
-			SettleWindow:    e.Duration("power.settle.window"),
-			SettleReads:     e.Int("power.settle.reads"),
-			RepeatOffAfter:  e.Duration("power.off.repeat"),
-			MaxOffs:         e.Int("power.off.max"),
-			OffToOn:         e.Duration("power.off.to.on"),
-			OnDeadline:      e.Duration("power.on.deadline"),
-			LevelDeadline:   e.Duration("ha.fence.level.timeout"),
-			TotalDeadline:   e.Duration("ha.fence.timeout"),
-		},
-	}
-	if e.String("ha.repair.command") != "" {
-		p.RepairAttempts = e.Int("ha.repair.attempts")
-	}
-	return p
+	proof := assurance(e.String("ha.proof.min"))
+	return ha.PolicyOf(e, proof, ladderOf(devices, profile, proof), slices.ContainsFunc(devices, device.canSwitchOn))
 }
 
 // assurance reads what the catalogue has checked; anything else asks for the most.
@@ -95,6 +58,7 @@ func duration(s string) time.Duration {
 func (w *Worker) applyPools(e effective) {
 	w.pools.activity.resize(e.Int("worker.activity.concurrency"))
 	w.pools.recovery.resize(e.Int("worker.recovery.concurrency"))
+	w.pools.reconcile.resize(e.Int("reconcile.workers"))
 	n, per := e.Rate("worker.power.rate")
 	w.pools.powerRate.SetLimit(rate.Limit(float64(n) / per.Seconds()))
 	w.pools.powerRate.SetBurst(n)

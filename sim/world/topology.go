@@ -41,6 +41,13 @@ func (p Place) Probe() string {
 	return "udp-echo://" + netip.AddrPortFrom(p.Addr, echoPort).String()
 }
 
+// Control is the control address of the host's hypervisor: for its agent, and for
+// migrations to it.
+func (p Place) Control() string { return "@holdfast-hypervisor-" + p.Addr.String() }
+
+// LocalPool is the pool that the host has for itself.
+func (p Place) LocalPool() string { return "local-" + p.Host }
+
 // Plan places n hosts, h001 and on, in clusters of 3 to 4 (one smaller or of 5 where n
 // allows nothing else), pods of two clusters and zones of two pods, with addresses
 // out of b. In clusters of four the third host has a Redfish service, and the fourth of

@@ -4,6 +4,7 @@ package link
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
@@ -28,6 +30,12 @@ type Handler interface {
 	// Ping was received at the given time; the answer goes back at once. A refusal
 	// closes the session instead (the host is not ours any more).
 	Ping(s *Session, p *agentpb.Ping, at time.Time) (*agentpb.Pong, *agentpb.Refusal)
+	// Linked: an admitted session can be asked from now on.
+	Linked(s *Session, h *agentpb.Hello)
+	// Steps are what the agent wrote down about commands, in the order of each command's.
+	Steps(s *Session, st *agentpb.Steps)
+	// Progress is how far commands are.
+	Progress(s *Session, p *agentpb.Progresses)
 	// Goodbye announces an orderly end.
 	Goodbye(s *Session, g *agentpb.Goodbye)
 	// Gone: the stream of an admitted session has ended.
@@ -51,6 +59,11 @@ type Server struct {
 	now   func() time.Time
 	trust *trust.Source // nil: plaintext
 
+	issuer  Issuer      // nil: hosts get no certificates here
+	hostile func(Abuse) // told of each session that was cut for what it sent
+	guards  *guards
+	agentpb.UnimplementedEnrollServer
+
 	mu       sync.Mutex
 	sessions map[string]*Session
 	closed   bool
@@ -59,7 +72,7 @@ type Server struct {
 
 // New makes a door without a listener.
 func New(h Handler, log *slog.Logger) *Server {
-	return &Server{h: h, log: log, now: time.Now, sessions: map[string]*Session{}}
+	return &Server{h: h, log: log, now: time.Now, hostile: func(Abuse) {}, guards: newGuards(time.Now), sessions: map[string]*Session{}}
 }
 
 // NewGRPC makes the gRPC server for s with bounded frames, small buffers (an idle
@@ -69,15 +82,20 @@ func New(h Handler, log *slog.Logger) *Server {
 // loopback address may be.
 func NewGRPC(s *Server, src *trust.Source, opts ...grpc.ServerOption) *grpc.Server {
 	if s.trust = src; src != nil {
-		opts = append(opts, grpc.Creds(newDoorCreds(src)))
+		opts = append(opts, grpc.Creds(newDoorCreds(src, newCrowd(s))))
 	}
 	g := grpc.NewServer(append([]grpc.ServerOption{
-		grpc.MaxRecvMsgSize(maxFrame), grpc.MaxSendMsgSize(maxFrame),
+		grpc.MaxRecvMsgSize(maxFrame), grpc.MaxSendMsgSize(maxFrame), grpc.ForceServerCodecV2(frugal{encoding.GetCodecV2("proto")}),
+		grpc.MaxConcurrentStreams(maxStreams), grpc.MaxHeaderListSize(8 << 10), grpc.ConnectionTimeout(handshakeLimit),
+		grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(window), // fixed: what one connection may keep here
 		grpc.ReadBufferSize(4 << 10), grpc.WriteBufferSize(4 << 10), grpc.SharedWriteBuffer(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	}, opts...)...)
 	agentpb.RegisterLinkServer(g, s)
+	if s.issuer != nil {
+		agentpb.RegisterEnrollServer(g, s)
+	}
 	return g
 }
 
@@ -88,6 +106,8 @@ type Session struct {
 	Remote              string
 	Since               time.Time
 
+	shown  []*x509.Certificate // nil on plaintext
+	guard  *guard
 	out    chan *agentpb.Down
 	cancel context.CancelCauseFunc
 	done   <-chan struct{}
@@ -107,13 +127,13 @@ func (a *Session) newer(b *Session) bool {
 
 // Connect implements agentpb.LinkServer.
 func (s *Server) Connect(stream grpc.BidiStreamingServer[agentpb.Up, agentpb.Down]) error {
-	who, err := s.admit(stream.Context())
+	who, shown, err := s.admit(stream.Context())
 	if err != nil {
 		return err
 	}
-	first, err := stream.Recv()
+	first, err := firstFrame(stream)
 	if err != nil {
-		return err
+		return s.cut(who.ID, who.ID, err)
 	}
 	hello := first.GetHello()
 	if hello == nil || hello.Host == "" || hello.BootId == "" || hello.ProcessId == "" {
@@ -121,6 +141,10 @@ func (s *Server) Connect(stream grpc.BidiStreamingServer[agentpb.Up, agentpb.Dow
 	}
 	if err := s.speaksFor(stream.Context(), who, hello.Host); err != nil {
 		return err
+	}
+	guard := s.guards.of(hello.Host)
+	if err := guard.hello(first); err != nil {
+		return s.cut(who.ID, hello.Host, err)
 	}
 	welcome, refusal := s.h.Hello(hello)
 	if refusal != nil {
@@ -130,6 +154,7 @@ func (s *Server) Connect(stream grpc.BidiStreamingServer[agentpb.Up, agentpb.Dow
 	defer cancel(nil)
 	ses := &Session{
 		Host: hello.Host, Boot: hello.BootId, Process: hello.ProcessId, Number: hello.Session, Since: s.now(),
+		shown: shown, guard: guard,
 		out: make(chan *agentpb.Down, sendQueue), cancel: cancel, done: ctx.Done(), waiting: map[string]chan *agentpb.Answer{},
 	}
 	if refusal := s.enter(ses); refusal != nil {
@@ -142,6 +167,7 @@ func (s *Server) Connect(stream grpc.BidiStreamingServer[agentpb.Up, agentpb.Dow
 	if err := stream.Send(&agentpb.Down{Frame: &agentpb.Down_Welcome{Welcome: welcome}}); err != nil {
 		return err
 	}
+	s.h.Linked(ses, hello)
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
@@ -150,17 +176,30 @@ func (s *Server) Connect(stream grpc.BidiStreamingServer[agentpb.Up, agentpb.Dow
 	go func() {
 		// Recv returns only when the handler returns or the peer ends the stream, so it
 		// runs beside and the handler below waits for the session's own end.
-		cancel(s.read(stream, ses))
+		err := s.abused(who.ID, ses.Host, s.read(stream, ses))
+		var a *abuseError
+		if errors.As(err, &a) { // told here: gRPC may have ended the stream's context before us
+			s.tell(ses.Host, a)
+		}
+		cancel(err)
 	}()
 	<-ctx.Done()
+	var abuse *abuseError
+	if errors.As(context.Cause(ctx), &abuse) && abuse.reason == SlowReader {
+		s.guards.of(ses.Host).punish(abuse.reason)
+		s.tell(ses.Host, abuse)
+	}
 	// A writer stuck in flow control is freed only by this handler's return.
 	idle := time.NewTimer(sendTimeout)
 	defer idle.Stop()
 	select {
 	case <-sent:
 		var r *refusedError
-		if errors.As(context.Cause(ctx), &r) {
-			return refuse(stream, r.Refusal)
+		switch {
+		case errors.As(context.Cause(ctx), &r):
+			return lastFrame(stream, r.Refusal)
+		case abuse != nil && abuse.reason != SlowReader:
+			return lastFrame(stream, &agentpb.Refusal{Reason: agentpb.Refusal_BAD_HELLO, Detail: abuse.Error()})
 		}
 	case <-idle.C:
 	}
@@ -173,6 +212,21 @@ func (r *refusedError) Error() string { return "session refused: " + r.Refusal.G
 
 func refuse(stream grpc.BidiStreamingServer[agentpb.Up, agentpb.Down], r *agentpb.Refusal) error {
 	return stream.Send(&agentpb.Down{Frame: &agentpb.Down_Refusal{Refusal: r}})
+}
+
+// lastFrame says why a session ends, to a peer that may read nothing any more: the return
+// of the handler frees a send that is stuck.
+func lastFrame(stream grpc.BidiStreamingServer[agentpb.Up, agentpb.Down], r *agentpb.Refusal) error {
+	sent := make(chan error, 1)
+	go func() { sent <- refuse(stream, r) }()
+	limit := time.NewTimer(lastWord)
+	defer limit.Stop()
+	select {
+	case err := <-sent:
+		return err
+	case <-limit.C:
+		return status.Error(codes.Unavailable, "session ended")
+	}
 }
 
 // enter makes ses the session of its host, or says why not.
@@ -205,6 +259,9 @@ func (s *Server) leave(ses *Session) {
 func (s *Server) read(stream grpc.BidiStreamingServer[agentpb.Up, agentpb.Down], ses *Session) error {
 	for {
 		up, err := stream.Recv()
+		if err == nil {
+			err = ses.guard.frame(up)
+		}
 		if err != nil {
 			return err
 		}
@@ -223,10 +280,14 @@ func (s *Server) read(stream grpc.BidiStreamingServer[agentpb.Up, agentpb.Down],
 			if ch != nil {
 				ch <- f.Answer
 			}
+		case *agentpb.Up_Steps:
+			s.h.Steps(ses, f.Steps)
+		case *agentpb.Up_Progress:
+			s.h.Progress(ses, f.Progress)
 		case *agentpb.Up_Goodbye:
 			s.h.Goodbye(ses, f.Goodbye)
 		case *agentpb.Up_Hello:
-			return &refusedError{&agentpb.Refusal{Reason: agentpb.Refusal_BAD_HELLO, Detail: "a second Hello on one stream"}}
+			return &abuseError{ReplayedHello, "a second Hello on one stream"}
 		}
 	}
 }
@@ -238,12 +299,14 @@ func (ses *Session) send(d *agentpb.Down) {
 	case ses.out <- d:
 	case <-ses.done:
 	default:
-		ses.cancel(errors.New("agent reads too slowly: send queue is full"))
+		ses.cancel(&abuseError{SlowReader, "it reads too slowly: the send queue is full"})
 	}
 }
 
 func (s *Server) write(ctx context.Context, stream grpc.BidiStreamingServer[agentpb.Up, agentpb.Down], ses *Session) {
-	stuck := time.AfterFunc(time.Hour, func() { ses.cancel(fmt.Errorf("send to agent: not taken within %v", sendTimeout)) })
+	stuck := time.AfterFunc(time.Hour, func() {
+		ses.cancel(&abuseError{SlowReader, fmt.Sprintf("it reads too slowly: a frame was not taken within %v", sendTimeout)})
+	})
 	stuck.Stop()
 	for {
 		select {

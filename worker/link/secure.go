@@ -4,6 +4,7 @@ package link
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -24,16 +25,17 @@ const lastWord = 500 * time.Millisecond
 // doorCreds is TLS that says who was not let in. gRPC itself drops them in silence.
 type doorCreds struct {
 	credentials.TransportCredentials
-	src *trust.Source
+	src   *trust.Source
+	crowd *crowd
 }
 
-func newDoorCreds(src *trust.Source) credentials.TransportCredentials {
-	return &doorCreds{credentials.NewTLS(src.Door("h2")), src}
+func newDoorCreds(src *trust.Source, c *crowd) credentials.TransportCredentials {
+	return &doorCreds{credentials.NewTLS(src.Door("h2")), src, c}
 }
 
 // Clone implements credentials.TransportCredentials.
 func (d *doorCreds) Clone() credentials.TransportCredentials {
-	return &doorCreds{d.TransportCredentials.Clone(), d.src}
+	return &doorCreds{d.TransportCredentials.Clone(), d.src, d.crowd}
 }
 
 // ServerHandshake implements credentials.TransportCredentials.
@@ -45,8 +47,19 @@ func (d *doorCreds) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInf
 	if err != nil {
 		d.src.Refused("agents", raw.RemoteAddr().String(), err)
 		leave(raw)
+		return conn, info, err
 	}
-	return conn, info, err
+	shown := []*x509.Certificate(nil)
+	if t, ok := info.(credentials.TLSInfo); ok {
+		shown = t.State.PeerCertificates
+	}
+	held, err := d.crowd.enter(conn, shown)
+	if err != nil {
+		d.src.Refused("agents", raw.RemoteAddr().String(), err)
+		_ = conn.Close() // it was told enough
+		return nil, nil, err
+	}
+	return held, info, nil
 }
 
 // kept is a connection that a failed handshake does not close.
@@ -71,10 +84,10 @@ func leave(raw net.Conn) {
 	}
 }
 
-// admit says whose stream it is; the zero identity on plaintext.
-func (s *Server) admit(ctx context.Context) (trust.Identity, error) {
+// admit says whose stream it is, and what was shown; the zero identity on plaintext.
+func (s *Server) admit(ctx context.Context) (trust.Identity, []*x509.Certificate, error) {
 	if s.trust == nil {
-		return trust.Identity{}, nil
+		return trust.Identity{}, nil, nil
 	}
 	from := "unknown"
 	err := errors.New("the connection is not TLS")
@@ -83,12 +96,12 @@ func (s *Server) admit(ctx context.Context) (trust.Identity, error) {
 		if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
 			var id trust.Identity
 			if id, err = s.trust.Client(info.State.PeerCertificates, trust.Host); err == nil {
-				return id, nil
+				return id, info.State.PeerCertificates, nil
 			}
 		}
 	}
 	s.trust.Refused("agents", from, err)
-	return trust.Identity{}, status.Error(codes.PermissionDenied, err.Error())
+	return trust.Identity{}, nil, status.Error(codes.PermissionDenied, err.Error())
 }
 
 // speaksFor says whether who may say Hello for a host: for its own only.
