@@ -63,8 +63,11 @@ func (r *rules) committed(o *owner, ev ha.Event, from ha.Record, effects []ha.Ef
 		r.broken(o.h, "suspicion", "a healthy host that pings is suspected: "+ev.Reason)
 	}
 	for _, e := range effects {
-		if e.Kind == ha.Announce && e.Type == "ha.safe-to-restart" {
+		switch {
+		case e.Kind == ha.Announce && e.Type == "ha.safe-to-restart":
 			r.released(o, e)
+		case e.Kind == ha.Spend && ev.Snapshot != nil && (len(r.f.disarmed(o.h)) > 0 || len(r.f.disabled(o.h.Partition)) > 0 || o.h.Maintenance || o.h.HADisabled):
+			r.broken(o.h, "armed", "automation arms where people said not to")
 		}
 	}
 }
