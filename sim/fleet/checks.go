@@ -5,6 +5,7 @@ package fleet
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
@@ -78,7 +79,7 @@ func (l *look) sample() {
 	}
 	for i, p := range l.subject.pools {
 		mode := l.reader.poolFor(p)
-		l.readable[i] = l.readable[i] && contains(l.reader.pools, p) && (mode == poolOK || mode == poolReadOnly || mode == poolSlow)
+		l.readable[i] = l.readable[i] && slices.Contains(l.reader.pools, p) && (mode == poolOK || mode == poolReadOnly || mode == poolSlow)
 	}
 	for n := range l.probed {
 		l.probed[n] = l.probed[n] || l.subject.works() && !l.subject.NoProbes && l.reader.reaches(l.subject, network(n))
@@ -102,7 +103,7 @@ func (l *look) answer() (*agentpb.ActivityAnswer, error) {
 		a := &agentpb.PoolAnswer{Pool: p}
 		out.Pools = append(out.Pools, a)
 		if !l.readable[i] {
-			if a.Detail = "a read hangs"; !contains(l.reader.pools, p) {
+			if a.Detail = "a read hangs"; !slices.Contains(l.reader.pools, p) {
 				a.Detail = "pool is not configured on this host"
 			}
 			continue

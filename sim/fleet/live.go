@@ -4,6 +4,7 @@ package fleet
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
@@ -136,7 +137,7 @@ func (o *owner) confirmGate() {
 		return
 	}
 	for _, id := range g.MustNotRun {
-		if contains(h.runs, id) {
+		if slices.Contains(h.runs, id) {
 			h.runs = without(h.runs, id) // the hypervisor refuses it
 		}
 	}

@@ -5,7 +5,6 @@ package fleet
 import (
 	"fmt"
 	"reflect"
-	"slices"
 	"strings"
 	"time"
 
@@ -468,5 +467,3 @@ func later(a, b time.Time) time.Time {
 	}
 	return b
 }
-
-func contains(rs []string, x string) bool { return slices.Contains(rs, x) }

@@ -16,6 +16,7 @@ type Result struct {
 	Hosts  []HostAtEnd `json:"hosts"`
 	Broken []Broken    `json:"broken,omitempty"` // rules of the house: must be empty
 	Power  int         `json:"packets"`          // commands sent to power devices
+	Alive  int         `json:"alive,omitempty"`  // hosts among them that ran, cut off from everybody who could tell
 	Steps  int         `json:"steps"`            // decisions taken
 }
 
@@ -51,7 +52,7 @@ func (h *host) really() string {
 
 // Result tells how it ended.
 func (f *Fleet) Result() Result {
-	r := Result{Story: f.log.Entries, Broken: f.rules.Broken, Power: f.rules.packets, Steps: f.rules.steps}
+	r := Result{Story: f.log.Entries, Broken: f.rules.Broken, Power: f.rules.packets, Alive: f.rules.alive, Steps: f.rules.steps}
 	for _, h := range f.hosts {
 		e := f.explanation(h)
 		x := HostAtEnd{Host: h.ID, State: h.rec.State, Why: h.rec.Reason, Really: h.really(), Power: h.rec.Power.String()}
@@ -103,6 +104,9 @@ func (r Result) Write(out io.Writer) error {
 		}
 	}
 	fmt.Fprintf(&w, "  %d of %d hosts AVAILABLE, %d power commands\n", well, len(r.Hosts), r.Power)
+	if r.Alive > 0 {
+		fmt.Fprintf(&w, "  hosts that ran when they were switched off, and that nobody could hear: %d\n", r.Alive)
+	}
 	for _, b := range r.Broken {
 		fmt.Fprintf(&w, "RULE BROKEN %s\n", b)
 	}

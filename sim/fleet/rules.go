@@ -34,7 +34,7 @@ type rules struct {
 	steps   int
 	commits int
 	packets int
-	blind   int // hosts alive and switched off all the same, seen idle by quorum
+	alive   int // first power-offs of hosts that ran, seen idle by quorum
 }
 
 func newRules(f *Fleet) *rules { return &rules{f: f} }
@@ -63,8 +63,11 @@ func (r *rules) committed(o *owner, ev ha.Event, from ha.Record, effects []ha.Ef
 		r.broken(o.h, "suspicion", "a healthy host that pings is suspected: "+ev.Reason)
 	}
 	for _, e := range effects {
-		if e.Kind == ha.Announce && e.Type == "ha.safe-to-restart" {
+		switch {
+		case e.Kind == ha.Announce && e.Type == "ha.safe-to-restart":
 			r.released(o, e)
+		case e.Kind == ha.Spend && ev.Snapshot != nil && (len(r.f.disarmed(o.h)) > 0 || len(r.f.disabled(o.h.Partition)) > 0 || o.h.Maintenance || o.h.HADisabled):
+			r.broken(o.h, "armed", "automation arms where people said not to")
 		}
 	}
 }
@@ -107,7 +110,9 @@ func (r *rules) packet(o *owner, e power.TxnEffect) {
 	case first && heard.After(i.Last.Asked):
 		r.broken(h, "kill", "it is switched off, and it has pinged since it was seen idle")
 	case h.works() && h.boot() == i.Boot:
-		r.blind++
+		if first {
+			r.alive++
+		}
 		if idleVotes(i.Last) < 2 && len(r.f.members[h.Partition]) > 2 && r.f.expected(h) > 1 {
 			r.broken(h, "kill", "it runs, and fewer than two readers saw it idle")
 		}
@@ -213,7 +218,7 @@ func (f *Fleet) place(from *host, ids []string, by string) {
 	}
 	for _, h := range f.hosts {
 		for _, id := range ids {
-			if !h.lives() || !contains(h.runs, id) || h == best {
+			if !h.lives() || !slices.Contains(h.runs, id) || h == best {
 				continue
 			}
 			if h == from && (by == "operator" || h.liar()) {

@@ -124,7 +124,7 @@ func (o *owner) levelFacts(now time.Time, rs []deviceReading) (out []guard.Level
 		f.Tested, _ = o.levelTested(l)
 		var states []power.State
 		for _, name := range l.Devices {
-			f.Contradicted = f.Contradicted || contains(o.rec.Contradicted, name)
+			f.Contradicted = f.Contradicted || slices.Contains(o.rec.Contradicted, name)
 			k := slices.IndexFunc(rs, func(r deviceReading) bool { return r.device == name })
 			state := power.Unknown
 			switch {

@@ -15,6 +15,7 @@ const (
 	leaseTTL    = 5 * time.Second
 	leaseMargin = 500 * time.Millisecond
 	renewEvery  = leaseTTL / 5
+	renewTakes  = 100 * time.Millisecond // after a time without, until the answer is there
 	reapTakes   = 50 * time.Millisecond
 	joinTakes   = 500 * time.Millisecond
 )
@@ -163,10 +164,16 @@ func (w *worker) uncut() {
 	switch {
 	case w.noEtcd || !w.f.etcdUp || w.paused || !w.alive:
 	case w.session != 0 && !w.cutOff.IsZero() && w.leaseEnds().After(w.f.now) && w.ends[w.session] == "":
-		w.cutOff = time.Time{}
-		for _, o := range w.sorted() {
-			o.unblock()
-		}
+		session := w.session
+		w.f.after(renewTakes, func() {
+			if w.session != session || w.noEtcd || !w.f.etcdUp || w.paused || !w.leaseEnds().After(w.f.now) {
+				return
+			}
+			w.cutOff = time.Time{}
+			for _, o := range w.sorted() {
+				o.unblock()
+			}
+		})
 	default:
 		w.lose()
 		w.f.after(joinTakes, w.join)

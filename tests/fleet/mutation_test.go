@@ -22,7 +22,6 @@ var (
 // backstops are guards behind which another rule stands in the simulation, so that
 // nothing fails without them; each is proven by its own test.
 var backstops = map[string]string{
-	"claim":     "guard.TestEachGuardHolds; the lease is checked again before each packet (sim/fleet, send)",
 	"duplicate": "guard.TestEachGuardHolds; ha asks for no place while an action runs",
 }
 
