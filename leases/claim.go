@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"time"
-
-	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // Claim is the ownership of a slot in one epoch. It proves nothing by itself: the commits
@@ -62,42 +60,4 @@ func (s *Session) Claim(ctx context.Context, slots []int) ([]Claim, error) {
 		return claims, fmt.Errorf("claim slots %04d to %04d: %w", slots[0], slots[len(slots)-1], err)
 	}
 	return claims, nil
-}
-
-// Release gives up slots, each compared on its epoch: one that has another owner by now
-// is left alone without an error. Stop the work on them first. Idempotent; after
-// ErrUnknownOutcome it may be called again.
-func (s *Session) Release(ctx context.Context, claims ...Claim) error {
-	for batch := range slices.Chunk(claims, maxTxnOps) {
-		if err := s.releaseBatch(ctx, batch); err != nil {
-			return fmt.Errorf("release %s and %d more: %w", batch[0], len(batch)-1, err)
-		}
-	}
-	return nil
-}
-
-func (s *Session) releaseBatch(ctx context.Context, claims []Claim) error {
-	var cmps []clientv3.Cmp
-	var dels []clientv3.Op
-	for _, c := range claims {
-		key := SlotKey(c.Slot)
-		cmps = append(cmps, clientv3.Compare(clientv3.ModRevision(key), "=", c.Epoch.Revision))
-		dels = append(dels, clientv3.OpDelete(key))
-	}
-	// A second copy is harmless: a deletion of one epoch can succeed once only.
-	resp, err := s.client.txn(ctx, cmps, dels, nil)
-	switch {
-	case err != nil && isDefinite(err):
-		return err
-	case err != nil:
-		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
-	case resp.Succeeded || len(claims) == 1:
-		return nil
-	}
-	for _, c := range claims {
-		if err := s.releaseBatch(ctx, []Claim{c}); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -98,18 +98,9 @@ func TestTakeoverAfterLeaseEnd(t *testing.T) {
 			t.Errorf("epoch did not rise: %s after %s", claim, old[i])
 		}
 	}
-	if err := a.Release(t.Context(), old...); err != nil {
-		t.Fatal(err)
-	}
 	again, err := b.Claim(t.Context(), []int{1, 2, 3})
 	if err != nil || !slices.Equal(again, got) {
-		t.Errorf("a stale release or a repeated claim changed something: %v, %v", again, err)
-	}
-	if err := b.Release(t.Context(), got...); err != nil {
-		t.Fatal(err)
-	}
-	if kvs, _, err := c.List(t.Context(), leases.SlotsPrefix); err != nil || len(kvs) != 1 {
-		t.Errorf("after release: %d slots, %v", len(kvs), err)
+		t.Errorf("a repeated claim changed something: %v, %v", again, err)
 	}
 }
 

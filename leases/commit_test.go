@@ -59,7 +59,7 @@ func TestCommitComparesEpochAndRevisions(t *testing.T) {
 	}
 	_, err = c.Get(t.Context(), haKey)
 	wantErr(t, err, leases.ErrNotFound)
-	if err := s.Release(t.Context(), claim); err != nil {
+	if _, err := srv.Raw(t).Delete(t.Context(), leases.SlotKey(claim.Slot)); err != nil {
 		t.Fatal(err)
 	}
 	_, err = s.Commit(t.Context(), claim.Guard(), leases.Put(haKey, record{}))

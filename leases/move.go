@@ -96,7 +96,7 @@ func (s *Session) moveBatch(ctx context.Context, moves []move) ([]Claim, error) 
 			}
 			cmps, puts, reads = append(cmps, m.cond()), append(puts, put), append(reads, clientv3.OpGet(SlotKey(m.slot)))
 		}
-		resp, err := s.client.txn(ctx, cmps, puts, reads)
+		resp, err := s.client.txn(ctx, cmps, puts, nil)
 		if err == nil && resp.Succeeded {
 			for _, m := range moves {
 				got = append(got, Claim{Slot: m.slot, Epoch: s.epoch(resp.Header.Revision)})
@@ -108,11 +108,15 @@ func (s *Session) moveBatch(ctx context.Context, moves []move) ([]Claim, error) 
 			return got, fmt.Errorf("the lease is gone: %w", ErrFenced)
 		case err != nil && isDefinite(err):
 			return got, err
-		case err != nil: // never blindly again: see whose they are
-			var rerr error
-			if resp, rerr = s.client.txn(ctx, nil, reads, nil); rerr != nil {
-				return got, fmt.Errorf("%w: %w; reading back: %w", ErrUnknownOutcome, err, rerr)
-			}
+		}
+		// Refused, or without an answer: never blindly again, see whose they are. The reads
+		// are no part of the transaction, where every member would carry them along.
+		resp, rerr := s.client.txn(ctx, nil, reads, nil)
+		if rerr != nil && err == nil {
+			return got, rerr
+		}
+		if rerr != nil {
+			return got, fmt.Errorf("%w: %w; reading back: %w", ErrUnknownOutcome, err, rerr)
 		}
 		now := contents(resp)
 		var rest []move

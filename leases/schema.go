@@ -21,7 +21,7 @@ type KeyDoc struct {
 var Schema = []KeyDoc{
 	{"config/slots", false, "created once", "number of slots, never changed by a running fleet", `{"v":1,"slots":1024}`},
 	{"config/generation", false, "created once; raised after a restore (docs/etcd-restore.md), own mod_revision", "generation of the etcd data, first part of every epoch", `{"v":1,"generation":1}`},
-	{"workers/<worker>", true, "own lease", "addresses, zone, weight, boot, state (ready, draining, restarting), settings of interest", `{"v":1,"worker":"w-1","boot":"b-7f3a","zone":"z1","weight":1,"state":"ready"}`},
+	{"workers/<worker>", true, "own lease", "addresses, zone, weight, boot, state (starting, ready, restarting), settings of interest", `{"v":1,"worker":"w-1","boot":"b-7f3a","zone":"z1","weight":1,"state":"ready"}`},
 	{"slots/<slot>", true, "own mod_revision", "owner; the epoch is (generation, mod_revision of this key)", `{"v":1,"worker":"w-1","boot":"b-7f3a","since":"2026-11-21T14:28:00Z"}`},
 	{"ends/<worker>/<boot>", false, "created once", "how a worker ended (released, reaped, expired, evicted), at, last renewal; deleted after an hour", `{"v":1,"how":"reaped","at":"2026-11-21T14:28:00Z"}`},
 	{"drains/<worker>", false, "own mod_revision", "operators want the worker to own nothing, also after its restarts, until the key is gone: by, at, reason", `{"v":1,"worker":"w-1","by":"ops@10.0.0.9","at":"2026-11-21T14:28:00Z","reason":"new kernel"}`},

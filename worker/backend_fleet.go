@@ -167,7 +167,7 @@ func (b *backend) PlanFleet(_ context.Context, without []string, add []v1.Joiner
 	if err != nil {
 		return v1.FleetPlan{}, err
 	}
-	p := planFleet(in, b.view.slotHosts(b.slotN))
+	p := planFleet(in, in.Load)
 	p.Without, p.Add = without, add
 	return p, nil
 }

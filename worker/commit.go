@@ -94,7 +94,7 @@ func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects
 		switch {
 		case err == nil:
 			o.w.metrics.commits.WithLabelValues("ok").Inc()
-			o.rec, o.recRev = next, rev
+			o.rec, o.stored, o.recRev = next, next, rev
 			o.w.announced(announced)
 			return true
 		case errors.Is(err, leases.ErrFenced):

@@ -212,6 +212,63 @@ func TestHandOffIsNoNews(t *testing.T) {
 	}
 }
 
+// TestTakeoverWritesNothing: hosts that were not heard before a hand-off and are not heard
+// after it cost etcd nothing, however many there are.
+func TestTakeoverWritesNothing(t *testing.T) {
+	r := newRig(t)
+	r.put(t, leases.SettingKey("global", "agent.ping.interval"), v1.SettingRecord{V: 1, Value: "1s"})
+	r.host(t, "h1", false)
+	_, stopA := r.worker(t, "w1")
+	var before ha.Record
+	var rev int64
+	eventually(t, "the host is noted as unheard", func() bool {
+		before, rev = read[ha.Record](t, r, leases.HostHAKey("h1"))
+		return before.Health == ha.Fail && before.Eligible != ha.Unknown
+	})
+	stopA()
+	b, _ := r.worker(t, "w2")
+	eventually(t, "the new owner misses it too", func() bool {
+		missing := false
+		err := b.live(t.Context(), "h1", func(_ context.Context, o *owner) {
+			missing = o.live.missing && o.rec.Health == ha.Fail
+		})
+		return err == nil && missing
+	})
+	if after, now := read[ha.Record](t, r, leases.HostHAKey("h1")); now != rev {
+		t.Errorf("written at revision %d: was %+v, is %+v", now, before, after)
+	}
+}
+
+// TestSharedFromTheBeginning: workers that start together share what nobody owns, also
+// when one of them has more time to read the records than the other.
+func TestSharedFromTheBeginning(t *testing.T) {
+	r := newRig(t)
+	slow, err := r.client.OpenSession(t.Context(), leases.SessionConfig{Worker: "w2", Boot: "b", TTL: 30 * time.Second, Record: map[string]any{"state": stateStarting, "weight": 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.worker(t, "w1")
+	eventually(t, "the quick one is ready", func() bool {
+		rec, _ := read[v1.Worker](t, r, leases.WorkerKey("w1"))
+		return rec.State == stateReady
+	})
+	if kvs, _, err := r.client.List(t.Context(), leases.SlotsPrefix); err != nil || len(kvs) > 0 {
+		t.Fatalf("%d slots are taken before the slow one is ready: %v", len(kvs), err)
+	}
+	if err := slow.Update(t.Context(), map[string]any{"state": stateReady, "weight": 1}); err != nil {
+		t.Fatal(err)
+	}
+	slots := 0
+	eventually(t, "it takes its half", func() bool {
+		kvs, _, err := r.client.List(t.Context(), leases.SlotsPrefix)
+		slots = len(kvs)
+		return err == nil && slots > 0
+	})
+	if slots != 512 {
+		t.Errorf("it takes %d slots", slots)
+	}
+}
+
 // TestNothingStaysUnowned: a partition whose record was moved behind its owner's back,
 // and a slot whose key was deleted, are taken up again.
 func TestNothingStaysUnowned(t *testing.T) {
@@ -232,13 +289,7 @@ func TestNothingStaysUnowned(t *testing.T) {
 	r.host(t, "h3", false)
 	eventually(t, "the partition counts the third member", members(3))
 
-	s, err := r.client.OpenSession(t.Context(), leases.SessionConfig{Worker: "other", Boot: "b", TTL: 60 * time.Second, Record: map[string]string{"state": "draining"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	slot := w.slotOf(cluster, "")
-	_, rev := read[slotValue](t, r, leases.SlotKey(slot))
-	if err := s.Release(t.Context(), leases.Claim{Slot: slot, Epoch: leases.Epoch{Generation: 1, Revision: rev}}); err != nil {
+	if _, err := r.etcd.Raw(t).Delete(t.Context(), leases.SlotKey(w.slotOf(cluster, ""))); err != nil {
 		t.Fatal(err)
 	}
 	r.host(t, "h4", false)

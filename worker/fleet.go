@@ -15,6 +15,7 @@ import (
 
 // States of a worker, as recorded by itself (the first three) and as shown.
 const (
+	stateStarting   = "starting" // reads the records; will take slots
 	stateReady      = "ready"
 	stateDraining   = "draining"
 	stateRestarting = leases.Restarting
@@ -25,16 +26,17 @@ const (
 // ringInput is the fleet as the ring plans it (leases.md §§2.3, 2.7): every live worker
 // is a member; one that is drained or on its way out has no weight, one that restarts in
 // place is frozen. Members are in order of their ids: all workers that see the same keys
-// make the same input. The caller may change it.
+// make the same input. The caller may change it, but for zones and hosts of slots.
 func (v *view) ringInput(slots int) ring.Input {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	in := ring.Input{Slots: slots, Owner: make(map[int]string, len(v.slots)), SlotZone: v.slotZones(slots)}
+	l := v.layoutOf(slots)
+	in := ring.Input{Slots: slots, Owner: make(map[int]string, len(v.slots)), SlotZone: l.zones, Load: l.hosts}
 	for n, s := range v.slots {
 		in.Owner[n] = s.Val.Worker
 	}
 	for id, m := range v.workers {
-		x := ring.Member{ID: id, Zone: m.Val.Zone, Weight: m.Val.Weight, Frozen: m.Val.State == stateRestarting}
+		x := ring.Member{ID: id, Zone: m.Val.Zone, Weight: m.Val.Weight, Frozen: m.Val.State == stateRestarting || m.Val.State == stateStarting}
 		if _, drained := v.drains[id]; drained || (m.Val.State != stateReady && !x.Frozen) {
 			x.Weight = 0
 		}
@@ -44,49 +46,51 @@ func (v *view) ringInput(slots int) ring.Input {
 	return in
 }
 
-// slotZones is the zone of each slot all of whose partitions lie in one; hosts without a
-// partition are at home anywhere. The caller holds the lock.
-func (v *view) slotZones(slots int) map[int]string {
-	out := map[int]string{}
+// layout is where the hosts on record lie in the slots. Not to be changed.
+type layout struct {
+	specs int64 // version of the specs it was made of; 0: none
+	slots int
+	zones map[int]string // of each slot all of whose partitions lie in one; hosts without a partition are at home anywhere
+	hosts map[int]int    // in each slot
+}
+
+// layoutOf makes the layout anew only after specs have changed: it is asked for in each
+// step of a takeover, and 100,000 hosts take a while. The caller holds the lock.
+func (v *view) layoutOf(slots int) layout {
+	v.laid.Lock()
+	defer v.laid.Unlock()
+	if v.layout.slots == slots && v.layout.specs == v.specsNow {
+		return v.layout
+	}
+	l := layout{specs: v.specsNow, slots: slots, zones: map[int]string{}, hosts: map[int]int{}}
 	for path, hosts := range v.byPart {
-		if path == "" || len(hosts) == 0 {
+		if len(hosts) == 0 {
+			continue
+		}
+		if path == "" {
+			for id := range hosts {
+				l.hosts[ring.SlotOf(id, slots)]++
+			}
 			continue
 		}
 		n := ring.SlotOf(path, slots)
+		l.hosts[n] += len(hosts)
 		zone, _, _ := strings.Cut(path, "/")
-		if have, ok := out[n]; ok && have != zone {
+		if have, ok := l.zones[n]; ok && have != zone {
 			zone = "" // stays so: no zone is called that
 		}
-		out[n] = zone
+		l.zones[n] = zone
 	}
-	return out
-}
-
-// slotHosts counts the hosts of each slot.
-func (v *view) slotHosts(slots int) map[int]int {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	out := map[int]int{}
-	for path, hosts := range v.byPart {
-		switch {
-		case len(hosts) == 0:
-		case path != "":
-			out[ring.SlotOf(path, slots)] += len(hosts)
-		default:
-			for id := range hosts {
-				out[ring.SlotOf(id, slots)]++
-			}
-		}
-	}
-	return out
+	v.layout = l
+	return l
 }
 
 // fleet lists the workers as operators see them, with what the view knows of each: the
 // live ones, and those that are drained and not running, which would else be forgotten.
 func (v *view) fleet(slots int) []v1.Worker {
-	hosts := v.slotHosts(slots)
 	v.mu.RLock()
 	defer v.mu.RUnlock()
+	hosts := v.layoutOf(slots).hosts
 	all := map[string]v1.Worker{}
 	for id, m := range v.workers {
 		all[id] = m.Val
@@ -116,7 +120,7 @@ func (v *view) fleet(slots int) []v1.Worker {
 
 // shownState puts an operator's drain over the state that a worker has recorded.
 func shownState(x v1.Worker) v1.Worker {
-	if x.Drain == nil || x.State == stateAbsent || x.State == stateRestarting {
+	if x.Drain == nil || x.State == stateAbsent || x.State == stateRestarting || x.State == stateStarting {
 		return x
 	}
 	x.State, x.Since = stateDraining, x.Drain.At

@@ -110,7 +110,7 @@ func TestSlotZones(t *testing.T) {
 				rt.Fatalf("slot %d of %v is at home in %q", n, zones[n], in.SlotZone[n])
 			}
 		}
-		if d := gocmp.Diff(hosts, v.slotHosts(slots)); d != "" {
+		if d := gocmp.Diff(hosts, in.Load); d != "" {
 			rt.Fatalf("hosts by slot (-want +got):\n%s", d)
 		}
 	})

@@ -13,25 +13,36 @@ import (
 	"github.com/holdfast-ha/holdfast/leases"
 )
 
-// settle is how long a worker waits before it takes orphans of a fleet that nobody owns
-// at all: workers that start together then share the slots from the beginning.
-const settle = 500 * time.Millisecond
+// Workers that start together share the slots of a fleet that nobody owns at all from the
+// beginning: each waits until so long after its registration, and, up to a limit, for
+// those that are registered and still read the records.
+const (
+	settle      = 500 * time.Millisecond
+	settleLimit = 10 * time.Second
+)
 
 // member keeps this worker a member of the fleet: it opens a session, owns slots under
-// it, and begins again with a new one when the lease is lost.
+// it, and begins again with a new one when the lease is lost. It registers before it has
+// read the records, so that others know of it; but in the place of another process only
+// when it could go on at once.
 func (w *Worker) member(ctx context.Context) error {
 	select {
 	case <-w.mirror.Synced():
+		w.o.Parent.Ready()
+	case <-w.o.Parent.Turn():
 	case <-ctx.Done():
 		return nil
 	}
-	if w.o.Standby != nil {
-		w.o.Standby(ctx)
+	if !w.turn(ctx) {
+		return nil
 	}
 	var earlier []string
 	for ctx.Err() == nil {
-		boot := uuid.NewString()
-		s, err := w.client.OpenSession(ctx, leases.SessionConfig{Worker: w.o.ID, Boot: boot, Earlier: earlier, TTL: w.o.LeaseTTL, Record: w.record("ready")})
+		boot, state := uuid.NewString(), stateStarting
+		if w.mirror.Revision() > 0 {
+			state = stateReady
+		}
+		s, err := w.client.OpenSession(ctx, leases.SessionConfig{Worker: w.o.ID, Boot: boot, Earlier: earlier, TTL: w.o.LeaseTTL, Record: w.record(state)})
 		switch {
 		case errors.Is(err, leases.ErrConflict):
 			w.health.set("WorkerIDTaken", "critical", fmt.Sprintf("another live worker is registered as %s: waiting until it is gone", w.o.ID))
@@ -42,7 +53,7 @@ func (w *Worker) member(ctx context.Context) error {
 			w.health.clear(noLease)
 			w.resume(s.Fleet().Generation)
 			earlier = append(earlier, boot)
-			err = w.reign(ctx, s)
+			err = w.reign(ctx, s, state)
 		}
 		if err != nil && ctx.Err() == nil {
 			w.log.Warn("not a member", "cause", err)
@@ -52,6 +63,16 @@ func (w *Worker) member(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// turn waits until this process may serve; false when ctx ended first.
+func (w *Worker) turn(ctx context.Context) bool {
+	select {
+	case <-w.o.Parent.Turn():
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // pause waits for d; false when ctx ended first.
@@ -69,12 +90,10 @@ func pause(ctx context.Context, d time.Duration) bool {
 // reign owns slots under one session, until it is lost, the generation of the etcd data is
 // raised, or ctx ends. When it returns no
 // owner of this session runs any more, and etcd has been told so, if it can be.
-func (w *Worker) reign(ctx context.Context, s *leases.Session) error {
-	if w.o.OnSession != nil {
-		w.o.OnSession(s.Boot(), s.LeaseID())
-	}
+func (w *Worker) reign(ctx context.Context, s *leases.Session, state string) error {
+	w.o.Parent.OnSession(s.Boot(), s.LeaseID())
 	w.mu.Lock()
-	w.session, w.reignBegan = s, time.Now().UTC()
+	w.session = s
 	w.mu.Unlock()
 	w.log.Info("joined", "boot", s.Boot(), "lease_valid", time.Until(s.Deadline()).Round(time.Millisecond))
 	owners, stop := context.WithCancelCause(ctx)
@@ -98,8 +117,13 @@ func (w *Worker) reign(ctx context.Context, s *leases.Session) error {
 		case <-owners.Done():
 		}
 	}()
-	run := &reign{w: w, s: s, ctx: owners, slots: map[int]*slotRun{}}
-	run.loop(owners)
+	run := &reign{w: w, s: s, ctx: owners, began: time.Now(), slots: map[int]*slotRun{}}
+	if state == stateReady || w.read(owners, s) {
+		w.mu.Lock()
+		w.reignBegan = time.Now().UTC()
+		w.mu.Unlock()
+		run.loop(owners)
+	}
 	raised := owners.Err() == nil // the loop ended by itself
 	stop(errRaised)
 	held := run.endAll()
@@ -121,6 +145,29 @@ func (w *Worker) reign(ctx context.Context, s *leases.Session) error {
 	return fmt.Errorf("lease lost: %w", sessionErr)
 }
 
+// read waits until this worker has read the records, and says so; false when ctx ended
+// first. While etcd does not take its word it is tried again: nobody
+// counts on a worker that does not say that it is ready.
+func (w *Worker) read(ctx context.Context, s *leases.Session) bool {
+	select {
+	case <-w.mirror.Synced():
+	case <-ctx.Done():
+		return false
+	}
+	for {
+		uctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+		err := s.Update(uctx, w.record(stateReady))
+		cancel()
+		if err == nil {
+			return true
+		}
+		w.log.Warn("register as ready", "cause", err)
+		if !pause(ctx, 200*time.Millisecond) {
+			return false
+		}
+	}
+}
+
 // errRaised ends the work under a session whose generation is not the present one.
 var errRaised = errors.New("the generation of the etcd data was raised")
 
@@ -128,7 +175,7 @@ var errRaised = errors.New("the generation of the etcd data was raised")
 func (w *Worker) suspend(ctx context.Context, s *leases.Session, held []leases.Claim) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), etcdTimeout)
 	defer cancel()
-	err := s.Suspend(ctx, w.o.RestartGrace, w.record("ready"), held)
+	err := s.Suspend(ctx, w.o.RestartGrace, w.record(stateReady), held)
 	if err != nil {
 		w.log.Warn("suspend", "cause", err)
 		return

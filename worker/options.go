@@ -3,7 +3,6 @@
 package worker
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -37,17 +36,38 @@ type Options struct {
 	RestartGrace time.Duration
 	// Listeners that a parent process opened, instead of ListenAPI and ListenAgents.
 	APIListener, AgentsListener net.Listener
-	// Standby, if set, is called when the worker knows all it needs to; it joins the
-	// fleet when Standby returns. OnSession is told of each lease before anything is
-	// claimed under it.
-	Standby   func(ctx context.Context)
-	OnSession func(boot string, lease int64)
+	Parent                      Parent // the process above this one; nil: there is none that cares
 
 	SecretsDir string // directory that `file:` references may point into
 	KeyRing    string // file with the keys of sealed secrets (package sealed); read again when it changes
 	Version    string
 	Logger     *slog.Logger
 }
+
+// Parent is the process above a worker's, which knows for certain when that is dead and
+// can put another in its place (package parent).
+type Parent interface {
+	// Ready tells it that this process knows all it needs to join the fleet.
+	Ready()
+	// Turn is closed when this process may accept connections and, once ready, join: at
+	// once, or, where it replaces another, when that has ended.
+	Turn() <-chan struct{}
+	// OnSession tells it of each lease before anything is claimed under it.
+	OnSession(boot string, lease int64)
+}
+
+// orphan stands for a parent that is not there: it is this worker's turn at once.
+type orphan struct{ turn chan struct{} }
+
+func newOrphan() orphan {
+	o := orphan{make(chan struct{})}
+	close(o.turn)
+	return o
+}
+
+func (orphan) Ready()                  {}
+func (o orphan) Turn() <-chan struct{} { return o.turn }
+func (orphan) OnSession(string, int64) {}
 
 // ErrOptions marks options that cannot be used; no restart will mend that.
 var ErrOptions = errors.New("bad options")
@@ -70,6 +90,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
+	}
+	if o.Parent == nil {
+		o.Parent = newOrphan()
 	}
 	if o.Version == "" {
 		o.Version = "devel"

@@ -32,7 +32,8 @@ type owner struct {
 
 	spec   versioned[v1.HostSpec]
 	rec    ha.Record
-	recRev int64 // 0: not on record yet
+	stored ha.Record // as etcd has it
+	recRev int64     // 0: not on record yet
 	pow    powerRecord
 	powRev int64
 	eff    effective
@@ -172,6 +173,7 @@ func (o *owner) load(ctx context.Context) error {
 	if o.recRev == 0 {
 		o.rec = ha.New(o.host, o.now())
 	}
+	o.stored = o.rec
 	if o.powRev, err = o.recall(leases.HostPowerKey(o.host), &o.pow); err != nil {
 		return err
 	}
@@ -297,7 +299,8 @@ func (o *owner) step(ctx context.Context, ev ha.Event) ([]ha.Effect, bool) {
 	began := time.Now()
 	next, effects := ha.Step(o.rec, ev, o.policy)
 	o.w.metrics.steps.WithLabelValues(string(ev.Kind)).Observe(time.Since(began).Seconds())
-	if len(effects) == 0 && reflect.DeepEqual(next, o.rec) {
+	if len(effects) == 0 && (reflect.DeepEqual(next, o.rec) || o.unworthy(ev, next)) {
+		o.rec = next
 		return nil, true
 	}
 	from := o.rec
@@ -310,6 +313,13 @@ func (o *owner) step(ctx context.Context, ev ha.Event) ([]ha.Effect, bool) {
 	}
 	o.leaveIdle()
 	return effects, true
+}
+
+// unworthy: what a step without effects has made of the record need not be written. What
+// adoption takes back, the next owner would take back as well; and it often comes out
+// again as it is stored. Thousands of hosts are adopted at once when a worker dies.
+func (o *owner) unworthy(ev ha.Event, next ha.Record) bool {
+	return o.recRev != 0 && (ev.Kind == ha.EvAdopted || reflect.DeepEqual(next, o.stored))
 }
 
 // committed is everything that follows a commit without being an effect.

@@ -18,6 +18,7 @@ type reign struct {
 	ctx   context.Context // of all owners; ended with a cause when the session is lost
 	slots map[int]*slotRun
 	give  handing
+	began time.Time         // when the session was registered
 	seen  map[string]string // boots of the members seen last
 	specs int64             // version of the host specs that what runs is equal to
 	fresh bool              // a slot was adopted since
@@ -48,8 +49,8 @@ func (r *reign) loop(ctx context.Context) {
 		r.recordEnds(ctx)
 		err := r.takeBack(ctx)
 		if cold {
-			// Nobody owned anything: workers that start together share from the beginning.
-			cold = !pause(ctx, settle)
+			r.settle(ctx)
+			cold = false
 		}
 		if err = errors.Join(err, r.takeOrphans(ctx)); err != nil && ctx.Err() == nil {
 			r.w.log.Warn("take slots", "cause", err)
@@ -68,6 +69,27 @@ func (r *reign) loop(ctx context.Context) {
 		case <-r.w.kick:
 		case <-retry.C:
 		}
+	}
+}
+
+// settle waits until those that start together with this worker can share what nobody
+// owns.
+func (r *reign) settle(ctx context.Context) {
+	for ctx.Err() == nil {
+		wait := settle - time.Since(r.began)
+		if r.w.view.othersStarting(r.s.Worker()) {
+			wait = max(wait, settleLimit-time.Since(r.began))
+		}
+		if wait <= 0 {
+			return
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-r.w.kick:
+		case <-ctx.Done():
+		}
+		t.Stop()
 	}
 }
 

@@ -79,6 +79,9 @@ type view struct {
 	version  int64                                             // of settings and profiles: bumped at every change
 	cache    map[string]cachedSettings                         // by host id
 
+	laid   sync.Mutex // guards layout, inside of mu
+	layout layout
+
 	changed func(kind, id string) // told after each change, outside the lock
 }
 
@@ -451,4 +454,16 @@ func (v *view) cold() bool {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	return len(v.slots) == 0
+}
+
+// othersStarting: some other worker will take slots as soon as it has read the records.
+func (v *view) othersStarting(self string) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	for id, x := range v.workers {
+		if id != self && x.Val.State == stateStarting {
+			return true
+		}
+	}
+	return false
 }

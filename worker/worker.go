@@ -193,13 +193,21 @@ func (w *Worker) Run(ctx context.Context) error {
 	g.Go(func() error { return w.watchSecrets(ctx) })
 	g.Go(func() error { return w.trimEvents(ctx) })
 	g.Go(func() error { return w.hook.run(ctx) })
+	// Not before its turn: in a restart the process before this one still accepts on the
+	// same sockets, and can serve whom this one would have to send away.
 	g.Go(func() error {
+		if !w.turn(ctx) {
+			return nil
+		}
 		if err := grpcS.Serve(agentsL); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("serve agents: %w", err)
 		}
 		return nil
 	})
 	g.Go(func() error {
+		if !w.turn(ctx) {
+			return nil
+		}
 		if err := w.serveAPI(apiL, httpS); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve operators: %w", err)
 		}

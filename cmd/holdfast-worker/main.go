@@ -68,7 +68,7 @@ func serve(ctx context.Context, c *config, stdout, stderr io.Writer) (int, error
 	}
 	if child != nil {
 		c.options.APIListener, c.options.AgentsListener = child.API, child.Agents
-		c.options.Standby, c.options.OnSession = child.Standby, child.OnSession
+		c.options.Parent = child
 	}
 	w, err := worker.New(c.options)
 	if err != nil {

@@ -59,7 +59,7 @@ func runChildWorker(ctx context.Context, log *slog.Logger, text []byte) error {
 	}
 	w, err := worker.New(worker.Options{
 		ID: c.ID, Zone: c.Zone, Etcd: []string{c.Etcd}, ListenAPI: c.API, ListenAgents: c.Agents,
-		APIListener: link.API, AgentsListener: link.Agents, Standby: link.Standby, OnSession: link.OnSession,
+		APIListener: link.API, AgentsListener: link.Agents, Parent: link,
 		LeaseTTL: seconds(c.LeaseTTL), RestartGrace: devRestartGrace, SecretsDir: c.SecretsDir, KeyRing: c.KeyRing, Version: version, Logger: log,
 		InsecureLoopback: true,
 	})

@@ -25,6 +25,7 @@ type Input struct {
 	Members  []Member       // any order; of several with one ID the first in (weight, zone, frozen) order counts
 	Owner    map[int]string // current owner of a slot; absent, "" or not a member means unowned
 	SlotZone map[int]string // zone a slot would rather live in; may be nil
+	Load     map[int]int    // hosts in a slot; may be nil, and then all slots are alike
 }
 
 // Target says where one slot belongs. From is the current owner if it is a member, else
@@ -45,6 +46,7 @@ func SlotOf(key string, slots int) int {
 func Plan(in Input) []Target {
 	t := newTable(in)
 	t.place(t.shed())
+	t.relieve()
 	out := make([]Target, len(t.now))
 	for s := range out {
 		out[s] = Target{Slot: s, From: t.id(t.now[s]), To: t.id(t.next[s])}
@@ -90,6 +92,7 @@ type seat struct {
 	hash        uint64
 	load, quota int
 	floor, rest int // the share: whole slots, and what is left over in parts of the sum of weights
+	hosts       int // in its slots
 }
 
 type table struct {
@@ -98,6 +101,10 @@ type table struct {
 	spare     int   // slots left when every seat has its floor
 	hash      []uint64
 	zone      map[int]string
+	hosts     []int // by slot
+	all       int   // hosts of the fleet
+	heaviest  int   // hosts in the slot that has most
+	weights   int
 }
 
 func newTable(in Input) *table {
@@ -109,19 +116,24 @@ func newTable(in Input) *table {
 	members = slices.DeleteFunc(members, func(m Member) bool { return m.ID == "" })
 
 	n := max(in.Slots, 0)
-	t := &table{now: make([]int, n), next: make([]int, n), hash: make([]uint64, n), zone: in.SlotZone}
+	t := &table{now: make([]int, n), next: make([]int, n), hash: make([]uint64, n), zone: in.SlotZone, hosts: make([]int, n)}
 	index := make(map[string]int, len(members))
 	for i, m := range members {
 		m.Weight = max(m.Weight, 0)
 		t.seats = append(t.seats, seat{Member: m, hash: hash(m.ID)})
 		index[m.ID] = i
+		t.weights += m.Weight
 	}
 	for s := range n {
 		t.hash[s] = hash(strconv.Itoa(s))
 		t.now[s] = nobody
+		t.hosts[s] = in.Load[s]
+		t.all += t.hosts[s]
+		t.heaviest = max(t.heaviest, t.hosts[s])
 		if i, ok := index[in.Owner[s]]; ok {
 			t.now[s] = i
 			t.seats[i].load++
+			t.seats[i].hosts += t.hosts[s]
 		}
 	}
 	copy(t.next, t.now)
@@ -197,9 +209,8 @@ func (t *table) share(all bool) bool {
 }
 
 // shed frees what members hold above their quota and returns all slots without a
-// target. A member gives up first what can go home to another zone, then what it ranks
-// lowest for. Slots without a zone hold no hosts as a rule: were they given up before or
-// after the others, hosts would pile up on one side.
+// target. A member gives up first what can go home to another zone, then what brings its
+// hosts nearest to its share of them, then what it ranks lowest for.
 func (t *table) shed() []int {
 	held := make(map[int][]int, len(t.seats))
 	room := make(map[string]bool)
@@ -215,29 +226,55 @@ func (t *table) shed() []int {
 		}
 	}
 	for _, i := range slices.Sorted(maps.Keys(held)) {
-		over := t.seats[i].load - t.seats[i].quota
-		if over <= 0 {
-			continue
-		}
-		mine := held[i]
-		away := func(s int) int { z := t.zone[s]; return btoi(z != "" && z != t.seats[i].Zone && room[z]) }
+		mine, seat := held[i], &t.seats[i]
+		away := func(s int) int { z := t.zone[s]; return btoi(z != "" && z != seat.Zone && room[z]) }
 		slices.SortFunc(mine, func(a, b int) int {
 			return cmp.Or(
 				-cmp.Compare(away(a), away(b)),
-				cmp.Compare(rank(t.hash[a], t.seats[i].hash), rank(t.hash[b], t.seats[i].hash)),
+				cmp.Compare(rank(t.hash[a], seat.hash), rank(t.hash[b], seat.hash)),
 				cmp.Compare(b, a))
 		})
-		for _, s := range mine[:over] {
-			t.next[s] = nobody
-			free = append(free, s)
+		for over := seat.load - seat.quota; over > 0; over-- {
+			// Of those it would rather give up: the one with its part of the hosts to go.
+			goal := (seat.hosts - t.fair(i)) / over
+			best := 0
+			for k := 1; t.all > 0 && k < len(mine) && away(mine[k]) == away(mine[0]); k++ {
+				if abs(t.hosts[mine[k]]-goal) < abs(t.hosts[mine[best]]-goal) {
+					best = k
+				}
+			}
+			free = append(free, mine[best])
+			t.give(mine[best], nobody)
+			mine = slices.Delete(mine, best, best+1)
 		}
-		t.seats[i].load -= over
 	}
-	slices.Sort(free)
 	return free
 }
 
+// fair is a seat's share of the hosts by its weight, rounded down.
+func (t *table) fair(i int) int {
+	if t.weights == 0 {
+		return t.seats[i].hosts
+	}
+	return t.all * t.seats[i].Weight / t.weights
+}
+
+// give puts a slot under a seat, or nobody.
+func (t *table) give(slot, to int) {
+	if i := t.next[slot]; i != nobody {
+		t.seats[i].load--
+		t.seats[i].hosts -= t.hosts[slot]
+	}
+	if t.next[slot] = to; to != nobody {
+		t.seats[to].load++
+		t.seats[to].hosts += t.hosts[slot]
+	}
+}
+
+// place finds a seat for each free slot: for the heaviest first, so that the light ones
+// even out what those leave.
 func (t *table) place(free []int) {
+	slices.SortFunc(free, func(a, b int) int { return cmp.Or(-cmp.Compare(t.hosts[a], t.hosts[b]), cmp.Compare(a, b)) })
 	for _, s := range free {
 		best := nobody
 		for i := range t.seats {
@@ -251,15 +288,29 @@ func (t *table) place(free []int) {
 		if best == nobody {
 			return // no positive weight anywhere
 		}
-		t.next[s] = best
-		t.seats[best].load++
+		t.give(s, best)
 	}
 }
 
-// prefer orders seats for a slot, better first: own zone, then rendezvous rank.
+// above is how far a seat is over its share of the hosts, times the sum of weights.
+func (t *table) above(i int) int { return t.seats[i].hosts*t.weights - t.all*t.seats[i].Weight }
+
+// laden: with more hosts a seat is over its share by more than the heaviest slot.
+func (t *table) laden(i, more int) bool { return t.above(i)+(more-t.heaviest)*t.weights > 0 }
+
+// prefer orders seats for a slot, better first: for one with hosts who has room for them,
+// then own zone, then, with hosts, who has fewest for its weight, then rendezvous rank.
 func (t *table) prefer(slot, a, b int) int {
+	x, y, l := &t.seats[a], &t.seats[b], t.hosts[slot]
+	room, fewer := 0, 0
+	if l > 0 {
+		room = cmp.Compare(btoi(t.laden(a, l)), btoi(t.laden(b, l)))
+		fewer = cmp.Compare(x.hosts*y.Weight, y.hosts*x.Weight)
+	}
 	return cmp.Or(
+		room,
 		-cmp.Compare(t.local(slot, a), t.local(slot, b)),
+		fewer,
 		-cmp.Compare(rank(t.hash[slot], t.seats[a].hash), rank(t.hash[slot], t.seats[b].hash)),
 		cmp.Compare(t.seats[a].ID, t.seats[b].ID))
 }
@@ -268,6 +319,8 @@ func (t *table) local(slot, seat int) int {
 	z := t.zone[slot]
 	return btoi(z != "" && z == t.seats[seat].Zone)
 }
+
+func abs(n int) int { return max(n, -n) }
 
 func btoi(b bool) int {
 	if b {

@@ -195,10 +195,113 @@ func TestOrphansPassByFrozenMembers(t *testing.T) {
 	}
 }
 
+// genLoad draws hosts for the slots of an input: none, few, or whole partitions of them.
+func genLoad(t *rapid.T, in *Input) {
+	in.Load = map[int]int{}
+	for s := range in.Slots {
+		if n := rapid.SampledFrom([]int{0, 0, 0, 1, 7, 50, 100}).Draw(t, "hosts"); n > 0 {
+			in.Load[s] = n
+		}
+	}
+}
+
+// leases.md §8: nobody holds more hosts than its share and the heaviest slot, wherever
+// hosts have come and gone; a settled fleet stays as it is, and numbers of slots are what
+// they are without hosts.
+func TestHostsAreBalancedToo(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := genInput(t)
+		genLoad(t, &in)
+		in.SlotZone = nil // homes come first
+		for i := range in.Members {
+			in.Members[i].Frozen = false
+		}
+		bare := in
+		bare.Load = nil
+		plan := Plan(in)
+		owner := apply(plan)
+		if diff := cmp.Diff(loads(apply(Plan(bare))), loads(owner)); diff != "" {
+			t.Fatalf("hosts change the numbers of slots:\n%s", diff)
+		}
+		settled := in
+		settled.Owner = owner
+		if m := Moves(settled); len(m) > 0 {
+			t.Fatalf("a settled plan moves again: %v", m)
+		}
+		weights := sumWeights(in.Members)
+		if weights == 0 {
+			return
+		}
+		all, heaviest, held := 0, 0, map[string]int{}
+		for s, n := range in.Load {
+			all, heaviest = all+n, max(heaviest, n)
+			held[owner[s]] += n
+		}
+		for _, m := range in.Members {
+			if over := held[m.ID]*weights - all*m.Weight; over > heaviest*weights && loads(owner)[m.ID] < in.Slots {
+				t.Fatalf("%s holds %d hosts, share %d/%d of %d, heaviest slot %d", m.ID, held[m.ID], m.Weight, weights, all, heaviest)
+			}
+		}
+	})
+}
+
+// Hosts that come one by one move no slot to and fro: what is exchanged once stays.
+func TestHostsThatComeMoveLittle(t *testing.T) {
+	in := Input{Slots: 1024, Members: equal(3), Load: map[int]int{}}
+	in.Owner = apply(Plan(in))
+	moved := 0
+	for i := range 2000 { // 40 partitions fill up at the same time
+		in.Load[SlotOf("z1/p1/c"+strconv.Itoa(i%40), in.Slots)]++
+		for _, m := range Moves(in) {
+			moved += min(1, in.Load[m.Slot])
+		}
+		in.Owner = apply(Plan(in))
+	}
+	if moved > 40 {
+		t.Errorf("%d moves of slots with hosts", moved)
+	}
+	held := map[string]int{}
+	for s, n := range in.Load {
+		held[in.Owner[s]] += n
+	}
+	for id, n := range held {
+		if n < 2000/3-100 || n > 2000/3+100 {
+			t.Errorf("%s holds %d of 2000 hosts", id, n)
+		}
+	}
+}
+
+// Three clusters in slots of one worker are spread over three; a restart in place moves
+// none of them.
+func TestFirstHostsAreSpread(t *testing.T) {
+	in := Input{Slots: 1024, Members: equal(3)}
+	in.Owner = apply(Plan(in))
+	in.Load = map[int]int{}
+	for s := range in.Slots {
+		if in.Owner[s] == "w-0" && len(in.Load) < 3 {
+			in.Load[s] = 4
+		}
+	}
+	in.Members[1].Frozen = true
+	if m := Moves(in); len(m) > 0 {
+		t.Fatalf("moves %v while a worker restarts", m)
+	}
+	in.Members[1].Frozen = false
+	in.Owner = apply(Plan(in))
+	held := map[string]int{}
+	for s, n := range in.Load {
+		held[in.Owner[s]] += n
+	}
+	if diff := cmp.Diff(map[string]int{"w-0": 4, "w-1": 4, "w-2": 4}, held); diff != "" {
+		t.Fatal(diff)
+	}
+}
+
 // Neither the order of members nor anything random may change the answer.
 func TestPlanIsOrderIndependentAndStable(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		in := genInput(t)
+		genLoad(t, &in)
 		want := Plan(in)
 		shuffled := in
 		shuffled.Members = rapid.Permutation(in.Members).Draw(t, "order")
@@ -247,6 +350,7 @@ func TestMembershipChangesMoveOnlyTheFloor(t *testing.T) {
 func TestOrphansAreDisjointAndComplete(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		in := genInput(t)
+		genLoad(t, &in)
 		want := map[int]bool{}
 		for _, p := range Plan(in) {
 			if p.From == "" && p.To != "" {

@@ -35,7 +35,7 @@ var (
 
 // TestFencing proves that a slot with the record it guards is one linearizable register
 // with fencing, also for writes that were on their way while their writer lost the slot:
-// clients of package leases claim, hand over, release, commit in present and past epochs
+// clients of package leases claim, hand over, commit in present and past epochs
 // and read, behind proxies that silence, delay and cut, while etcd loses members.
 func TestFencing(t *testing.T) {
 	shortly(t)
@@ -128,7 +128,7 @@ func stuck(ops []porcupine.Operation, info porcupine.LinearizationInfo) string {
 
 // call is what a client asks; answer what came back.
 type call struct {
-	op      string // claim, release, hand-over, commit, read, put, gone
+	op      string // claim, hand-over, commit, read, put, gone
 	slot    int
 	epoch   int64 // of the claim that is used, or that is gone
 	rev     int64 // compared revision of the record; -1: none
@@ -175,9 +175,9 @@ func step(s cell, in call, out answer) (bool, cell) {
 		ok := s.epoch == in.epoch
 		s.epoch = out.epoch
 		return ok, s
-	case "release done", "hand-over refused", "commit fenced":
+	case "hand-over refused", "commit fenced":
 		return s.epoch != in.epoch, s
-	case "gone done": // as the history has it, by release or with its lease
+	case "gone done": // as the history has it, with its lease
 		ok := s.epoch == in.epoch
 		s.epoch = 0
 		return ok, s
@@ -293,10 +293,8 @@ func (c *fencer) one(ctx context.Context) {
 		c.stale(ctx)
 	case holds && dice < 17:
 		c.commit(ctx, held)
-	case holds && dice < 19:
-		c.handOver(ctx, held)
 	case holds:
-		c.release(ctx, held)
+		c.handOver(ctx, held)
 	case heard.Epoch.Revision > 0 && dice < 14: // handed to us, or another's: etcd knows
 		c.commit(ctx, heard)
 	default:
@@ -344,13 +342,6 @@ func (c *fencer) claim(ctx context.Context, n int) {
 		c.mine[n] = got[0]
 		c.took(got[0])
 	}
-}
-
-func (c *fencer) release(ctx context.Context, x leases.Claim) {
-	began := c.now()
-	err := c.s.Release(ctx, x)
-	c.record(c.id, began, call{op: "release", slot: x.Slot, epoch: x.Epoch.Revision}, answer{how: "done"}, err == nil)
-	c.lost(x)
 }
 
 func (c *fencer) handOver(ctx context.Context, x leases.Claim) {

@@ -217,7 +217,6 @@ func TestRegisterRefuses(t *testing.T) {
 		{"a claim of what nobody holds", cell{}, call{op: "put"}, answer{how: "done", epoch: 3}, true},
 		{"a claim of what is held", held, call{op: "put"}, answer{how: "done", epoch: 9}, false},
 		{"a claim that says more than is so", held, call{op: "claim"}, answer{how: "done", epoch: 9}, false},
-		{"a release that was none", held, call{op: "release", epoch: 7}, answer{how: "done"}, false},
 		{"an end of what was not held", held, call{op: "gone", epoch: 6}, answer{how: "done"}, false},
 		{"a refused claim of what nobody holds", cell{}, call{op: "claim"}, answer{how: "refused"}, false},
 		{"a commit in the present epoch", held, call{op: "commit", epoch: 7, rev: -1}, answer{how: "done"}, true},

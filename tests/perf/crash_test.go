@@ -105,12 +105,12 @@ func (b *bench) rejoin(w *worker, x *fall) {
 	from := b.seen.mark()
 	w.start()
 	b.observed(startTime, "balanced after a join", b.balanced)
-	var joined time.Time
+	var joined time.Time // it has read the records, and says so
 	for _, c := range b.seen.since(from) {
 		if c.Del {
 			continue
 		}
-		if c.Key == leases.WorkerKey(w.id) && joined.IsZero() {
+		if c.Key == leases.WorkerKey(w.id) && c.State == "ready" && joined.IsZero() {
 			joined = c.At
 		} else if _, ok := leases.SplitSlotKey(c.Key); ok && c.Worker == w.id {
 			if x.joinFirst == 0 {

@@ -18,6 +18,7 @@ const (
 	whyIdle = "See what was written."
 	whyCold = "Workers that find a fleet without owners wait 500 ms before they take slots, so that those that start together share them. " +
 		"The rest is reading all records three times and decoding them, on the same cores."
-	whyPeak = "The plan balances slots, whose number of hosts it does not know: where whole partitions hash to slots, " +
-		"some slots hold several and others none. A plan that weighed slots by their hosts would move slots whenever hosts come and go."
+	whyCollateral = "Two targets meet here: no collateral, and no peak in hosts. Where weights and zones leave somebody with more hosts than its share and the heaviest " +
+		"slot, slots are exchanged between two workers that stay. Without hosts on record nothing is ever exchanged."
+	whyPeak = "Home zones come first as long as nobody is over its share of the hosts by more than the heaviest slot."
 )

@@ -4,7 +4,6 @@ package parent
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -35,6 +34,8 @@ type said struct {
 type Child struct {
 	API, Agents net.Listener // opened by the parent
 
+	turn chan struct{}
+
 	mu   sync.Mutex
 	link net.Conn
 }
@@ -48,7 +49,7 @@ func Attach() (*Child, error) {
 	if err := os.Unsetenv(linkEnv); err != nil {
 		return nil, fmt.Errorf("attach to parent: %w", err)
 	}
-	c := &Child{}
+	c := &Child{turn: make(chan struct{})}
 	f := os.NewFile(fdLink, "link")
 	defer f.Close()
 	var err error
@@ -63,23 +64,19 @@ func Attach() (*Child, error) {
 			return nil, fmt.Errorf("take listener from parent: %w", err)
 		}
 	}
+	go func() { // ends with the parent's word, or with this process
+		defer close(c.turn)
+		_, _ = bufio.NewReader(c.link).ReadString('\n') // a parent that is gone takes this process along
+	}()
 	return c, nil
 }
 
-// Standby tells the parent that this process could join, and returns when it may: at once
-// for the first child, after the old one has ended in a restart; or when ctx ends.
-func (c *Child) Standby(ctx context.Context) {
-	c.say(said{Ready: true})
-	over := make(chan struct{})
-	go func() { // ends with the parent's word, or with this process
-		defer close(over)
-		_, _ = bufio.NewReader(c.link).ReadString('\n') // a parent that is gone takes this process along
-	}()
-	select {
-	case <-over:
-	case <-ctx.Done():
-	}
-}
+// Ready tells the parent that this process could join. Idempotent.
+func (c *Child) Ready() { c.say(said{Ready: true}) }
+
+// Turn is closed when this process may serve and join: at once for the first child, when
+// the old one has ended in a restart.
+func (c *Child) Turn() <-chan struct{} { return c.turn }
 
 // OnSession tells the parent which lease to revoke should this process die.
 func (c *Child) OnSession(boot string, lease int64) { c.say(said{Boot: boot, Lease: lease}) }

@@ -67,9 +67,13 @@ func child() int {
 	if string(how) == "stubborn" {
 		ctx = context.Background()
 	}
+	var above worker.Parent = link
+	if string(how) == "hesitant" {
+		above = hesitant{link}
+	}
 	w, err := worker.New(worker.Options{
 		ID: "w1", Etcd: []string{os.Getenv(etcdEnv)}, InsecureLoopback: true, LeaseTTL: ttl, RestartGrace: 20 * time.Second,
-		APIListener: link.API, AgentsListener: link.Agents, Standby: link.Standby, OnSession: link.OnSession,
+		APIListener: link.API, AgentsListener: link.Agents, Parent: above,
 	})
 	if err == nil {
 		err = w.Run(ctx)
@@ -79,6 +83,24 @@ func child() int {
 		return 3
 	}
 	return 0
+}
+
+// hesitant is a process that knows all it needs to only when its file says no more that
+// it hesitates, like one that cannot reach etcd.
+type hesitant struct{ *parent.Child }
+
+func (h hesitant) Ready() {
+	go func() { // ends with the process
+		name := os.Getenv(howEnv)
+		_ = os.WriteFile(name+".seen", []byte("seen"), 0o600) // the test waits for it
+		tick := time.NewTicker(10 * time.Millisecond)
+		for range tick.C {
+			if text, _ := os.ReadFile(name); string(text) != "hesitant" {
+				h.Child.Ready()
+				return
+			}
+		}
+	}()
 }
 
 // family is a parent under test, with a real etcd.
@@ -289,6 +311,32 @@ func TestRestartInPlace(t *testing.T) {
 		resp.Body.Close()
 	}
 	http.DefaultClient.CloseIdleConnections()
+}
+
+// A new process that is not ready yet answers nobody: who connects meanwhile meets the old
+// one, which can serve.
+func TestStandbyDoesNotServe(t *testing.T) {
+	f := start(t)
+	old := f.worker()
+	if err := os.WriteFile(f.how, []byte("hesitant"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.restart <- syscall.SIGHUP
+	f.until("the new process waits", func() bool { return f.read(f.how+".seen") != "" })
+	client := &http.Client{Timeout: patient, Transport: &http.Transport{DisableKeepAlives: true}}
+	for range 50 {
+		resp, err := client.Get("http://" + f.api + "/readyz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.Body.Close(); resp.StatusCode != http.StatusOK {
+			t.Fatalf("a process that is not a member answered: %s", resp.Status)
+		}
+	}
+	if err := os.Remove(f.how); err != nil {
+		t.Fatal(err)
+	}
+	f.until("the new process follows", func() bool { w := f.worker(); return w.Boot != old.Boot && w.State == "ready" })
 }
 
 // A new process that cannot start changes nothing.

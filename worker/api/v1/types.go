@@ -192,7 +192,7 @@ type Worker struct {
 
 // WorkerStates are the states in which workers are shown: a drained worker owns nothing
 // and takes nothing; an absent one is drained and not running.
-var WorkerStates = []string{"ready", "draining", "drained", "restarting", "absent"}
+var WorkerStates = []string{"starting", "ready", "draining", "drained", "restarting", "absent"}
 
 // Values of Worker.Answers.
 const (
