@@ -32,6 +32,7 @@ func TestManyMoves(t *testing.T) { atOnce(t, 5, 10, "migrate-volume") }
 func atOnce(t *testing.T, hosts, each int, kind string) {
 	r := newRig(t)
 	r.ttl = time.Minute // the load is that of a hundred hosts on one machine
+	r.put(leases.SettingKey("global", "agent.ping.interval"), v1.SettingRecord{V: 1, Value: "5s", By: "test"})
 	r.worker("w1")
 	var all []*host
 	var pools [][2]dirs.Dir
@@ -68,7 +69,9 @@ func atOnce(t *testing.T, hosts, each int, kind string) {
 				}
 				eventually(t, fmt.Sprintf("command %d is on record", n), func() bool {
 					c, err := r.api.NewCommand(context.Background(), q)
-					ids[n] = c.ID
+					if ids[n] = c.ID; err != nil {
+						t.Logf("command %d: %v; asked again", n, err)
+					}
 					return err == nil
 				})
 			}
