@@ -51,7 +51,7 @@ type rig struct {
 	workers []*member
 	hosts   map[string]*host
 	ttl     time.Duration // of workers' leases
-	ends    bool // hosts have lost their power since: instances may have stopped
+	ends    bool          // hosts have lost their power since: instances may have stopped
 }
 
 // member is one worker and its way to etcd.
