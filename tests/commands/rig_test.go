@@ -50,7 +50,8 @@ type rig struct {
 	agents  []string // addresses of workers' doors
 	workers []*member
 	hosts   map[string]*host
-	ends    bool // hosts have lost their power since: instances may have stopped
+	ttl     time.Duration // of workers' leases
+	ends    bool          // hosts have lost their power since: instances may have stopped
 }
 
 // member is one worker and its way to etcd.
@@ -64,7 +65,7 @@ type member struct {
 
 func newRig(t *testing.T) *rig {
 	e := etcdtest.Start(t)
-	r := &rig{t: t, etcd: e, client: e.Client(t), dir: t.TempDir(), hosts: map[string]*host{}}
+	r := &rig{t: t, etcd: e, client: e.Client(t), dir: t.TempDir(), ttl: 5 * time.Second, hosts: map[string]*host{}}
 	for scopeName, value := range map[string]string{"agent.ping.interval": "1s", "reconcile.interval": "1s", "reconcile.max.attempts": "200"} {
 		r.put(leases.SettingKey("global", scopeName), v1.SettingRecord{V: 1, Value: value, By: "test"})
 	}
@@ -134,7 +135,7 @@ func (r *rig) apis() (out []string) {
 
 func (r *rig) startWorker(m *member) {
 	w, err := worker.New(worker.Options{
-		ID: m.id, Etcd: []string{m.proxy.Endpoint()}, ListenAPI: m.api, ListenAgents: m.door, LeaseTTL: 5 * time.Second, InsecureLoopback: true, Logger: logger(r.t, m.id),
+		ID: m.id, Etcd: []string{m.proxy.Endpoint()}, ListenAPI: m.api, ListenAgents: m.door, LeaseTTL: r.ttl, InsecureLoopback: true, Logger: logger(r.t, m.id),
 	})
 	r.must(err)
 	ctx, cancel := context.WithCancel(context.Background())
