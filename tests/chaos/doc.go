@@ -8,7 +8,7 @@
 // A schedule of faults is data, made from a seed before anything starts; a failing one is
 // printed with the command that replays it. The same seed gives the same faults at the
 // same offsets, not the same interleaving: that is the kernel's. Faults are SIGKILL and
-// SIGSTOP of workers (child only, or parent and child), cuts, silences and delays of TCP
+// SIGSTOP of workers (child only, or parent and child), restarts in place, drains, cuts, silences and delays of TCP
 // between workers and etcd and between agents and workers (one direction too), deaths of
 // etcd members and of the leader, lost quorum, compaction, broken hosts and sick BMCs.
 //

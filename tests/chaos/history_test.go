@@ -167,6 +167,20 @@ func (h *history) compact(ctx context.Context) error {
 	return err
 }
 
+// write is an operator's hand: it tries for so long, because it may meet no quorum.
+func (h *history) write(limit time.Duration, op clientv3.Op) error {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	for {
+		try, cancel := context.WithTimeout(ctx, time.Second)
+		_, err := h.cli.Do(try, op)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
 // get is the present content of a key.
 func (h *history) get(key string) (change, bool) {
 	h.mu.Lock()

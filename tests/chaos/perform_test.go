@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/sim/bmc"
 	"github.com/holdfast-ha/holdfast/sim/world"
@@ -91,6 +93,14 @@ func (p *performer) actions(x fault) (begin, end func() error) {
 		return func() error { p.wasKilled(w.id, x.How); return w.kill(x.How) }, func() error { w.want(true); return nil }
 	case restartWorker:
 		return w.restart, nil
+	case drainWorker:
+		key := leases.DrainKey(w.id)
+		return func() error {
+				_ = p.f.history.write(time.Second, clientv3.OpPut(key, `{"v":1,"worker":"`+w.id+`","by":"chaos","reason":"schedule"}`)) // without quorum there is no such order
+				return nil
+			}, func() error {
+				return p.f.history.write(10*time.Second, clientv3.OpDelete(key)) // a quorum is lost for 4 s at most
+			}
 	case pauseWorker:
 		return func() error { return w.pause(x.How) }, w.resume
 	case cutEtcd:

@@ -16,11 +16,12 @@ type kind string
 const (
 	killWorker    kind = "kill-worker"    // How: child, both; started again after For
 	restartWorker kind = "restart-worker" // in place
-	pauseWorker   kind = "pause-worker"   // How: child, both; goes on after For
-	cutEtcd       kind = "cut-etcd"       // How: requests, answers, both; Member 0: all
-	dropEtcd      kind = "drop-etcd"      // all connections reset once
-	delayEtcd     kind = "delay-etcd"     // by Lag
-	cutLink       kind = "cut-link"       // How as of cut-etcd; all agents of one worker
+	drainWorker   kind = "drain-worker"
+	pauseWorker   kind = "pause-worker" // How: child, both; goes on after For
+	cutEtcd       kind = "cut-etcd"     // How: requests, answers, both; Member 0: all
+	dropEtcd      kind = "drop-etcd"    // all connections reset once
+	delayEtcd     kind = "delay-etcd"   // by Lag
+	cutLink       kind = "cut-link"     // How as of cut-etcd; all agents of one worker
 	dropLink      kind = "drop-link"
 	delayLink     kind = "delay-link"
 	killLeader    kind = "kill-leader"
@@ -99,7 +100,7 @@ type drawn struct {
 
 // Breaks of hosts are placed, not drawn.
 var everyKind = []drawn{
-	{killWorker, 5}, {restartWorker, 2}, {pauseWorker, 6}, {cutEtcd, 5}, {dropEtcd, 2}, {delayEtcd, 3},
+	{killWorker, 5}, {restartWorker, 2}, {drainWorker, 2}, {pauseWorker, 6}, {cutEtcd, 5}, {dropEtcd, 2}, {delayEtcd, 3},
 	{cutLink, 2}, {dropLink, 2}, {delayLink, 2},
 	{killLeader, 3}, {restartMember, 2}, {loseQuorum, 1}, {compact, 3}, {sickBMC, 2},
 }
@@ -226,6 +227,8 @@ func (g *generator) worker(f fault) {
 		}
 		g.links++
 		f.How, f.For = pick(g, "requests", "answers", "both"), g.between(time.Second, 8*time.Second)
+	case drainWorker:
+		f.For = g.between(500*time.Millisecond, 8*time.Second)
 	case delayEtcd:
 		f.Lag, f.For = g.between(5*time.Millisecond, 400*time.Millisecond), g.between(time.Second, 8*time.Second)
 	case delayLink:
