@@ -30,7 +30,8 @@ type proof struct {
 // proofs go on from each other: what is broken stays so. The clusters of `holdfast dev`
 // are c1 (h001–h004), c2 (h005–h008) and c3 (h009–h012).
 var proofs = []proof{
-	{"a BMC that is dead in c1", []string{"dev break h002 --how bmc-dead"}, []string{"BMCUnreachable"}, 2 * time.Minute},
+	{"a pool that hangs while an agent dies in c1", []string{"dev break h001 --how storage-lost --cluster", "dev break h002 --how agent-killed"}, []string{"ActivityChecksFailing"}, 3 * time.Minute},
+	{"a BMC that is dead in c1", []string{"dev repair h001", "dev repair h002", "dev break h002 --how bmc-dead"}, []string{"BMCUnreachable"}, 2 * time.Minute},
 	{"a budget of nothing and a page hook that fails in c2", []string{
 		"settings set budget.cluster 0/1h --scope cluster/z1/p1/c2 --reason proof",
 		"settings set page.exec /bin/false --reason proof",
