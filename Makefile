@@ -3,7 +3,7 @@
 BIN := bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X main.version=$(VERSION)
-TOOLS := ipmitool fence-agents python3-sushy libvirt-clients snmp prometheus
+TOOLS := ipmitool fence-agents python3-sushy libvirt-clients snmp prometheus systemd
 APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -y -qq --no-install-recommends
 
 help: ## this list
