@@ -4,7 +4,7 @@ BIN := bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 LAB := qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients kmod iproute2 util-linux gcc libc6-dev
-TOOLS := ipmitool fence-agents python3-sushy libvirt-clients snmp prometheus
+TOOLS := ipmitool openipmi fence-agents python3-sushy libvirt-clients snmp prometheus systemd
 APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -y -qq --no-install-recommends
 
 help: ## this list

@@ -3,6 +3,7 @@
 package worker
 
 import (
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -63,8 +64,10 @@ func (c *shownCollector) Collect(ch chan<- prometheus.Metric) {
 		power[pair{o.home, r.Power.String()}]++
 		if i := r.Incident; i != nil && i.Ended.IsZero() {
 			open[o.home]++
-			for _, h := range i.Holds {
-				holds[pair{o.home, h.By}]++
+			for n, h := range i.Holds {
+				if !slices.ContainsFunc(i.Holds[:n], func(x ha.Hold) bool { return x.By == h.By }) {
+					holds[pair{o.home, h.By}]++
+				}
 			}
 		}
 	}

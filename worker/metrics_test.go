@@ -79,6 +79,38 @@ func TestMetricsTable(t *testing.T) {
 	}
 }
 
+// Alerts see what is: states, power, holds (an incident counts once for each that holds,
+// and not when it is over), partitions and disarming, of what this worker owns.
+func TestMetricsShown(t *testing.T) {
+	w := bare(t)
+	show := func(host string, r ha.Record) {
+		w.owners[host] = &owner{w: w, host: host, home: "z1/p1/c1", in: newMailbox()}
+		w.shown[host] = &published{record: r}
+	}
+	open := &ha.Incident{Holds: []ha.Hold{{By: "budget"}, {By: "budget"}, {By: "power"}}}
+	over := &ha.Incident{Ended: time.Now(), Holds: []ha.Hold{{By: "budget"}}}
+	show("h1", ha.Record{State: ha.Suspect, Incident: open})
+	show("h2", ha.Record{State: ha.Available, Incident: over})
+	w.shown["h3"] = &published{record: ha.Record{State: ha.Failed}} // given away
+	w.partStates["z1/p1/c1"] = ha.PartitionRecord{State: ha.PartitionInactive}
+	rec := httptest.NewRecorder()
+	w.metrics.handler().ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), "GET", "/metrics", nil))
+	for _, want := range []string{
+		`holdfast_resources{partition="z1/p1/c1",state="SUSPECT"} 1`, `holdfast_resources{partition="z1/p1/c1",state="AVAILABLE"} 1`,
+		`holdfast_holds{by="budget",partition="z1/p1/c1"} 1`, `holdfast_holds{by="power",partition="z1/p1/c1"} 1`,
+		`holdfast_incidents_open{partition="z1/p1/c1"} 1`, `holdfast_power_states{partition="z1/p1/c1",state="UNKNOWN"} 2`,
+		`holdfast_partition_state{partition="z1/p1/c1",state="INACTIVE"} 1`, `holdfast_partition_state{partition="z1/p1/c1",state="ACTIVE"} 0`,
+		`holdfast_armed{partition="z1/p1/c1"} 1`, `holdfast_lease_valid_seconds 0`, `holdfast_pages_total{hook="failed"} 0`,
+	} {
+		if !strings.Contains(rec.Body.String(), "\n"+want+"\n") {
+			t.Errorf("no %s", want)
+		}
+	}
+	if strings.Contains(rec.Body.String(), `state="FAILED"`) {
+		t.Error("a host of another owner is counted")
+	}
+}
+
 // Ten thousand hosts make as many series as their partitions do, not as they do.
 func TestMetricsSeries(t *testing.T) {
 	w := bare(t)

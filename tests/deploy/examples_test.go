@@ -42,7 +42,7 @@ func TestThreeNodes(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build etcd: %v\n%s", err, out)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute) // it takes some 20 s of an idle machine
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "nice", "sh", "-e", "-c", shell(readFile(t, "deploy", "examples", "three-nodes", "README.md")))
 	cmd.Dir = dir

@@ -3,9 +3,11 @@
 package deploy
 
 import (
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -22,9 +24,14 @@ func TestUnitExposure(t *testing.T) {
 	if !ok {
 		t.Fatalf("no level in\n%s", out)
 	}
-	level = strings.Fields(level)[0]
-	if !strings.Contains(readFile(t, "docs", "security.md"), "exposure "+level) {
-		t.Errorf("docs/security.md does not say exposure %s", level)
+	is, err := strconv.ParseFloat(strings.Fields(level)[0], 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, doc, _ := strings.Cut(readFile(t, "docs", "security.md"), "**exposure ")
+	said, err := strconv.ParseFloat(strings.SplitN(doc, "*", 2)[0], 64)
+	if err != nil || math.Abs(said-is) > 0.3 { // versions of systemd weigh a little differently
+		t.Errorf("exposure is %.1f, docs/security.md says %.1f (%v)", is, said, err)
 	}
 	for _, want := range []string{"KillMode=mixed\n", "ExecReload=/bin/kill -HUP $MAINPID\n", "RestartPreventExitStatus=2\n", "NoNewPrivileges=yes\n"} {
 		if !strings.Contains(readFile(t, "deploy", "systemd", "holdfast-worker.service"), want) {
