@@ -17,8 +17,6 @@ import (
 )
 
 const (
-	// welcomeLimit is how long a worker may take from the dial to its first frame.
-	welcomeLimit = 5 * time.Second
 	// goodbyeLimit is how long a goodbye may take to be heard.
 	goodbyeLimit = time.Second
 	// maxFrame bounds what is taken from a worker and sent to it, in bytes.
@@ -35,11 +33,13 @@ type session struct {
 	halfOpen *time.Timer          // ends the stream when no ping is answered in time
 	outbox   chan *agentpb.Answer // to be sent
 	requests sync.WaitGroup
-	seq      uint64 // of the last ping
+	seq      uint64         // of the last ping
+	told     told   // the steps of commands that were sent in this session
 }
 
 // session dials a worker, says hello, and stays until the link ends or ctx does.
-func (a *Agent) session(ctx context.Context, address, boot string, number uint64) ending {
+// limit is how long the worker may take from the dial to its first frame.
+func (a *Agent) session(ctx context.Context, address, boot string, number uint64, limit time.Duration) ending {
 	if err := a.opts.checkAddress(address); err != nil {
 		return ending{err: err}
 	}
@@ -52,7 +52,7 @@ func (a *Agent) session(ctx context.Context, address, boot string, number uint64
 	// The stream outlives ctx by the time of a goodbye.
 	live, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
-	opening := time.AfterFunc(welcomeLimit, func() { cancel(fmt.Errorf("no answer within %v", welcomeLimit)) })
+	opening := time.AfterFunc(limit, func() { cancel(fmt.Errorf("no answer within %v", limit)) })
 	defer opening.Stop()
 	stopping := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
 	defer stopping()
@@ -115,6 +115,7 @@ func (a *Agent) open(ctx context.Context, conn *grpc.ClientConn, boot string, nu
 	hello := &agentpb.Hello{
 		Host: a.opts.Host, BootId: boot, ProcessId: a.process, Session: number, Version: a.opts.Version,
 		HighestEpoch: a.epochs.highest(), Hypervisors: []string{a.opts.Hypervisor.Name()}, Report: a.report(),
+		Journal: a.commands.entries(), JournalProblems: a.commands.problems(),
 	}
 	// A failed send is explained by what comes back.
 	_ = stream.Send(&agentpb.Up{Frame: &agentpb.Up_Hello{Hello: hello}})
@@ -157,12 +158,22 @@ func (a *Agent) apply(s *agentpb.Settings) {
 func (s *session) run(ctx, live context.Context) ending {
 	received := make(chan ending, 1)
 	go func() { received <- s.receive(live) }()
+	progress := time.NewTicker(progressEvery)
+	defer progress.Stop()
 	for {
 		v, changed := s.agent.settings.watch()
 		next := time.NewTimer(v.ping)
 		for due := false; !due; {
-			var err error
+			written := s.agent.commands.changed() // before they are read: none is overlooked
+			err := s.sendSteps()
+			if err != nil {
+				next.Stop()
+				return <-received
+			}
 			select {
+			case <-written:
+			case <-progress.C:
+				err = s.sendProgress()
 			case <-next.C:
 				due, err = true, s.ping()
 			case <-s.agent.gate.news:
@@ -191,7 +202,7 @@ func (s *session) run(ctx, live context.Context) ending {
 func (s *session) ping() error {
 	s.seq++
 	return s.stream.Send(&agentpb.Up{Frame: &agentpb.Up_Ping{Ping: &agentpb.Ping{
-		Seq: s.seq, Report: s.agent.report(), GateConfirmed: s.agent.gate.confirmedGeneration(),
+		Seq: s.seq, Report: s.agent.report(), GateConfirmed: s.agent.gate.confirmedGeneration(), Journal: s.agent.commands.entries(),
 	}}})
 }
 
@@ -234,6 +245,8 @@ func (s *session) pong(p *agentpb.Pong) error {
 		a.gate.ask(p.GetGate())
 	}
 	s.halfOpen.Reset(a.settings.get().halfOpen())
+	a.commands.forget(p.GetForget())
+	s.told.again(p.GetKnown())
 	return nil
 }
 

@@ -454,6 +454,23 @@ func TestRoute(t *testing.T) {
 }
 
 // Whatever workers say, the agent goes on, at a bounded pace.
+// Workers that hang, as paused ones do, are given up one by one before this host is missed:
+// a new owner waits 2 intervals + 2 s, and 3 pings; after a round all get more time.
+func TestPatience(t *testing.T) {
+	for _, c := range []struct {
+		halfOpen       time.Duration
+		failures, want int // workers are three; seconds
+	}{
+		{3 * time.Second, 0, 3}, {3 * time.Second, 2, 3}, {3 * time.Second, 3, 6}, {3 * time.Second, 30, 20},
+		{11 * time.Second, 0, 5}, {11 * time.Second, 6, 20},
+	} {
+		r := route{failures: c.failures}
+		if got := r.patience(c.halfOpen, 3); got != time.Duration(c.want)*time.Second {
+			t.Errorf("after %d failures, with links given up in %v: %v, want %ds", c.failures, c.halfOpen, got, c.want)
+		}
+	}
+}
+
 func TestRouteNeverStopsAndNeverHammers(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var r route
@@ -492,7 +509,7 @@ func TestPlaintextRedirectLeavesLoopbackNever(t *testing.T) {
 			return nil, io.EOF
 		}
 	})
-	if end := a.session(t.Context(), "10.0.0.1:7443", "boot-1", 1); end.err == nil || !strings.Contains(end.err.Error(), "loopback") {
+	if end := a.session(t.Context(), "10.0.0.1:7443", "boot-1", 1, welcomeLimit); end.err == nil || !strings.Contains(end.err.Error(), "loopback") {
 		t.Errorf("session = %v, want a refusal", end.err)
 	}
 }

@@ -20,12 +20,14 @@ const (
 	DrainsPrefix     = Root + "drains/"
 	PartitionsPrefix = Root + "partitions/"
 	BudgetsPrefix    = Root + "budgets/"
+	AreasPrefix      = Root + "areas/"
 	HostsPrefix      = Root + "hosts/"
 	IncidentsPrefix  = Root + "incidents/"
 	OpsPrefix        = Root + "ops/"
 	LinksPrefix      = Root + "links/"
 	PoolsPrefix      = Root + "pools/"
 	VolumesPrefix    = Root + "volumes/"
+	TemplatesPrefix  = Root + "templates/"
 	InstancesPrefix  = Root + "instances/"
 	CommandsPrefix   = Root + "commands/"
 	JournalPrefix    = Root + "journal/"
@@ -73,6 +75,10 @@ func PartitionStateKey(path string) string { return PartitionsPrefix + path + "/
 // pod/<zone>/<pod> or zone/<zone>.
 func BudgetKey(scope string) string { return BudgetsPrefix + scope }
 
+// AreaKey is the incident of an area: <kind>/<name>, such as rack/z1/7, pool/nfs1 or
+// cluster/z1/p1/c1.
+func AreaKey(area string) string { return AreasPrefix + area }
+
 // HostPrefix is one host's spec, ha and power records.
 func HostPrefix(host string) string { return HostsPrefix + host + "/" }
 
@@ -100,6 +106,9 @@ func PoolKey(pool string) string { return PoolsPrefix + pool }
 // VolumeKey is a volume's state.
 func VolumeKey(volume string) string { return VolumesPrefix + volume }
 
+// TemplateKey is a template and where it is copied to.
+func TemplateKey(template string) string { return TemplatesPrefix + template }
+
 // InstanceKey is an instance's state and holder.
 func InstanceKey(instance string) string { return InstancesPrefix + instance }
 
@@ -109,6 +118,16 @@ func CommandKey(host, id string) string { return CommandsPrefix + host + "/" + i
 // JournalKey is one step an agent wrote for a command.
 func JournalKey(host, id string, step int) string {
 	return fmt.Sprintf("%s%s/%s/%02d", JournalPrefix, host, id, step)
+}
+
+// SplitCommandKey is the inverse of CommandKey.
+func SplitCommandKey(key string) (host, id string, ok bool) {
+	rest, ok := strings.CutPrefix(key, CommandsPrefix)
+	if !ok {
+		return "", "", false
+	}
+	host, id, ok = strings.Cut(rest, "/")
+	return host, id, ok && host != "" && id != ""
 }
 
 // EventKey is one event; id is a UUIDv7.

@@ -31,17 +31,19 @@ var Schema = []KeyDoc{
 	{"budgets/cluster/<zone>/<pod>/<cluster>", false, "own mod_revision", "times of power-downs; touched only when arming", `{"v":1,"times":["2026-11-21T15:35:10Z"]}`},
 	{"budgets/pod/<zone>/<pod>", false, "own mod_revision", "times of power-downs; touched only when arming", `{"v":1,"times":[]}`},
 	{"budgets/zone/<zone>", false, "own mod_revision", "times of power-downs; touched only when arming; latched: stopped until a human resets or grants", `{"v":1,"times":[],"latched":true}`},
+	{"areas/<area>", false, "slot of the area's name (of a zone, pod or cluster: of its path), own mod_revision", "last storm of a rack, switch, PDU, pool, cluster, pod or zone: began, ended, why, members, paged", `{"v":1,"area":"rack/z1/7","open":true,"why":"40 hosts under it fell within 1m30s"}`},
 	{"hosts/<host>/spec", false, "own mod_revision", "partition, provider, labels (rack, switch, PDU), power devices, agent identity, list index", `{"v":1,"partition":"z1/p1/c1","provider":"kvm"}`},
 	{"hosts/<host>/ha", false, "slot of the host, own mod_revision", "host machine's record", `{"v":1,"state":"available"}`},
 	{"hosts/<host>/power", false, "slot of the host, own mod_revision", "power machine's record", `{"v":1,"state":"on"}`},
 	{"incidents/<host>/<id>", false, "slot of the host", "evidence ledger, guard answers, actions, proof, outcome; closed ones are kept for 90 days, the last 100 of a host", `{"v":1,"state":"suspect"}`},
 	{"ops/<host>", false, "slot of the host, own mod_revision", "open power intent: verb, id, epoch, worker, deadline, step", `{"v":1,"verb":"off","epoch":{"generation":1,"revision":1841}}`},
 	{"links/<host>", false, "slot of the host, or own mod_revision", "worker and boot that carry the link, only where that is not the owner", `{"v":1,"worker":"w-2","boot":"b-91c0"}`},
-	{"pools/<pool>", false, "own mod_revision", "state of a storage pool; an open command's id", `{"v":1}`},
-	{"volumes/<volume>", false, "own mod_revision", "state of a volume; an open command's id", `{"v":1}`},
-	{"instances/<instance>", false, "own mod_revision", "state of an instance; holder with its generation; an open command's id", `{"v":1,"holder":{"host":"h0042","generation":3}}`},
-	{"commands/<host>/<id>", false, "slot of the source host", "command record", `{"v":1,"kind":"migrate-volume","state":"pending"}`},
-	{"journal/<host>/<id>/<nn>", false, "slot of the host", "step authored by the agent; removed when both sides acked", `{"v":1,"step":"copied"}`},
+	{"pools/<pool>", false, "own mod_revision", "storage pool: type, role, hosts that have it", `{"v":1,"id":"nfs1","type":"nfs","role":"primary"}`},
+	{"volumes/<volume>", false, "own mod_revision; by commands also slot of the command's host", "volume: where it is, format, size, its instance; the open command's id", `{"v":1,"id":"v7","pool":"nfs1","path":"v7.qcow2","format":"qcow2","size":1073741824,"instance":"i3","state":"ready"}`},
+	{"templates/<template>", false, "own mod_revision; by commands also slot of the command's host", "template: format, size, where its copies are; the open command's id", `{"v":1,"id":"t1","format":"qcow2","size":1073741824,"copies":[{"pool":"sec1","path":"t1.qcow2"}]}`},
+	{"instances/<instance>", false, "own mod_revision; by commands also slot of the command's host", "instance: host that holds it with its generation, HA wanted, volumes; the open command's id", `{"v":1,"id":"i3","host":"h0042","ha":true,"volumes":["v7"],"state":"running","generation":3}`},
+	{"commands/<host>/<id>", false, "slot of the source host, own mod_revision", "command record: spec, state, evidence, outcome, what is left to tidy; kept for command.keep after its end", `{"v":1,"id":"0198…","kind":"migrate-volume","host":"h0042","state":"PROCESSING"}`},
+	{"journal/<host>/<id>/<nn>", false, "slot of the host", "step authored by the agent, numbered by it; removed when both sides have the end", `{"v":1,"seq":2,"state":"PROCESSING","what":"copying nfs1:v7.qcow2 to …"}`},
 	{"events/<uuid>", false, "in the transaction that it reports", "event, ordered by mod_revision; kept by age and count", `{"v":1,"type":"host.state","host":"h0042"}`},
 	{"audit/<uuid>", false, "in the transaction that it reports", "audited mutation, same id as its event: who, what, reason, and before and after of each field that changed; kept by age and count", `{"v":1,"who":"operator/ann@10.0.0.9","what":"host.maintenance","changes":[{"key":"hosts/h0042/spec","before":{},"after":{"maintenance":true}}]}`},
 	{"settings/<scope>/<name>", false, "own mod_revision", "value, by, at, reason", `{"v":1,"value":"10s","by":"ops"}`},
@@ -58,6 +60,7 @@ var Schema = []KeyDoc{
 var placeholders = map[string]string{
 	"<path>":  idPattern + `(?:/` + idPattern + `){0,2}`,
 	"<scope>": `global|zone/` + idPattern + `|pod/` + idPattern + `/` + idPattern + `|cluster(?:/` + idPattern + `){3}|host/` + idPattern,
+	"<area>":  `[a-z][a-z0-9-]{0,62}(?:/` + idPattern + `){1,3}`,
 	"<slot>":  `[0-9]{4}`,
 	"<nn>":    `[0-9]{2,}`,
 }
@@ -98,6 +101,7 @@ func SchemaMarkdown() string {
 		"- `etcdctl get --prefix " + HostPrefix("h0042") + "` is one host's story.\n\n" +
 		"Ids are 1 to 63 letters, digits, `.`, `_` or `-`, starting with a letter or digit. `<path>` is `zone`, `zone/pod` or\n" +
 		"`zone/pod/cluster`; `<scope>` is `global`, `zone/…`, `pod/…`, `cluster/…` (each with the path) or `host/<host>`;\n" +
+		"`<area>` is a kind (`rack`, `switch`, `pdu` and other labels, `pool`, `cluster`, `pod`, `zone`) and a name;\n" +
 		"`<slot>` has four digits.\n\n" +
 		"| key | lease | fence | content | example |\n|---|---|---|---|---|\n")
 	for _, d := range Schema {

@@ -10,9 +10,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/holdfast-ha/holdfast/coordinator/command"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/settings"
 	"github.com/holdfast-ha/holdfast/leases"
+	"github.com/holdfast-ha/holdfast/worker"
 	"github.com/holdfast-ha/holdfast/worker/api"
 )
 
@@ -22,10 +24,12 @@ var rewrite = flag.Bool("rewrite", false, "write the generated pages in docs/ an
 // §4.4).
 func TestGenerated(t *testing.T) {
 	for name, text := range map[string]string{
-		"states.md":   ha.Markdown(),
-		"settings.md": settings.Markdown(),
-		"keys.md":     leases.SchemaMarkdown(),
-		"api.md":      api.RoutesMarkdown(),
+		"states.md":         ha.Markdown(),
+		"command-states.md": command.Markdown(),
+		"settings.md":       settings.Markdown(),
+		"keys.md":           leases.SchemaMarkdown(),
+		"api.md":            api.RoutesMarkdown(),
+		"metrics.md":        worker.MetricsMarkdown(),
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join("..", "docs", name)

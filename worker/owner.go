@@ -43,11 +43,13 @@ type owner struct {
 	ordered []budgetState // as they were before the last operator's order
 
 	onNotBefore time.Time // until then a packet of an earlier owner may still come
+	sessions    time.Time // until then it may have a session open on a BMC
 
-	live  liveFacts
-	jobs  jobs
-	txn   *txnRunner
-	place place
+	live     liveFacts
+	jobs     jobs
+	commands *commander
+	txn      *txnRunner
+	place    place
 }
 
 // Messages of the mailbox beside ha.Event.
@@ -82,7 +84,9 @@ type (
 )
 
 func newOwner(w *Worker, s *leases.Session, c leases.Claim, host string) *owner {
-	return &owner{w: w, s: s, claim: c, host: host, in: newMailbox(), log: w.log.With("host", host)}
+	o := &owner{w: w, s: s, claim: c, host: host, in: newMailbox(), log: w.log.With("host", host)}
+	o.commands = newCommander(o)
+	return o
 }
 
 // run owns the host until ctx ends: on a lost lease, a lost slot or a deleted host.
@@ -91,6 +95,7 @@ func (o *owner) run(ctx context.Context) {
 	o.jobs.init(ctx, stop)
 	defer o.endPlace()
 	defer o.jobs.wait()
+	defer o.commands.close()
 	defer stop(nil)
 	// Owners of thousands of hosts start at once when a worker dies; those that found
 	// etcd full of the others' first writes would time out, and its lease with them.
@@ -104,6 +109,7 @@ func (o *owner) run(ctx context.Context) {
 		}
 		return
 	}
+	o.commands.open()
 	o.w.enlist(o)
 	defer o.w.delist(o)
 	timer := time.NewTimer(0)
@@ -174,14 +180,17 @@ func (o *owner) load(ctx context.Context) error {
 	}
 	o.live = newLiveFacts(o.now())
 	o.refreshPolicy()
-	wait, err := o.strayTime(ctx)
+	left, err := o.strayTime(ctx)
 	if err != nil {
 		return err
 	}
-	if wait > 0 {
-		o.onNotBefore = o.live.adopted.Add(wait)
-		o.policy.Fence.OnNotBefore = o.onNotBefore
+	if left.packet > 0 {
+		o.onNotBefore = o.live.adopted.Add(left.packet)
 	}
+	if left.session > 0 {
+		o.sessions = o.live.adopted.Add(left.session)
+	}
+	o.refreshPolicy()
 	return nil
 }
 
@@ -274,6 +283,8 @@ func (o *owner) handle(ctx context.Context, msg any) {
 		o.onCheck(ctx, m.check)
 	case baselineDone:
 		o.onBaseline(ctx, m)
+	case examineDone:
+		o.jobs.end(jobExamine)
 	case repairDone:
 		o.jobs.end(jobRepair)
 		o.step(ctx, ha.Event{Kind: ha.EvRepaired, Reason: m.why})
@@ -323,8 +334,12 @@ func (o *owner) committed(from ha.Record, ev ha.Event) {
 		o.log.Info("state", "from", from.State, "to", o.rec.State, "cause", o.rec.Reason, "epoch", o.claim.Epoch)
 		o.w.metrics.transition(from.State, o.rec.State, o.rec.Since.Sub(from.Since))
 	}
-	if from.State != o.rec.State || from.Eligible != o.rec.Eligible || (from.Incident == nil) != (o.rec.Incident == nil) {
+	if from.State != o.rec.State || from.Admin != o.rec.Admin || from.Eligible != o.rec.Eligible || (from.Incident == nil) != (o.rec.Incident == nil) {
 		o.w.memberChanged(o.spec.Val.Partition)
+	}
+	if p := o.rec.Proof; p != nil && (from.Proof == nil || from.Proof.Boot != p.Boot) {
+		o.commands.over(p.Boot, o.rec.Reason)
+		o.w.peerCame(o.host)
 	}
 	o.publish()
 }
@@ -332,7 +347,7 @@ func (o *owner) committed(from ha.Record, ev ha.Event) {
 // untilNext is the time until something is due without any message.
 func (o *owner) untilNext() time.Duration {
 	next := o.rec.NextDeadline()
-	for _, t := range []time.Time{o.live.missAt(o.policy), o.live.powerAt, o.live.baselineAt} {
+	for _, t := range []time.Time{o.live.missAt(o.policy), o.live.powerAt, o.live.baselineAt, o.live.askAt} {
 		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
 			next = t
 		}
@@ -356,14 +371,9 @@ func (o *owner) onTime(ctx context.Context, now time.Time) {
 		}
 	}
 	if at := o.live.missAt(o.policy); !at.After(now) {
-		switch woke, stood := o.w.still.ended(); {
-		case o.live.missing:
-			o.missed(ctx, now)
-		case now.Sub(at) > o.policy.PingInterval/2:
-			o.live.deaf = now // the timer itself is late
-		case stood && woke.After(o.live.deaf) && now.Sub(woke) < listenAgain(o.policy):
-			o.live.deaf = woke
-		default:
+		woke, stood := o.w.still.ended()
+		deaf, missed := o.live.hearing().Overdue(now, woke, stood, o.policy)
+		if o.live.deaf = deaf; missed {
 			o.missed(ctx, now)
 		}
 	}
@@ -373,6 +383,10 @@ func (o *owner) onTime(ctx context.Context, now time.Time) {
 		o.live.powerAt = now.Add(o.readLimits().ConfirmAfter)
 	default:
 		o.readPower(false)
+	}
+	if at := o.live.askAt; !at.IsZero() && !at.After(now) {
+		o.live.askAt = time.Time{}
+		o.tellPolicy(ctx) // settings with an expiry change by themselves
 	}
 	if !o.live.baselineAt.IsZero() && !o.live.baselineAt.After(now) {
 		o.takeBaseline()
@@ -384,8 +398,13 @@ func (o *owner) onTime(ctx context.Context, now time.Time) {
 // writes for its caller must not change behind the caller's back, and no order is carried
 // out after its giver was told that it was not.
 func (o *owner) call(ctx context.Context, fn func(ctx context.Context)) error {
+	return callThrough(ctx, o, func(m callMsg) { o.in.put("", m) }, fn)
+}
+
+// callThrough is call by way of either of an owner's mailboxes.
+func callThrough(ctx context.Context, o *owner, put func(callMsg), fn func(ctx context.Context)) error {
 	m := callMsg{fn: fn, taken: new(atomic.Bool), done: make(chan struct{})}
-	o.in.put("", m)
+	put(m)
 	var err error
 	select {
 	case <-m.done:

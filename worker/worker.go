@@ -98,8 +98,6 @@ func New(o Options) (*Worker, error) {
 	}
 	w.health = newHealth(time.Now)
 	w.metrics = newMetrics(w)
-	w.registerCertificates()
-	w.registerSecrets()
 	w.ring = sealed.NewFile(o.KeyRing)
 	if w.ring.Refresh(); w.ring.Err() != nil {
 		// No reason to stay down: hosts are watched without it, and it is mended while running.
@@ -139,8 +137,9 @@ func (w *Worker) hostile(t wpower.Target, r ipmi.Report) {
 // mirrorPrefixes are what every worker keeps a copy of: the small records of all hosts,
 // so that a takeover reads nothing and any worker answers operators.
 var mirrorPrefixes = []string{
-	leases.ConfigGenerationKey(), leases.WorkersPrefix, leases.DrainsPrefix, leases.SlotsPrefix, leases.EndsPrefix, leases.PartitionsPrefix,
+	leases.ConfigGenerationKey(), leases.WorkersPrefix, leases.DrainsPrefix, leases.SlotsPrefix, leases.EndsPrefix, leases.PartitionsPrefix, leases.AreasPrefix, leases.BudgetsPrefix,
 	leases.HostsPrefix, leases.OpsPrefix, leases.SecretsPrefix, leases.SettingsPrefix, leases.ProfilesPrefix,
+	leases.PoolsPrefix, leases.CommandsPrefix,
 }
 
 func (w *Worker) pageCommand() (string, time.Duration) {
@@ -202,9 +201,10 @@ func (w *Worker) Run(ctx context.Context) error {
 	g.Go(func() error { return w.watchEtcd(ctx) })
 	g.Go(func() error { return w.watchCertificates(ctx) })
 	g.Go(func() error { return w.watchSecrets(ctx) })
+	g.Go(func() error { return w.trim(ctx) })
+	g.Go(func() error { return w.watchAreas(ctx) })
 	g.Go(func() error { return w.watchTrust(ctx) })
 	g.Go(func() error { return w.tellCuts(ctx) })
-	g.Go(func() error { return w.trimEvents(ctx) })
 	g.Go(func() error { return w.trimTrust(ctx) })
 	g.Go(func() error { return w.hook.run(ctx) })
 	// Not before its turn: in a restart the process before this one still accepts on the
@@ -278,6 +278,12 @@ func (w *Worker) changed(kind, id string) {
 	switch kind {
 	case "workers", "drains", "slots", "ends", "host-spec", "generation":
 		w.look()
+	case "budgets":
+		w.budgetChanged(id)
+		return
+	case "areas":
+		w.areaChanged(id)
+		return
 	case "secrets":
 		w.secretsVersion.Add(1)
 		w.wakeOwner(id)
@@ -294,6 +300,7 @@ func (w *Worker) changed(kind, id string) {
 		w.applyPools(w.view.effective("", "", time.Now()))
 		for _, o := range w.owners {
 			o.in.put("policy", policyChanged{})
+			o.commands.policyChanged()
 		}
 		for _, p := range w.parts {
 			p.wake()

@@ -59,14 +59,30 @@ type Backend interface {
 	RaiseGeneration(ctx context.Context, who string, r v1.GenerationRequest, dryRun bool) (v1.Generation, error)
 	Incidents(ctx context.Context, host string) ([]v1.Incident, error) // newest first; host "": all
 	Incident(ctx context.Context, id string) (v1.Incident, error)
-	Events(ctx context.Context, f EventFilter) ([]v1.Event, error)                 // oldest first
-	WatchEvents(ctx context.Context, f EventFilter, fn func(v1.Event) error) error // replays after f.After, then follows until ctx ends
-	WatchHosts(ctx context.Context, f HostFilter, fn func(v1.Host) error) error    // present ones, then changes
+	Areas(ctx context.Context) ([]v1.Area, error)
+	Area(ctx context.Context, area string) (v1.Area, error)
+	Budgets(ctx context.Context, scope string) ([]v1.Budget, error)                                         // scope "": all
+	ChangeBudget(ctx context.Context, who, scope string, grant bool, r v1.BudgetRequest) (v1.Budget, error) // else a reset
+	Events(ctx context.Context, f EventFilter) ([]v1.Event, error)                                          // oldest first
+	WatchEvents(ctx context.Context, f EventFilter, fn func(v1.Event) error) error                          // replays after f.After, then follows until ctx ends
+	WatchHosts(ctx context.Context, f HostFilter, fn func(v1.Host) error) error                             // present ones, then changes
 
 	Settings(ctx context.Context, scope string) ([]v1.Setting, error) // effective at the scope
 	PutSetting(ctx context.Context, who, scope, name, value, reason string, expires time.Time, dryRun bool) (v1.Setting, error)
 	DeleteSetting(ctx context.Context, who, scope, name string) (v1.Setting, error)
 	Arm(ctx context.Context, who, scope string, s v1.Switch) (v1.Setting, error) // scope: global, zone/…, pod/…, cluster/…, host/…
+
+	Pools() Shelf[v1.Pool]
+	Volumes() Shelf[v1.Volume]
+	Templates() Shelf[v1.Template]
+	Instances() Shelf[v1.Instance]
+
+	CommandHost(ctx context.Context, r v1.CommandRequest) (host string, err error)             // whose owner records it
+	NewCommand(ctx context.Context, who, host string, r v1.CommandRequest) (v1.Command, error) // only at the owner
+	Commands(ctx context.Context, q v1.CommandQuery) ([]v1.Command, error)
+	Command(ctx context.Context, id string) (v1.Command, error) // with progress only at the owner
+	ExplainCommand(ctx context.Context, id string) (v1.Explanation, error)
+	OrderCommand(ctx context.Context, who, id, verb string, o v1.CommandOrder) (v1.Command, error) // only at the owner; verb: v1.CommandVerbs
 
 	Allocate(ctx context.Context, partition string, needHA bool) ([]v1.Candidate, error)
 
