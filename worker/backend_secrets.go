@@ -5,6 +5,7 @@ package worker
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -254,7 +255,7 @@ func (b *backend) DeleteSecret(ctx context.Context, who, host, device string, if
 	return err
 }
 
-// Reseal implements api.Backend: each secret is opened, sealed under the newest key and
+// Reseal implements api.Backend: each secret, keys of authorities too, is opened, sealed under the newest key and
 // replaced if nobody did meanwhile. It goes on after one that fails.
 func (b *backend) Reseal(ctx context.Context, who string, limit int, dry bool) (v1.ResealResult, error) {
 	b.ring.Refresh()
@@ -268,22 +269,28 @@ func (b *backend) Reseal(ctx context.Context, who string, limit int, dry bool) (
 	if err != nil {
 		return v1.ResealResult{}, etcdProblem("reseal", err)
 	}
+	authorities, _, err := b.client.List(lctx, leases.AuthoritiesPrefix)
+	if err != nil {
+		return v1.ResealResult{}, etcdProblem("reseal", err)
+	}
+	kvs = append(kvs, authorities...)
 	res := v1.ResealResult{Key: newest, Total: len(kvs)}
 	for _, kv := range kvs {
-		name := strings.TrimPrefix(kv.Key, leases.SecretsPrefix)
-		var rec secretRecord
-		if err := kv.Decode(&rec); err != nil {
+		name := strings.TrimPrefix(strings.TrimPrefix(kv.Key, leases.SecretsPrefix), leases.Root)
+		var rec map[string]json.RawMessage
+		var text string
+		if kv.Decode(&rec) != nil || json.Unmarshal(rec["sealed"], &text) != nil {
 			res.Failed = append(res.Failed, name+": unreadable record")
 			continue
 		}
-		if t, err := sealed.Parse(rec.Sealed); err == nil && t.Key == newest {
+		if t, err := sealed.Parse(text); err == nil && t.Key == newest {
 			continue
 		}
 		if len(res.Done) >= limit || ctx.Err() != nil {
 			res.Left++
 			continue
 		}
-		if err := b.reseal(ctx, who, name, kv, rec, dry); err != nil {
+		if err := b.reseal(ctx, who, name, kv, rec, text, dry); err != nil {
 			res.Failed = append(res.Failed, fmt.Sprintf("%s: %v", name, err))
 			continue
 		}
@@ -295,17 +302,23 @@ func (b *backend) Reseal(ctx context.Context, who string, limit int, dry bool) (
 	return res, nil
 }
 
-func (b *backend) reseal(ctx context.Context, who, name string, kv leases.KV, rec secretRecord, dry bool) error {
-	plain, err := b.w().unseal(kv.Key, rec.Sealed)
+func (b *backend) reseal(ctx context.Context, who, name string, kv leases.KV, rec map[string]json.RawMessage, text string, dry bool) error {
+	plain, err := b.w().unseal(kv.Key, text)
 	defer clear(plain)
 	if err != nil || dry {
 		return err
 	}
 	ring := b.ring.Ring()
-	if rec.Sealed, err = ring.Seal(kv.Key, plain); err != nil {
+	if text, err = ring.Seal(kv.Key, plain); err == nil {
+		rec["sealed"], err = json.Marshal(text)
+	}
+	if err != nil {
 		return err
 	}
-	host, _, _ := strings.Cut(name, "/")
+	host, _, _ := strings.Cut(strings.TrimPrefix(kv.Key, leases.SecretsPrefix), "/")
+	if strings.HasPrefix(kv.Key, leases.AuthoritiesPrefix) {
+		host = ""
+	}
 	x := b.audit("secret.resealed", who, fmt.Sprintf("secret of %s was sealed anew under key %s", name, ring.Newest()), "")
 	x.Host = host
 	_, err = b.write(ctx, "secret of "+name, leases.Unowned().At(kv.Key, kv.ModRevision), x, leases.Put(kv.Key, rec))

@@ -173,11 +173,17 @@ func (w *Worker) trustChanged(c leases.Change) {
 // watchTrust lets handshakes know of authorities and revocations, and cuts the links of
 // certificates that are worth nothing any more.
 func (w *Worker) watchTrust(ctx context.Context) error {
+	look := time.NewTicker(time.Minute)
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-look.C:
+			w.warnAuthority(time.Now())
+			continue
 		case <-w.trusted.changed:
+			w.warnAuthority(time.Now())
 		}
 		if w.wire.own == nil {
 			continue
@@ -193,6 +199,36 @@ func (w *Worker) watchTrust(ctx context.Context) error {
 			w.log.Warn("link cut, its certificate is worth nothing any more", "host", host)
 		}
 	}
+}
+
+// The warnings about the fleet's own authority.
+const (
+	authorityEnding     = "AuthorityEnding"
+	authorityUnreadable = "AuthorityUnreadable"
+)
+
+// warnAuthority tells in time that hosts will not be able to renew.
+func (w *Worker) warnAuthority(now time.Time) {
+	say := func(code, text string) {
+		if text == "" {
+			w.health.clear(code)
+		} else {
+			w.health.set(code, "warning", text)
+		}
+	}
+	var ending, unreadable string
+	if id, rec, ok := w.trusted.signer(now); ok {
+		if c, err := x509.ParseCertificate(rec.Cert); err == nil && c.NotAfter.Sub(now) < 30*24*time.Hour {
+			ending = fmt.Sprintf("authority %s, which signs hosts' certificates, ends at %s: holdfast cert authority create", id, c.NotAfter.UTC().Format(time.RFC3339))
+		}
+		key, err := w.unseal(leases.AuthorityKey(id), rec.Sealed)
+		clear(key)
+		if err != nil {
+			unreadable = fmt.Sprintf("the key of authority %s cannot be opened here, hosts cannot join or renew at this worker: %v", id, err)
+		}
+	}
+	say(authorityEnding, ending)
+	say(authorityUnreadable, unreadable)
 }
 
 // revokes says whether some certificate of the same holder is revoked: a link that has

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
@@ -21,19 +19,13 @@ const cutEvery = time.Minute
 // cuts are links that were ended for what their agents sent, on their way into the log.
 type cuts struct {
 	events chan link.Abuse
-	total  *prometheus.CounterVec
 }
 
 func newCuts() cuts { return cuts{events: make(chan link.Abuse, 64)} }
 
-func (w *Worker) registerCuts() {
-	w.cuts.total = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "holdfast_agents_cut_total", Help: "Links ended for what their agents sent or did not take, by reason."}, []string{"reason"})
-	w.metrics.reg.MustRegister(w.cuts.total)
-}
-
 // agentCut is told by the door; it must not block.
 func (w *Worker) agentCut(a link.Abuse) {
-	w.cuts.total.WithLabelValues(a.Reason).Inc()
+	w.metrics.agentsCut.WithLabelValues(a.Reason).Inc()
 	select {
 	case w.cuts.events <- a:
 	default: // the log has enough of them

@@ -24,6 +24,7 @@ type metrics struct {
 	families []MetricFamily
 
 	claims, linked, unreadable prometheus.Gauge
+	agentsCut                  *prometheus.CounterVec
 	taken                      *prometheus.CounterVec
 	handovers, stuckDeadlines  prometheus.Counter
 	handoverTime               prometheus.Histogram
@@ -52,6 +53,7 @@ func newMetrics(w *Worker) *metrics {
 	m.powerOps = m.counter("power_operations_total", "Operations on power devices by driver, operation and result.", "driver", "op", "result")
 	m.powerTime = m.histogram("power_operation_duration_seconds", "Time of operations on power devices.", prometheus.ExponentialBuckets(0.001, 4, 9), "driver", "op")
 	m.hostile = m.counter("hostile_packets_total", "Packets dropped by the IPMI guard that no healthy device sends, by reason.", "reason")
+	m.agentsCut = m.counter("agents_cut_total", "Links ended for what their agents sent or did not take, by reason.", "reason")
 	m.pages = m.counter("pages_total", "Pages by the outcome of the configured hook: none, ok, failed.", "hook")
 	m.unreadable = m.gauge("secrets_unreadable", "Sealed secrets that this worker cannot open.")
 	m.gaugeFunc("lease_valid_seconds", "Time for which this worker's lease is certainly valid.", w.leaseValid)

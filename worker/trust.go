@@ -207,7 +207,7 @@ func (w *Worker) certificates() map[string]*trust.Source {
 	if w.wire.own != nil {
 		all["worker"] = w.wire.own
 	}
-	if w.wire.etcd != w.wire.own {
+	if w.wire.etcd != nil && w.wire.etcd != w.wire.own {
 		all["etcd"] = w.wire.etcd
 	}
 	return all

@@ -107,7 +107,6 @@ func New(o Options) (*Worker, error) {
 	w.hook = newPageHook(w.log, w.pageCommand, func(result string) { w.metrics.pages.WithLabelValues(result).Inc() })
 	w.view = newView(w.log, w.changed)
 	w.trusted, w.renewing, w.cuts = newTrusted(), newPacer(), newCuts()
-	w.registerCuts()
 	w.door = link.New((*door)(w), w.log)
 	w.gate = wpower.NewGate()
 	if w.drivers, err = wpower.NewRegistry(append(childDrivers(), ipmi.New(w.hostile), redfish.New(redfish.Keep))...); err != nil {

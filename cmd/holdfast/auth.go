@@ -32,7 +32,7 @@ func newWhoamiCmd(e *env) *cobra.Command {
 	var out outputFlags
 	c := &cobra.Command{
 		Use: "whoami", Short: "Whom the fleet takes you for", Args: cobra.NoArgs,
-		Long:    "Shows the name under which you are in the audit log, your role, and what both come from.",
+		Long:    "Shows the name under which you are in the audit log. Your role comes from the same certificate or token.",
 		Example: "  holdfast auth whoami\n  holdfast auth whoami -o json\n  HOLDFAST_TOKEN=hft.… holdfast auth whoami",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o, err := out.options(e)
@@ -95,7 +95,7 @@ func newTokenCmd(e *env) *cobra.Command {
 	create.Flags().DurationVar(&life, "for", 30*24*time.Hour, "how long it is good, up to 8760h")
 	create.Flags().StringVar(&r.Reason, "reason", "", "why, for the audit log")
 	_ = create.MarkFlagRequired("role") // the flag exists: above
-	list := listCmd(e, "list", "List the bearer tokens", "Lists the bearer tokens, their roles and ends; never the tokens themselves.",
+	list := listCmd(e, "list", "List the bearer tokens", "Lists the bearer tokens, their roles and ends. The tokens themselves are never shown.",
 		"  holdfast auth token list\n  holdfast auth token list -o json\n  holdfast auth token list -o name",
 		print.Table[v1.Token]{
 			Kind: "token", Plural: "tokens", Name: func(t v1.Token) string { return t.ID },
@@ -107,9 +107,9 @@ func newTokenCmd(e *env) *cobra.Command {
 				{Name: "BY", Value: func(t v1.Token) any { return t.By }},
 			},
 		}, (*v1.Client).Tokens)
-	return group("token", "Make, list and end bearer tokens", "Bearer tokens stand for programs and people without a certificate.",
+	return group("token", "Make, list and end bearer tokens", "Bearer tokens stand for programs and people without a certificate. The fleet keeps their hashes alone.",
 		"  holdfast auth token create ci --role viewer > token\n  holdfast auth token list\n  holdfast auth token revoke 1f2e3d4c5b6a", create, list,
-		e.revokeCmd("revoke ID", "End a bearer token", "Ends a token at once; watches that it has open end within seconds.",
+		e.revokeCmd("revoke ID", "End a bearer token", "Ends a token at once. Watches that it has open end within seconds.",
 			"  holdfast auth token revoke 1f2e3d4c5b6a\n  holdfast auth token list\n  holdfast auth token revoke 1f2e3d4c5b6a --reason 'left the team'", (*v1.Client).RevokeToken, "token"))
 }
 

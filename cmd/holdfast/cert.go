@@ -103,7 +103,7 @@ func newAuthorityCmd(e *env) *cobra.Command {
 		},
 	}
 	create.Flags().StringVar(&r.Reason, "reason", "", "why, for the audit log")
-	list := listCmd(e, "list", "List the authorities", "Lists the fleet's own authorities, the one that signs, and how many certificates of each have not ended.",
+	list := listCmd(e, "list", "List the authorities", "Lists the fleet's own authorities and which one signs. CURRENT counts the certificates of each that have not ended.",
 		"  holdfast cert authority list\n  holdfast cert authority list -o json\n  holdfast cert authority list -o name",
 		print.Table[v1.Authority]{
 			Kind: "authority", Plural: "authorities", Name: func(a v1.Authority) string { return a.ID },

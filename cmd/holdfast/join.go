@@ -53,7 +53,7 @@ func newJoinCreateCmd(e *env) *cobra.Command {
 }
 
 func newJoinListCmd(e *env) *cobra.Command {
-	return listCmd(e, "list", "List the join tokens", "Lists the join tokens and whether they were used; never the tokens themselves.",
+	return listCmd(e, "list", "List the join tokens", "Lists the join tokens and whether they were used. The tokens themselves are never shown.",
 		"  holdfast join-token list\n  holdfast join-token list -o json\n  holdfast join-token list -o name",
 		print.Table[v1.JoinToken]{
 			Kind: "join-token", Plural: "join-tokens", Name: func(t v1.JoinToken) string { return t.ID },

@@ -68,7 +68,7 @@ func TestEnrolment(t *testing.T) {
 	if len(certs) != 1 || certs[0].State != "good" || time.Until(certs[0].NotAfter) > 24*time.Hour {
 		t.Fatalf("certificates of h-2: %+v", certs)
 	}
-	if keys, err := filepath.Glob(l.path("agent-2/trust/c*/host.key")); err != nil || len(keys) != 1 {
+	if keys, err := filepath.Glob(l.path("agent-2/trust/c[0-9]*/host.key")); err != nil || len(keys) != 1 {
 		t.Errorf("keys %v, %v", keys, err)
 	} else if st, err := os.Stat(keys[0]); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("key %v, %v", st, err)

@@ -108,6 +108,23 @@ func TestRoutes(t *testing.T) {
 		{name: "delete secret", method: "DELETE", target: "/v1/hosts/h-3/devices/bmc/secret", headers: []string{"If-Match", `"42"`}, status: 204, call: "ann@10.1.1.1: delete secret h-3/bmc"},
 		{name: "delete secret conflict", method: "DELETE", target: "/v1/hosts/h-3/devices/bmc/secret", headers: []string{"If-Match", `"1"`}, status: 409, code: "conflict"},
 		{name: "delete no secret", method: "DELETE", target: "/v1/hosts/h-1/devices/bmc/secret", status: 404, code: "not-found"},
+		{name: "whoami", method: "GET", target: "/v1/auth/whoami", status: 200, has: `{"name":"ann","role":"admin","by":"loopback"}`},
+		{name: "tokens", method: "GET", target: "/v1/auth/tokens", status: 200, has: `"id":"t1"`},
+		{name: "create token", method: "POST", target: "/v1/auth/tokens", body: `{"name":"ci","role":"viewer"}`, status: 200, has: `"by":"ann@10.1.1.1"`},
+		{name: "create token badly", method: "POST", target: "/v1/auth/tokens", body: `{"rolle":"viewer"}`, status: 400, code: "bad-request", field: "rolle"},
+		{name: "revoke token", method: "DELETE", target: "/v1/auth/tokens/t1?reason=x", status: 204},
+		{name: "revoke no token", method: "DELETE", target: "/v1/auth/tokens/t9", status: 404, code: "not-found"},
+		{name: "join tokens", method: "GET", target: "/v1/join-tokens", status: 200, has: `"id":"t1"`},
+		{name: "create join token", method: "POST", target: "/v1/join-tokens", body: `{"host":"h-1"}`, status: 200, has: `"host":"h-1"`},
+		{name: "revoke join token", method: "DELETE", target: "/v1/join-tokens/t1", status: 204},
+		{name: "authorities", method: "GET", target: "/v1/authorities", status: 200, has: `"id":"t1"`},
+		{name: "create authority", method: "POST", target: "/v1/authorities", body: `{}`, status: 200, has: `"id":"t2"`},
+		{name: "retire authority", method: "DELETE", target: "/v1/authorities/t1?force=true", status: 204},
+		{name: "retire authority badly", method: "DELETE", target: "/v1/authorities/t1?force=maybe", status: 400, code: "bad-request", field: "force"},
+		{name: "certificates", method: "GET", target: "/v1/certificates?host=h-1", status: 200, has: `"identity":"host/h-1"`},
+		{name: "revoke certificates", method: "POST", target: "/v1/certificates/revoke", body: `{"serials":["1f"]}`, status: 200, has: `"serial":"1f"`},
+		{name: "audit", method: "GET", target: "/v1/audit?host=h-1", status: 200, has: `"host":"h-1"`},
+		{name: "audit bad limit", method: "GET", target: "/v1/audit?limit=x", status: 400, code: "bad-request", field: "limit"},
 		{name: "secrets", method: "GET", target: "/v1/secrets", status: 200, has: `"device":"bmc","ref":"sealed","set":true,"key":"k1"`},
 		{name: "reseal", method: "POST", target: "/v1/secrets/reseal", body: `{"force":true}`, status: 200, has: `"done":["h-2/bmc"],"left":0`, call: "ann@10.1.1.1: reseal h-2/bmc"},
 		{name: "reseal dry", method: "POST", target: "/v1/secrets/reseal?dryRun=true", body: `{"force":true}`, status: 200, has: `"left":1`},
@@ -233,7 +250,7 @@ func TestRoutes(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			f := apitest.NewFleet()
-			h := api.NewHandler(f, api.HandlerOptions{Version: "1.2", Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "holdfast_up 1\n") })})
+			h := api.NewHandler(f, api.HandlerOptions{Keeper: &apitest.Keeper{}, Version: "1.2", Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "holdfast_up 1\n") })})
 			w := ask(h, c.method, c.target, c.body, append(c.headers, v1.ActorHeader, "ann")...)
 			if w.Code != c.status {
 				t.Fatalf("status %d, want %d: %s", w.Code, c.status, w.Body)

@@ -9,6 +9,8 @@
 //
 // Invariants: one session per host, the newest wins and the older is told why; a frame
 // is only ever attributed to the host that said Hello on its stream, and only a host's own
-// certificate may say it (secure.go); no send blocks
-// longer than its deadline; a broken stream by itself says nothing about the host.
+// certificate may say it (secure.go); what one agent costs is bounded, and one that goes
+// beyond is cut and named (limits.go); who has no certificate reaches the enrolment alone
+// (enroll.go); no send blocks longer than its deadline; a broken stream by itself says
+// nothing about the host.
 package link
