@@ -54,7 +54,7 @@ docs: ## rewrite the generated references in docs/
 proto: ## regenerate agent/agentpb (needs protoc)
 	go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
 	go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
-	PATH="$$PATH:$$(go env GOPATH)/bin" protoc --go_out=. --go_opt=paths=source_relative --go-grpc_out=. --go-grpc_opt=paths=source_relative agent/agentpb/agent.proto
+	PATH="$$PATH:$$(go env GOPATH)/bin" protoc --go_out=. --go_opt=paths=source_relative --go-grpc_out=. --go-grpc_opt=paths=source_relative agent/agentpb/agent.proto agent/agentpb/enroll.proto
 
 tools: ## independent clients that the tests compare with (Debian packages)
 	@dpkg -s $(TOOLS) >/dev/null 2>&1 || (apt-get update -qq && $(APT) install $(TOOLS))
