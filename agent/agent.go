@@ -24,7 +24,7 @@ type Agent struct {
 	opts     Options
 	trust    atomic.Pointer[trust.Source] // nil: plaintext on loopback, or not enrolled yet
 	enrol    *enrolment                   // nil: certificates come from files of others
-	process  string        // names this process; later processes sort after earlier ones
+	process  string                       // names this process; later processes sort after earlier ones
 	epochs   *epochs
 	workers  *workerList
 	settings *settings
