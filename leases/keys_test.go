@@ -48,6 +48,9 @@ func TestKeysAndSchemaAgree(t *testing.T) {
 		SecretKey("h", "bmc"):         "secrets/<host>/<device>",
 		TokenKey("t"):                 "tokens/<id>",
 		RevokedKey("0f"):              "revoked/<serial>",
+		AuthorityKey("a1"):            "authorities/<id>",
+		JoinKey("t"):                  "joins/<id>",
+		CertKey("0f"):                 "certs/<serial>",
 	}
 	var rows []string
 	for key, pattern := range keys {
