@@ -53,6 +53,7 @@ type Fleet struct {
 	healed  bool       // what still waits does not happen any more
 	epochNo int64
 	homes   map[string]*host // where an instance was restarted last
+	wrong   map[string]bool  // instances that run twice because a human, or a device that always lies, was wrong
 }
 
 // setting is one value at one scope, as in etcd.
@@ -69,7 +70,7 @@ func New(t Topology) *Fleet {
 		byID: map[string]*host{}, switches: map[string]*netSwitch{}, pools: map[string]*pool{}, racks: map[string]*rack{}, pdus: map[string]*pdu{},
 		etcdUp: true, settings: map[string]map[string]setting{}, levels: map[string]Level{}, members: map[string][]*host{},
 		parts: map[string]*partition{}, budgets: map[string]budget.Counter{}, slots: map[int]slot{}, areas: map[string]ha.AreaRecord{}, cache: map[string]cached{},
-		log: newStory(), homes: map[string]*host{},
+		log: newStory(), homes: map[string]*host{}, wrong: map[string]bool{},
 	}
 	f.rules = newRules(f)
 	for n := range f.nets {

@@ -221,7 +221,11 @@ func (f *Fleet) place(from *host, ids []string, by string) {
 			if !h.lives() || !slices.Contains(h.runs, id) || h == best {
 				continue
 			}
+			if f.wrong[id] {
+				continue // somebody was wrong about it before, and has been told
+			}
 			if h == from && (by == "operator" || h.liar()) {
+				f.wrong[id] = true
 				f.log.world(f.now, h.ID, "RUNS TWICE: "+id+", as somebody was wrong about its being off")
 				continue
 			}
