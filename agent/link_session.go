@@ -35,7 +35,7 @@ type session struct {
 	halfOpen *time.Timer          // ends the stream when no ping is answered in time
 	outbox   chan *agentpb.Answer // to be sent
 	requests sync.WaitGroup
-	seq      uint64         // of the last ping
+	seq      uint64 // of the last ping
 	told     told   // the steps of commands that were sent in this session
 }
 
