@@ -292,6 +292,8 @@ func (x *Executor) do(ctx context.Context, w *work) {
 	if ctx.Err() != nil {
 		return // the next process finds what is left
 	}
+	// Before the end is told: whoever hears of it and looks must not find us at work.
+	x.leave(w)
 	x.conclude(ctx, w, r)
 	log.Info("command ended", "state", r.state, "cause", r.what)
 }

@@ -197,7 +197,7 @@ func reattach(s *step) {
 
 func goesOn(s *step) {
 	s.keepEvidence()
-	s.r.Attempts, s.r.Next = 0, time.Time{}
+	s.r.Attempts, s.r.Next = 0, s.now.Add(s.p.Interval)
 	s.because("%s", s.judgement.Why)
 }
 

@@ -214,9 +214,10 @@ func TestAttemptsEnd(t *testing.T) {
 			r, effects = Step(r, Event{Kind: EvTick, At: now}, policy)
 			if slices.ContainsFunc(effects, func(e Effect) bool { return e.Kind == Gather }) {
 				e := drawEvidence(t)
-				h := e.Hosts["h1"]
-				h.Answered, h.Working = true, false
-				e.Hosts["h1"] = h
+				for host, h := range e.Hosts { // nobody is at work: that is no attempt
+					h.Answered, h.Working = h.Answered || host == "h1", false
+					e.Hosts[host] = h
+				}
 				r, _ = Step(r, Event{Kind: EvEvidence, At: now, Evidence: &e}, policy)
 				looks++
 			}
