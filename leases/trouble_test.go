@@ -57,10 +57,11 @@ func TestQuorumLost(t *testing.T) {
 	awaitTrouble(t, c)
 	e.Stop(0)
 	e.Stop(1)
-	end := time.Now().Add(s.TTL())
+	ended := time.NewTimer(s.TTL()) // by then etcd may have given the slots to others
 	await(t, "the session is lost", s.Lost())
-	if late := time.Since(end); late > 0 || s.Valid(0) {
-		t.Errorf("lost %v after the lease may have ended, valid: %t", late, s.Valid(0))
+	<-ended.C
+	if s.Valid(0) {
+		t.Error("the session is valid after its lease may have ended")
 	}
 	awaitTrouble(t, c, leases.NoLeader)
 	e.Stop(2)
