@@ -30,6 +30,7 @@ type Agent struct {
 	health   *health
 	gate     *gate
 	requests chan struct{} // one token per request under way
+	commands commands
 }
 
 // New validates the options and the certificate files (ErrOptions) and reads the state dir, which it creates if it

@@ -101,6 +101,8 @@ func (a *Agent) linkLoop(ctx context.Context) error {
 	if !ok {
 		return nil
 	}
+	// What the last process left is read before anybody is told of this one.
+	defer a.openCommands(ctx, boot)()
 	var r route
 	said := map[string]string{} // why each worker was no good, since the last session
 	for session := uint64(1); ctx.Err() == nil; session++ {

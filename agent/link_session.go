@@ -35,7 +35,8 @@ type session struct {
 	halfOpen *time.Timer          // ends the stream when no ping is answered in time
 	outbox   chan *agentpb.Answer // to be sent
 	requests sync.WaitGroup
-	seq      uint64 // of the last ping
+	seq      uint64         // of the last ping
+	told     map[string]int // last step of each command that was sent in this session
 }
 
 // session dials a worker, says hello, and stays until the link ends or ctx does.
@@ -74,7 +75,7 @@ func (a *Agent) session(ctx context.Context, address, boot string, number uint64
 	}
 	a.opts.Logger.Info("linked", "worker", welcome.GetWorker(), "address", address, "epoch", welcome.GetEpoch().GetRevision())
 
-	s := &session{agent: a, stream: stream, outbox: make(chan *agentpb.Answer)}
+	s := &session{agent: a, stream: stream, outbox: make(chan *agentpb.Answer), told: map[string]int{}}
 	s.halfOpen = time.AfterFunc(a.settings.get().halfOpen(), func() { cancel(errors.New("link is half-open: no ping was answered in time")) })
 	defer s.halfOpen.Stop()
 	defer context.AfterFunc(ctx, func() {
@@ -115,6 +116,7 @@ func (a *Agent) open(ctx context.Context, conn *grpc.ClientConn, boot string, nu
 	hello := &agentpb.Hello{
 		Host: a.opts.Host, BootId: boot, ProcessId: a.process, Session: number, Version: a.opts.Version,
 		HighestEpoch: a.epochs.highest(), Hypervisors: []string{a.opts.Hypervisor.Name()}, Report: a.report(),
+		Journal: a.commands.entries(), JournalProblems: a.commands.problems(),
 	}
 	// A failed send is explained by what comes back.
 	_ = stream.Send(&agentpb.Up{Frame: &agentpb.Up_Hello{Hello: hello}})
@@ -157,12 +159,22 @@ func (a *Agent) apply(s *agentpb.Settings) {
 func (s *session) run(ctx, live context.Context) ending {
 	received := make(chan ending, 1)
 	go func() { received <- s.receive(live) }()
+	progress := time.NewTicker(progressEvery)
+	defer progress.Stop()
 	for {
 		v, changed := s.agent.settings.watch()
 		next := time.NewTimer(v.ping)
 		for due := false; !due; {
-			var err error
+			written := s.agent.commands.changed() // before they are read: none is overlooked
+			err := s.sendSteps()
+			if err != nil {
+				next.Stop()
+				return <-received
+			}
 			select {
+			case <-written:
+			case <-progress.C:
+				err = s.sendProgress()
 			case <-next.C:
 				due, err = true, s.ping()
 			case <-s.agent.gate.news:
@@ -191,7 +203,7 @@ func (s *session) run(ctx, live context.Context) ending {
 func (s *session) ping() error {
 	s.seq++
 	return s.stream.Send(&agentpb.Up{Frame: &agentpb.Up_Ping{Ping: &agentpb.Ping{
-		Seq: s.seq, Report: s.agent.report(), GateConfirmed: s.agent.gate.confirmedGeneration(),
+		Seq: s.seq, Report: s.agent.report(), GateConfirmed: s.agent.gate.confirmedGeneration(), Journal: s.agent.commands.entries(),
 	}}})
 }
 
@@ -234,6 +246,7 @@ func (s *session) pong(p *agentpb.Pong) error {
 		a.gate.ask(p.GetGate())
 	}
 	s.halfOpen.Reset(a.settings.get().halfOpen())
+	a.commands.forget(p.GetForget())
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 
+	"github.com/holdfast-ha/holdfast/agent/exec"
 	"github.com/holdfast-ha/holdfast/agent/hypervisor"
 	"github.com/holdfast-ha/holdfast/agent/probe"
 	"github.com/holdfast-ha/holdfast/agent/trust"
@@ -36,8 +37,11 @@ type Options struct {
 	InsecureLoopback bool
 	Hypervisor       hypervisor.Hypervisor
 	Pools            []probe.Pool // shared pools this host mounts; may be empty
-	Prober           probe.Prober // default probe.Net
-	Logger           *slog.Logger // default: discard
+	// Observe, if set, is told of each point that a command comes to, before it goes on; it
+	// may block until ctx ends.
+	Observe func(ctx context.Context, command string, at exec.Point)
+	Prober  probe.Prober // default probe.Net
+	Logger  *slog.Logger // default: discard
 }
 
 // check fills in defaults and names the first field that cannot be used.

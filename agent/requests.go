@@ -49,6 +49,12 @@ func (a *Agent) work(ctx context.Context, r *agentpb.Request, out *agentpb.Answe
 		// What it finds is in the report, its error too.
 		_ = a.health.refresh(ctx)
 		out.Body = &agentpb.Answer_Health{Health: &agentpb.HealthAnswer{Report: a.report()}}
+	case *agentpb.Request_Command:
+		answer, err := a.commands.handle(ctx, body.Command)
+		if err != nil {
+			return err
+		}
+		out.Body = &agentpb.Answer_Command{Command: answer}
 	default:
 		return errors.New("refuse request: this agent's version does not know its kind")
 	}

@@ -240,6 +240,67 @@ func (Goodbye_Kind) EnumDescriptor() ([]byte, []int) {
 	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{24, 0}
 }
 
+type CommandRequest_Verb int32
+
+const (
+	CommandRequest_UNSPECIFIED CommandRequest_Verb = 0
+	CommandRequest_RUN         CommandRequest_Verb = 1 // body: command.Spec; the answer comes when the journal has it
+	CommandRequest_CANCEL      CommandRequest_Verb = 2
+	CommandRequest_REATTACH    CommandRequest_Verb = 3 // wait for the end of a job that runs
+	CommandRequest_LOOK        CommandRequest_Verb = 4 // body: command.Question, answer: command.HostEvidence
+	CommandRequest_TIDY        CommandRequest_Verb = 5 // body: command.Chore, answer: command.Chore
+	CommandRequest_MAKE        CommandRequest_Verb = 6 // body: command.Spec; the volumes at the target; answer: its pools' paths
+)
+
+// Enum value maps for CommandRequest_Verb.
+var (
+	CommandRequest_Verb_name = map[int32]string{
+		0: "UNSPECIFIED",
+		1: "RUN",
+		2: "CANCEL",
+		3: "REATTACH",
+		4: "LOOK",
+		5: "TIDY",
+		6: "MAKE",
+	}
+	CommandRequest_Verb_value = map[string]int32{
+		"UNSPECIFIED": 0,
+		"RUN":         1,
+		"CANCEL":      2,
+		"REATTACH":    3,
+		"LOOK":        4,
+		"TIDY":        5,
+		"MAKE":        6,
+	}
+)
+
+func (x CommandRequest_Verb) Enum() *CommandRequest_Verb {
+	p := new(CommandRequest_Verb)
+	*p = x
+	return p
+}
+
+func (x CommandRequest_Verb) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CommandRequest_Verb) Descriptor() protoreflect.EnumDescriptor {
+	return file_agent_agentpb_agent_proto_enumTypes[4].Descriptor()
+}
+
+func (CommandRequest_Verb) Type() protoreflect.EnumType {
+	return &file_agent_agentpb_agent_proto_enumTypes[4]
+}
+
+func (x CommandRequest_Verb) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CommandRequest_Verb.Descriptor instead.
+func (CommandRequest_Verb) EnumDescriptor() ([]byte, []int) {
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{30, 0}
+}
+
 // Up is a frame from the agent. The first frame is a Hello.
 type Up struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -249,6 +310,8 @@ type Up struct {
 	//	*Up_Ping
 	//	*Up_Answer
 	//	*Up_Goodbye
+	//	*Up_Steps
+	//	*Up_Progress
 	Frame         isUp_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -327,6 +390,24 @@ func (x *Up) GetGoodbye() *Goodbye {
 	return nil
 }
 
+func (x *Up) GetSteps() *Steps {
+	if x != nil {
+		if x, ok := x.Frame.(*Up_Steps); ok {
+			return x.Steps
+		}
+	}
+	return nil
+}
+
+func (x *Up) GetProgress() *Progresses {
+	if x != nil {
+		if x, ok := x.Frame.(*Up_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
 type isUp_Frame interface {
 	isUp_Frame()
 }
@@ -347,6 +428,14 @@ type Up_Goodbye struct {
 	Goodbye *Goodbye `protobuf:"bytes,4,opt,name=goodbye,proto3,oneof"`
 }
 
+type Up_Steps struct {
+	Steps *Steps `protobuf:"bytes,5,opt,name=steps,proto3,oneof"`
+}
+
+type Up_Progress struct {
+	Progress *Progresses `protobuf:"bytes,6,opt,name=progress,proto3,oneof"`
+}
+
 func (*Up_Hello) isUp_Frame() {}
 
 func (*Up_Ping) isUp_Frame() {}
@@ -354,6 +443,10 @@ func (*Up_Ping) isUp_Frame() {}
 func (*Up_Answer) isUp_Frame() {}
 
 func (*Up_Goodbye) isUp_Frame() {}
+
+func (*Up_Steps) isUp_Frame() {}
+
+func (*Up_Progress) isUp_Frame() {}
 
 // Down is a frame from the worker. The first frame is a Welcome or a Refusal.
 type Down struct {
@@ -534,17 +627,19 @@ func (x *Epoch) GetCluster() string {
 }
 
 type Hello struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
-	BootId        string                 `protobuf:"bytes,2,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`          // names one boot of the host
-	ProcessId     string                 `protobuf:"bytes,3,opt,name=process_id,json=processId,proto3" json:"process_id,omitempty"` // names one agent process
-	Session       uint64                 `protobuf:"varint,4,opt,name=session,proto3" json:"session,omitempty"`                     // counts the sessions of this process: the newest wins
-	Version       string                 `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
-	HighestEpoch  *Epoch                 `protobuf:"bytes,6,opt,name=highest_epoch,json=highestEpoch,proto3" json:"highest_epoch,omitempty"`
-	Hypervisors   []string               `protobuf:"bytes,7,rep,name=hypervisors,proto3" json:"hypervisors,omitempty"`
-	Report        *Report                `protobuf:"bytes,8,opt,name=report,proto3" json:"report,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Host            string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	BootId          string                 `protobuf:"bytes,2,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`          // names one boot of the host
+	ProcessId       string                 `protobuf:"bytes,3,opt,name=process_id,json=processId,proto3" json:"process_id,omitempty"` // names one agent process
+	Session         uint64                 `protobuf:"varint,4,opt,name=session,proto3" json:"session,omitempty"`                     // counts the sessions of this process: the newest wins
+	Version         string                 `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	HighestEpoch    *Epoch                 `protobuf:"bytes,6,opt,name=highest_epoch,json=highestEpoch,proto3" json:"highest_epoch,omitempty"`
+	Hypervisors     []string               `protobuf:"bytes,7,rep,name=hypervisors,proto3" json:"hypervisors,omitempty"`
+	Report          *Report                `protobuf:"bytes,8,opt,name=report,proto3" json:"report,omitempty"`
+	Journal         []*JournalEntry        `protobuf:"bytes,9,rep,name=journal,proto3" json:"journal,omitempty"`                                         // all of it
+	JournalProblems []string               `protobuf:"bytes,10,rep,name=journal_problems,json=journalProblems,proto3" json:"journal_problems,omitempty"` // files that were set aside
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
@@ -629,6 +724,20 @@ func (x *Hello) GetHypervisors() []string {
 func (x *Hello) GetReport() *Report {
 	if x != nil {
 		return x.Report
+	}
+	return nil
+}
+
+func (x *Hello) GetJournal() []*JournalEntry {
+	if x != nil {
+		return x.Journal
+	}
+	return nil
+}
+
+func (x *Hello) GetJournalProblems() []string {
+	if x != nil {
+		return x.JournalProblems
 	}
 	return nil
 }
@@ -897,6 +1006,7 @@ type Ping struct {
 	Seq           uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
 	Report        *Report                `protobuf:"bytes,2,opt,name=report,proto3" json:"report,omitempty"`
 	GateConfirmed string                 `protobuf:"bytes,3,opt,name=gate_confirmed,json=gateConfirmed,proto3" json:"gate_confirmed,omitempty"` // generation of the gate this boot has confirmed
+	Journal       []*JournalEntry        `protobuf:"bytes,4,rep,name=journal,proto3" json:"journal,omitempty"`                                  // all of it: what is not listed is not there
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -950,6 +1060,13 @@ func (x *Ping) GetGateConfirmed() string {
 		return x.GateConfirmed
 	}
 	return ""
+}
+
+func (x *Ping) GetJournal() []*JournalEntry {
+	if x != nil {
+		return x.Journal
+	}
+	return nil
 }
 
 // Report is what the agent says of its own host. A report that is not healthy is
@@ -1192,6 +1309,7 @@ type Pong struct {
 	Epoch         *Epoch                 `protobuf:"bytes,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Settings      *Settings              `protobuf:"bytes,3,opt,name=settings,proto3" json:"settings,omitempty"` // only when they changed
 	Gate          *Gate                  `protobuf:"bytes,4,opt,name=gate,proto3" json:"gate,omitempty"`         // only while the boot has not confirmed it
+	Forget        []*JournalEntry        `protobuf:"bytes,5,rep,name=forget,proto3" json:"forget,omitempty"`     // on record to their end, up to seq: only these may be deleted
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1250,6 +1368,13 @@ func (x *Pong) GetSettings() *Settings {
 func (x *Pong) GetGate() *Gate {
 	if x != nil {
 		return x.Gate
+	}
+	return nil
+}
+
+func (x *Pong) GetForget() []*JournalEntry {
+	if x != nil {
+		return x.Forget
 	}
 	return nil
 }
@@ -1317,6 +1442,7 @@ type Request struct {
 	//
 	//	*Request_Activity
 	//	*Request_Health
+	//	*Request_Command
 	Body          isRequest_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1398,6 +1524,15 @@ func (x *Request) GetHealth() *HealthRequest {
 	return nil
 }
 
+func (x *Request) GetCommand() *CommandRequest {
+	if x != nil {
+		if x, ok := x.Body.(*Request_Command); ok {
+			return x.Command
+		}
+	}
+	return nil
+}
+
 type isRequest_Body interface {
 	isRequest_Body()
 }
@@ -1410,9 +1545,15 @@ type Request_Health struct {
 	Health *HealthRequest `protobuf:"bytes,5,opt,name=health,proto3,oneof"`
 }
 
+type Request_Command struct {
+	Command *CommandRequest `protobuf:"bytes,6,opt,name=command,proto3,oneof"`
+}
+
 func (*Request_Activity) isRequest_Body() {}
 
 func (*Request_Health) isRequest_Body() {}
+
+func (*Request_Command) isRequest_Body() {}
 
 type Answer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1422,6 +1563,7 @@ type Answer struct {
 	//
 	//	*Answer_Activity
 	//	*Answer_Health
+	//	*Answer_Command
 	Body          isAnswer_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1496,6 +1638,15 @@ func (x *Answer) GetHealth() *HealthAnswer {
 	return nil
 }
 
+func (x *Answer) GetCommand() *CommandAnswer {
+	if x != nil {
+		if x, ok := x.Body.(*Answer_Command); ok {
+			return x.Command
+		}
+	}
+	return nil
+}
+
 type isAnswer_Body interface {
 	isAnswer_Body()
 }
@@ -1508,9 +1659,15 @@ type Answer_Health struct {
 	Health *HealthAnswer `protobuf:"bytes,4,opt,name=health,proto3,oneof"`
 }
 
+type Answer_Command struct {
+	Command *CommandAnswer `protobuf:"bytes,5,opt,name=command,proto3,oneof"`
+}
+
 func (*Answer_Activity) isAnswer_Body() {}
 
 func (*Answer_Health) isAnswer_Body() {}
+
+func (*Answer_Command) isAnswer_Body() {}
 
 type HealthRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1973,16 +2130,393 @@ func (x *Goodbye) GetKind() Goodbye_Kind {
 	return Goodbye_UNSPECIFIED
 }
 
+// JournalEntry says how far the agent's journal is with one command.
+type JournalEntry struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Command       string                 `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	Seq           int32                  `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"` // of its last step
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JournalEntry) Reset() {
+	*x = JournalEntry{}
+	mi := &file_agent_agentpb_agent_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JournalEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JournalEntry) ProtoMessage() {}
+
+func (x *JournalEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_agentpb_agent_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JournalEntry.ProtoReflect.Descriptor instead.
+func (*JournalEntry) Descriptor() ([]byte, []int) {
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *JournalEntry) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *JournalEntry) GetSeq() int32 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+type JournalStep struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Command       string                 `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	Step          []byte                 `protobuf:"bytes,2,opt,name=step,proto3" json:"step,omitempty"` // command.JournalStep
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JournalStep) Reset() {
+	*x = JournalStep{}
+	mi := &file_agent_agentpb_agent_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JournalStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JournalStep) ProtoMessage() {}
+
+func (x *JournalStep) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_agentpb_agent_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JournalStep.ProtoReflect.Descriptor instead.
+func (*JournalStep) Descriptor() ([]byte, []int) {
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *JournalStep) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *JournalStep) GetStep() []byte {
+	if x != nil {
+		return x.Step
+	}
+	return nil
+}
+
+// Steps are sent as they are written, and again in each new session until forgotten.
+type Steps struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Steps         []*JournalStep         `protobuf:"bytes,1,rep,name=steps,proto3" json:"steps,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Steps) Reset() {
+	*x = Steps{}
+	mi := &file_agent_agentpb_agent_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Steps) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Steps) ProtoMessage() {}
+
+func (x *Steps) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_agentpb_agent_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Steps.ProtoReflect.Descriptor instead.
+func (*Steps) Descriptor() ([]byte, []int) {
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Steps) GetSteps() []*JournalStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+// Progresses are shown and not kept.
+type Progresses struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Progress      []*Progress            `protobuf:"bytes,1,rep,name=progress,proto3" json:"progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Progresses) Reset() {
+	*x = Progresses{}
+	mi := &file_agent_agentpb_agent_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Progresses) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Progresses) ProtoMessage() {}
+
+func (x *Progresses) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_agentpb_agent_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Progresses.ProtoReflect.Descriptor instead.
+func (*Progresses) Descriptor() ([]byte, []int) {
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Progresses) GetProgress() []*Progress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+type Progress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Command       string                 `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	Done          int64                  `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`   // bytes
+	Total         int64                  `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"` // bytes; 0 while unknown
+	Rate          int64                  `protobuf:"varint,4,opt,name=rate,proto3" json:"rate,omitempty"`   // bytes per second
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Progress) Reset() {
+	*x = Progress{}
+	mi := &file_agent_agentpb_agent_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Progress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Progress) ProtoMessage() {}
+
+func (x *Progress) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_agentpb_agent_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Progress.ProtoReflect.Descriptor instead.
+func (*Progress) Descriptor() ([]byte, []int) {
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Progress) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *Progress) GetDone() int64 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *Progress) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *Progress) GetRate() int64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+type CommandRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Verb          CommandRequest_Verb    `protobuf:"varint,1,opt,name=verb,proto3,enum=holdfast.agent.v1.CommandRequest_Verb" json:"verb,omitempty"`
+	Command       string                 `protobuf:"bytes,2,opt,name=command,proto3" json:"command,omitempty"`
+	Body          []byte                 `protobuf:"bytes,3,opt,name=body,proto3" json:"body,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommandRequest) Reset() {
+	*x = CommandRequest{}
+	mi := &file_agent_agentpb_agent_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommandRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommandRequest) ProtoMessage() {}
+
+func (x *CommandRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_agentpb_agent_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommandRequest.ProtoReflect.Descriptor instead.
+func (*CommandRequest) Descriptor() ([]byte, []int) {
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *CommandRequest) GetVerb() CommandRequest_Verb {
+	if x != nil {
+		return x.Verb
+	}
+	return CommandRequest_UNSPECIFIED
+}
+
+func (x *CommandRequest) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *CommandRequest) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+type CommandAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Refused       string                 `protobuf:"bytes,1,opt,name=refused,proto3" json:"refused,omitempty"` // why not; nothing was done
+	Body          []byte                 `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommandAnswer) Reset() {
+	*x = CommandAnswer{}
+	mi := &file_agent_agentpb_agent_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommandAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommandAnswer) ProtoMessage() {}
+
+func (x *CommandAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_agentpb_agent_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommandAnswer.ProtoReflect.Descriptor instead.
+func (*CommandAnswer) Descriptor() ([]byte, []int) {
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *CommandAnswer) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
+func (x *CommandAnswer) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
 var File_agent_agentpb_agent_proto protoreflect.FileDescriptor
 
 const file_agent_agentpb_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x19agent/agentpb/agent.proto\x12\x11holdfast.agent.v1\"\xdb\x01\n" +
+	"\x19agent/agentpb/agent.proto\x12\x11holdfast.agent.v1\"\xca\x02\n" +
 	"\x02Up\x120\n" +
 	"\x05hello\x18\x01 \x01(\v2\x18.holdfast.agent.v1.HelloH\x00R\x05hello\x12-\n" +
 	"\x04ping\x18\x02 \x01(\v2\x17.holdfast.agent.v1.PingH\x00R\x04ping\x123\n" +
 	"\x06answer\x18\x03 \x01(\v2\x19.holdfast.agent.v1.AnswerH\x00R\x06answer\x126\n" +
-	"\agoodbye\x18\x04 \x01(\v2\x1a.holdfast.agent.v1.GoodbyeH\x00R\agoodbyeB\a\n" +
+	"\agoodbye\x18\x04 \x01(\v2\x1a.holdfast.agent.v1.GoodbyeH\x00R\agoodbye\x120\n" +
+	"\x05steps\x18\x05 \x01(\v2\x18.holdfast.agent.v1.StepsH\x00R\x05steps\x12;\n" +
+	"\bprogress\x18\x06 \x01(\v2\x1d.holdfast.agent.v1.ProgressesH\x00R\bprogressB\a\n" +
 	"\x05frame\"\xe6\x01\n" +
 	"\x04Down\x126\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1a.holdfast.agent.v1.WelcomeH\x00R\awelcome\x126\n" +
@@ -1995,7 +2529,7 @@ const file_agent_agentpb_agent_proto_rawDesc = "" +
 	"generation\x18\x01 \x01(\x03R\n" +
 	"generation\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x18\n" +
-	"\acluster\x18\x03 \x01(\tR\acluster\"\x9b\x02\n" +
+	"\acluster\x18\x03 \x01(\tR\acluster\"\x81\x03\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x1d\n" +
@@ -2005,7 +2539,10 @@ const file_agent_agentpb_agent_proto_rawDesc = "" +
 	"\aversion\x18\x05 \x01(\tR\aversion\x12=\n" +
 	"\rhighest_epoch\x18\x06 \x01(\v2\x18.holdfast.agent.v1.EpochR\fhighestEpoch\x12 \n" +
 	"\vhypervisors\x18\a \x03(\tR\vhypervisors\x121\n" +
-	"\x06report\x18\b \x01(\v2\x19.holdfast.agent.v1.ReportR\x06report\"\xec\x01\n" +
+	"\x06report\x18\b \x01(\v2\x19.holdfast.agent.v1.ReportR\x06report\x129\n" +
+	"\ajournal\x18\t \x03(\v2\x1f.holdfast.agent.v1.JournalEntryR\ajournal\x12)\n" +
+	"\x10journal_problems\x18\n" +
+	" \x03(\tR\x0fjournalProblems\"\xec\x01\n" +
 	"\aWelcome\x12\x16\n" +
 	"\x06worker\x18\x01 \x01(\tR\x06worker\x12.\n" +
 	"\x05epoch\x18\x02 \x01(\v2\x18.holdfast.agent.v1.EpochR\x05epoch\x127\n" +
@@ -2031,11 +2568,12 @@ const file_agent_agentpb_agent_proto_rawDesc = "" +
 	"\fUNKNOWN_HOST\x10\x03\x12\f\n" +
 	"\bREPLACED\x10\x04\x12\r\n" +
 	"\tBAD_HELLO\x10\x05\x12\x11\n" +
-	"\rSHUTTING_DOWN\x10\x06\"r\n" +
+	"\rSHUTTING_DOWN\x10\x06\"\xad\x01\n" +
 	"\x04Ping\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x121\n" +
 	"\x06report\x18\x02 \x01(\v2\x19.holdfast.agent.v1.ReportR\x06report\x12%\n" +
-	"\x0egate_confirmed\x18\x03 \x01(\tR\rgateConfirmed\"\xca\x01\n" +
+	"\x0egate_confirmed\x18\x03 \x01(\tR\rgateConfirmed\x129\n" +
+	"\ajournal\x18\x04 \x03(\v2\x1f.holdfast.agent.v1.JournalEntryR\ajournal\"\xca\x01\n" +
 	"\x06Report\x12#\n" +
 	"\rhypervisor_ok\x18\x01 \x01(\bR\fhypervisorOk\x12+\n" +
 	"\x11hypervisor_detail\x18\x02 \x01(\tR\x10hypervisorDetail\x123\n" +
@@ -2057,31 +2595,34 @@ const file_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x05disks\x18\x02 \x03(\v2\x17.holdfast.agent.v1.DiskR\x05disks\".\n" +
 	"\x04Disk\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\tR\x04path\"\xae\x01\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\"\xe7\x01\n" +
 	"\x04Pong\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12.\n" +
 	"\x05epoch\x18\x02 \x01(\v2\x18.holdfast.agent.v1.EpochR\x05epoch\x127\n" +
 	"\bsettings\x18\x03 \x01(\v2\x1b.holdfast.agent.v1.SettingsR\bsettings\x12+\n" +
-	"\x04gate\x18\x04 \x01(\v2\x17.holdfast.agent.v1.GateR\x04gate\"H\n" +
+	"\x04gate\x18\x04 \x01(\v2\x17.holdfast.agent.v1.GateR\x04gate\x127\n" +
+	"\x06forget\x18\x05 \x03(\v2\x1f.holdfast.agent.v1.JournalEntryR\x06forget\"H\n" +
 	"\x04Gate\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\tR\n" +
 	"generation\x12 \n" +
 	"\fmust_not_run\x18\x02 \x03(\tR\n" +
-	"mustNotRun\"\xee\x01\n" +
+	"mustNotRun\"\xad\x02\n" +
 	"\aRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +
 	"\x05epoch\x18\x02 \x01(\v2\x18.holdfast.agent.v1.EpochR\x05epoch\x12\x1d\n" +
 	"\n" +
 	"timeout_ms\x18\x03 \x01(\x03R\ttimeoutMs\x12@\n" +
 	"\bactivity\x18\x04 \x01(\v2\".holdfast.agent.v1.ActivityRequestH\x00R\bactivity\x12:\n" +
-	"\x06health\x18\x05 \x01(\v2 .holdfast.agent.v1.HealthRequestH\x00R\x06healthB\x06\n" +
-	"\x04body\"\xb2\x01\n" +
+	"\x06health\x18\x05 \x01(\v2 .holdfast.agent.v1.HealthRequestH\x00R\x06health\x12=\n" +
+	"\acommand\x18\x06 \x01(\v2!.holdfast.agent.v1.CommandRequestH\x00R\acommandB\x06\n" +
+	"\x04body\"\xf0\x01\n" +
 	"\x06Answer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12?\n" +
 	"\bactivity\x18\x03 \x01(\v2!.holdfast.agent.v1.ActivityAnswerH\x00R\bactivity\x129\n" +
-	"\x06health\x18\x04 \x01(\v2\x1f.holdfast.agent.v1.HealthAnswerH\x00R\x06healthB\x06\n" +
+	"\x06health\x18\x04 \x01(\v2\x1f.holdfast.agent.v1.HealthAnswerH\x00R\x06health\x12<\n" +
+	"\acommand\x18\x05 \x01(\v2 .holdfast.agent.v1.CommandAnswerH\x00R\acommandB\x06\n" +
 	"\x04body\"\x0f\n" +
 	"\rHealthRequest\"A\n" +
 	"\fHealthAnswer\x121\n" +
@@ -2119,7 +2660,39 @@ const file_agent_agentpb_agent_proto_rawDesc = "" +
 	"\n" +
 	"AGENT_STOP\x10\x01\x12\x11\n" +
 	"\rHOST_SHUTDOWN\x10\x02\x12\x0f\n" +
-	"\vHOST_REBOOT\x10\x03*8\n" +
+	"\vHOST_REBOOT\x10\x03\":\n" +
+	"\fJournalEntry\x12\x18\n" +
+	"\acommand\x18\x01 \x01(\tR\acommand\x12\x10\n" +
+	"\x03seq\x18\x02 \x01(\x05R\x03seq\";\n" +
+	"\vJournalStep\x12\x18\n" +
+	"\acommand\x18\x01 \x01(\tR\acommand\x12\x12\n" +
+	"\x04step\x18\x02 \x01(\fR\x04step\"=\n" +
+	"\x05Steps\x124\n" +
+	"\x05steps\x18\x01 \x03(\v2\x1e.holdfast.agent.v1.JournalStepR\x05steps\"E\n" +
+	"\n" +
+	"Progresses\x127\n" +
+	"\bprogress\x18\x01 \x03(\v2\x1b.holdfast.agent.v1.ProgressR\bprogress\"b\n" +
+	"\bProgress\x12\x18\n" +
+	"\acommand\x18\x01 \x01(\tR\acommand\x12\x12\n" +
+	"\x04done\x18\x02 \x01(\x03R\x04done\x12\x14\n" +
+	"\x05total\x18\x03 \x01(\x03R\x05total\x12\x12\n" +
+	"\x04rate\x18\x04 \x01(\x03R\x04rate\"\xd4\x01\n" +
+	"\x0eCommandRequest\x12:\n" +
+	"\x04verb\x18\x01 \x01(\x0e2&.holdfast.agent.v1.CommandRequest.VerbR\x04verb\x12\x18\n" +
+	"\acommand\x18\x02 \x01(\tR\acommand\x12\x12\n" +
+	"\x04body\x18\x03 \x01(\fR\x04body\"X\n" +
+	"\x04Verb\x12\x0f\n" +
+	"\vUNSPECIFIED\x10\x00\x12\a\n" +
+	"\x03RUN\x10\x01\x12\n" +
+	"\n" +
+	"\x06CANCEL\x10\x02\x12\f\n" +
+	"\bREATTACH\x10\x03\x12\b\n" +
+	"\x04LOOK\x10\x04\x12\b\n" +
+	"\x04TIDY\x10\x05\x12\b\n" +
+	"\x04MAKE\x10\x06\"=\n" +
+	"\rCommandAnswer\x12\x18\n" +
+	"\arefused\x18\x01 \x01(\tR\arefused\x12\x12\n" +
+	"\x04body\x18\x02 \x01(\fR\x04body*8\n" +
 	"\x04Seen\x12\x10\n" +
 	"\fSEEN_UNKNOWN\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -2141,85 +2714,103 @@ func file_agent_agentpb_agent_proto_rawDescGZIP() []byte {
 	return file_agent_agentpb_agent_proto_rawDescData
 }
 
-var file_agent_agentpb_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_agent_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_agent_agentpb_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_agent_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_agent_agentpb_agent_proto_goTypes = []any{
-	(Seen)(0),               // 0: holdfast.agent.v1.Seen
-	(Refusal_Reason)(0),     // 1: holdfast.agent.v1.Refusal.Reason
-	(PoolReport_State)(0),   // 2: holdfast.agent.v1.PoolReport.State
-	(Goodbye_Kind)(0),       // 3: holdfast.agent.v1.Goodbye.Kind
-	(*Up)(nil),              // 4: holdfast.agent.v1.Up
-	(*Down)(nil),            // 5: holdfast.agent.v1.Down
-	(*Epoch)(nil),           // 6: holdfast.agent.v1.Epoch
-	(*Hello)(nil),           // 7: holdfast.agent.v1.Hello
-	(*Welcome)(nil),         // 8: holdfast.agent.v1.Welcome
-	(*Worker)(nil),          // 9: holdfast.agent.v1.Worker
-	(*Settings)(nil),        // 10: holdfast.agent.v1.Settings
-	(*Refusal)(nil),         // 11: holdfast.agent.v1.Refusal
-	(*Ping)(nil),            // 12: holdfast.agent.v1.Ping
-	(*Report)(nil),          // 13: holdfast.agent.v1.Report
-	(*PoolReport)(nil),      // 14: holdfast.agent.v1.PoolReport
-	(*Instance)(nil),        // 15: holdfast.agent.v1.Instance
-	(*Disk)(nil),            // 16: holdfast.agent.v1.Disk
-	(*Pong)(nil),            // 17: holdfast.agent.v1.Pong
-	(*Gate)(nil),            // 18: holdfast.agent.v1.Gate
-	(*Request)(nil),         // 19: holdfast.agent.v1.Request
-	(*Answer)(nil),          // 20: holdfast.agent.v1.Answer
-	(*HealthRequest)(nil),   // 21: holdfast.agent.v1.HealthRequest
-	(*HealthAnswer)(nil),    // 22: holdfast.agent.v1.HealthAnswer
-	(*ActivityRequest)(nil), // 23: holdfast.agent.v1.ActivityRequest
-	(*PoolQuery)(nil),       // 24: holdfast.agent.v1.PoolQuery
-	(*ActivityAnswer)(nil),  // 25: holdfast.agent.v1.ActivityAnswer
-	(*PoolAnswer)(nil),      // 26: holdfast.agent.v1.PoolAnswer
-	(*ProbeAnswer)(nil),     // 27: holdfast.agent.v1.ProbeAnswer
-	(*Goodbye)(nil),         // 28: holdfast.agent.v1.Goodbye
+	(Seen)(0),                // 0: holdfast.agent.v1.Seen
+	(Refusal_Reason)(0),      // 1: holdfast.agent.v1.Refusal.Reason
+	(PoolReport_State)(0),    // 2: holdfast.agent.v1.PoolReport.State
+	(Goodbye_Kind)(0),        // 3: holdfast.agent.v1.Goodbye.Kind
+	(CommandRequest_Verb)(0), // 4: holdfast.agent.v1.CommandRequest.Verb
+	(*Up)(nil),               // 5: holdfast.agent.v1.Up
+	(*Down)(nil),             // 6: holdfast.agent.v1.Down
+	(*Epoch)(nil),            // 7: holdfast.agent.v1.Epoch
+	(*Hello)(nil),            // 8: holdfast.agent.v1.Hello
+	(*Welcome)(nil),          // 9: holdfast.agent.v1.Welcome
+	(*Worker)(nil),           // 10: holdfast.agent.v1.Worker
+	(*Settings)(nil),         // 11: holdfast.agent.v1.Settings
+	(*Refusal)(nil),          // 12: holdfast.agent.v1.Refusal
+	(*Ping)(nil),             // 13: holdfast.agent.v1.Ping
+	(*Report)(nil),           // 14: holdfast.agent.v1.Report
+	(*PoolReport)(nil),       // 15: holdfast.agent.v1.PoolReport
+	(*Instance)(nil),         // 16: holdfast.agent.v1.Instance
+	(*Disk)(nil),             // 17: holdfast.agent.v1.Disk
+	(*Pong)(nil),             // 18: holdfast.agent.v1.Pong
+	(*Gate)(nil),             // 19: holdfast.agent.v1.Gate
+	(*Request)(nil),          // 20: holdfast.agent.v1.Request
+	(*Answer)(nil),           // 21: holdfast.agent.v1.Answer
+	(*HealthRequest)(nil),    // 22: holdfast.agent.v1.HealthRequest
+	(*HealthAnswer)(nil),     // 23: holdfast.agent.v1.HealthAnswer
+	(*ActivityRequest)(nil),  // 24: holdfast.agent.v1.ActivityRequest
+	(*PoolQuery)(nil),        // 25: holdfast.agent.v1.PoolQuery
+	(*ActivityAnswer)(nil),   // 26: holdfast.agent.v1.ActivityAnswer
+	(*PoolAnswer)(nil),       // 27: holdfast.agent.v1.PoolAnswer
+	(*ProbeAnswer)(nil),      // 28: holdfast.agent.v1.ProbeAnswer
+	(*Goodbye)(nil),          // 29: holdfast.agent.v1.Goodbye
+	(*JournalEntry)(nil),     // 30: holdfast.agent.v1.JournalEntry
+	(*JournalStep)(nil),      // 31: holdfast.agent.v1.JournalStep
+	(*Steps)(nil),            // 32: holdfast.agent.v1.Steps
+	(*Progresses)(nil),       // 33: holdfast.agent.v1.Progresses
+	(*Progress)(nil),         // 34: holdfast.agent.v1.Progress
+	(*CommandRequest)(nil),   // 35: holdfast.agent.v1.CommandRequest
+	(*CommandAnswer)(nil),    // 36: holdfast.agent.v1.CommandAnswer
 }
 var file_agent_agentpb_agent_proto_depIdxs = []int32{
-	7,  // 0: holdfast.agent.v1.Up.hello:type_name -> holdfast.agent.v1.Hello
-	12, // 1: holdfast.agent.v1.Up.ping:type_name -> holdfast.agent.v1.Ping
-	20, // 2: holdfast.agent.v1.Up.answer:type_name -> holdfast.agent.v1.Answer
-	28, // 3: holdfast.agent.v1.Up.goodbye:type_name -> holdfast.agent.v1.Goodbye
-	8,  // 4: holdfast.agent.v1.Down.welcome:type_name -> holdfast.agent.v1.Welcome
-	11, // 5: holdfast.agent.v1.Down.refusal:type_name -> holdfast.agent.v1.Refusal
-	17, // 6: holdfast.agent.v1.Down.pong:type_name -> holdfast.agent.v1.Pong
-	19, // 7: holdfast.agent.v1.Down.request:type_name -> holdfast.agent.v1.Request
-	6,  // 8: holdfast.agent.v1.Hello.highest_epoch:type_name -> holdfast.agent.v1.Epoch
-	13, // 9: holdfast.agent.v1.Hello.report:type_name -> holdfast.agent.v1.Report
-	6,  // 10: holdfast.agent.v1.Welcome.epoch:type_name -> holdfast.agent.v1.Epoch
-	10, // 11: holdfast.agent.v1.Welcome.settings:type_name -> holdfast.agent.v1.Settings
-	9,  // 12: holdfast.agent.v1.Welcome.workers:type_name -> holdfast.agent.v1.Worker
-	18, // 13: holdfast.agent.v1.Welcome.gate:type_name -> holdfast.agent.v1.Gate
-	1,  // 14: holdfast.agent.v1.Refusal.reason:type_name -> holdfast.agent.v1.Refusal.Reason
-	9,  // 15: holdfast.agent.v1.Refusal.owner:type_name -> holdfast.agent.v1.Worker
-	13, // 16: holdfast.agent.v1.Ping.report:type_name -> holdfast.agent.v1.Report
-	14, // 17: holdfast.agent.v1.Report.pools:type_name -> holdfast.agent.v1.PoolReport
-	15, // 18: holdfast.agent.v1.Report.instances:type_name -> holdfast.agent.v1.Instance
-	2,  // 19: holdfast.agent.v1.PoolReport.state:type_name -> holdfast.agent.v1.PoolReport.State
-	16, // 20: holdfast.agent.v1.Instance.disks:type_name -> holdfast.agent.v1.Disk
-	6,  // 21: holdfast.agent.v1.Pong.epoch:type_name -> holdfast.agent.v1.Epoch
-	10, // 22: holdfast.agent.v1.Pong.settings:type_name -> holdfast.agent.v1.Settings
-	18, // 23: holdfast.agent.v1.Pong.gate:type_name -> holdfast.agent.v1.Gate
-	6,  // 24: holdfast.agent.v1.Request.epoch:type_name -> holdfast.agent.v1.Epoch
-	23, // 25: holdfast.agent.v1.Request.activity:type_name -> holdfast.agent.v1.ActivityRequest
-	21, // 26: holdfast.agent.v1.Request.health:type_name -> holdfast.agent.v1.HealthRequest
-	25, // 27: holdfast.agent.v1.Answer.activity:type_name -> holdfast.agent.v1.ActivityAnswer
-	22, // 28: holdfast.agent.v1.Answer.health:type_name -> holdfast.agent.v1.HealthAnswer
-	13, // 29: holdfast.agent.v1.HealthAnswer.report:type_name -> holdfast.agent.v1.Report
-	24, // 30: holdfast.agent.v1.ActivityRequest.pools:type_name -> holdfast.agent.v1.PoolQuery
-	26, // 31: holdfast.agent.v1.ActivityAnswer.pools:type_name -> holdfast.agent.v1.PoolAnswer
-	27, // 32: holdfast.agent.v1.ActivityAnswer.probes:type_name -> holdfast.agent.v1.ProbeAnswer
-	0,  // 33: holdfast.agent.v1.PoolAnswer.stamp:type_name -> holdfast.agent.v1.Seen
-	0,  // 34: holdfast.agent.v1.PoolAnswer.disks:type_name -> holdfast.agent.v1.Seen
-	0,  // 35: holdfast.agent.v1.PoolAnswer.control:type_name -> holdfast.agent.v1.Seen
-	0,  // 36: holdfast.agent.v1.ProbeAnswer.answer:type_name -> holdfast.agent.v1.Seen
-	3,  // 37: holdfast.agent.v1.Goodbye.kind:type_name -> holdfast.agent.v1.Goodbye.Kind
-	4,  // 38: holdfast.agent.v1.Link.Connect:input_type -> holdfast.agent.v1.Up
-	5,  // 39: holdfast.agent.v1.Link.Connect:output_type -> holdfast.agent.v1.Down
-	39, // [39:40] is the sub-list for method output_type
-	38, // [38:39] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	8,  // 0: holdfast.agent.v1.Up.hello:type_name -> holdfast.agent.v1.Hello
+	13, // 1: holdfast.agent.v1.Up.ping:type_name -> holdfast.agent.v1.Ping
+	21, // 2: holdfast.agent.v1.Up.answer:type_name -> holdfast.agent.v1.Answer
+	29, // 3: holdfast.agent.v1.Up.goodbye:type_name -> holdfast.agent.v1.Goodbye
+	32, // 4: holdfast.agent.v1.Up.steps:type_name -> holdfast.agent.v1.Steps
+	33, // 5: holdfast.agent.v1.Up.progress:type_name -> holdfast.agent.v1.Progresses
+	9,  // 6: holdfast.agent.v1.Down.welcome:type_name -> holdfast.agent.v1.Welcome
+	12, // 7: holdfast.agent.v1.Down.refusal:type_name -> holdfast.agent.v1.Refusal
+	18, // 8: holdfast.agent.v1.Down.pong:type_name -> holdfast.agent.v1.Pong
+	20, // 9: holdfast.agent.v1.Down.request:type_name -> holdfast.agent.v1.Request
+	7,  // 10: holdfast.agent.v1.Hello.highest_epoch:type_name -> holdfast.agent.v1.Epoch
+	14, // 11: holdfast.agent.v1.Hello.report:type_name -> holdfast.agent.v1.Report
+	30, // 12: holdfast.agent.v1.Hello.journal:type_name -> holdfast.agent.v1.JournalEntry
+	7,  // 13: holdfast.agent.v1.Welcome.epoch:type_name -> holdfast.agent.v1.Epoch
+	11, // 14: holdfast.agent.v1.Welcome.settings:type_name -> holdfast.agent.v1.Settings
+	10, // 15: holdfast.agent.v1.Welcome.workers:type_name -> holdfast.agent.v1.Worker
+	19, // 16: holdfast.agent.v1.Welcome.gate:type_name -> holdfast.agent.v1.Gate
+	1,  // 17: holdfast.agent.v1.Refusal.reason:type_name -> holdfast.agent.v1.Refusal.Reason
+	10, // 18: holdfast.agent.v1.Refusal.owner:type_name -> holdfast.agent.v1.Worker
+	14, // 19: holdfast.agent.v1.Ping.report:type_name -> holdfast.agent.v1.Report
+	30, // 20: holdfast.agent.v1.Ping.journal:type_name -> holdfast.agent.v1.JournalEntry
+	15, // 21: holdfast.agent.v1.Report.pools:type_name -> holdfast.agent.v1.PoolReport
+	16, // 22: holdfast.agent.v1.Report.instances:type_name -> holdfast.agent.v1.Instance
+	2,  // 23: holdfast.agent.v1.PoolReport.state:type_name -> holdfast.agent.v1.PoolReport.State
+	17, // 24: holdfast.agent.v1.Instance.disks:type_name -> holdfast.agent.v1.Disk
+	7,  // 25: holdfast.agent.v1.Pong.epoch:type_name -> holdfast.agent.v1.Epoch
+	11, // 26: holdfast.agent.v1.Pong.settings:type_name -> holdfast.agent.v1.Settings
+	19, // 27: holdfast.agent.v1.Pong.gate:type_name -> holdfast.agent.v1.Gate
+	30, // 28: holdfast.agent.v1.Pong.forget:type_name -> holdfast.agent.v1.JournalEntry
+	7,  // 29: holdfast.agent.v1.Request.epoch:type_name -> holdfast.agent.v1.Epoch
+	24, // 30: holdfast.agent.v1.Request.activity:type_name -> holdfast.agent.v1.ActivityRequest
+	22, // 31: holdfast.agent.v1.Request.health:type_name -> holdfast.agent.v1.HealthRequest
+	35, // 32: holdfast.agent.v1.Request.command:type_name -> holdfast.agent.v1.CommandRequest
+	26, // 33: holdfast.agent.v1.Answer.activity:type_name -> holdfast.agent.v1.ActivityAnswer
+	23, // 34: holdfast.agent.v1.Answer.health:type_name -> holdfast.agent.v1.HealthAnswer
+	36, // 35: holdfast.agent.v1.Answer.command:type_name -> holdfast.agent.v1.CommandAnswer
+	14, // 36: holdfast.agent.v1.HealthAnswer.report:type_name -> holdfast.agent.v1.Report
+	25, // 37: holdfast.agent.v1.ActivityRequest.pools:type_name -> holdfast.agent.v1.PoolQuery
+	27, // 38: holdfast.agent.v1.ActivityAnswer.pools:type_name -> holdfast.agent.v1.PoolAnswer
+	28, // 39: holdfast.agent.v1.ActivityAnswer.probes:type_name -> holdfast.agent.v1.ProbeAnswer
+	0,  // 40: holdfast.agent.v1.PoolAnswer.stamp:type_name -> holdfast.agent.v1.Seen
+	0,  // 41: holdfast.agent.v1.PoolAnswer.disks:type_name -> holdfast.agent.v1.Seen
+	0,  // 42: holdfast.agent.v1.PoolAnswer.control:type_name -> holdfast.agent.v1.Seen
+	0,  // 43: holdfast.agent.v1.ProbeAnswer.answer:type_name -> holdfast.agent.v1.Seen
+	3,  // 44: holdfast.agent.v1.Goodbye.kind:type_name -> holdfast.agent.v1.Goodbye.Kind
+	31, // 45: holdfast.agent.v1.Steps.steps:type_name -> holdfast.agent.v1.JournalStep
+	34, // 46: holdfast.agent.v1.Progresses.progress:type_name -> holdfast.agent.v1.Progress
+	4,  // 47: holdfast.agent.v1.CommandRequest.verb:type_name -> holdfast.agent.v1.CommandRequest.Verb
+	5,  // 48: holdfast.agent.v1.Link.Connect:input_type -> holdfast.agent.v1.Up
+	6,  // 49: holdfast.agent.v1.Link.Connect:output_type -> holdfast.agent.v1.Down
+	49, // [49:50] is the sub-list for method output_type
+	48, // [48:49] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_agent_agentpb_agent_proto_init() }
@@ -2232,6 +2823,8 @@ func file_agent_agentpb_agent_proto_init() {
 		(*Up_Ping)(nil),
 		(*Up_Answer)(nil),
 		(*Up_Goodbye)(nil),
+		(*Up_Steps)(nil),
+		(*Up_Progress)(nil),
 	}
 	file_agent_agentpb_agent_proto_msgTypes[1].OneofWrappers = []any{
 		(*Down_Welcome)(nil),
@@ -2242,18 +2835,20 @@ func file_agent_agentpb_agent_proto_init() {
 	file_agent_agentpb_agent_proto_msgTypes[15].OneofWrappers = []any{
 		(*Request_Activity)(nil),
 		(*Request_Health)(nil),
+		(*Request_Command)(nil),
 	}
 	file_agent_agentpb_agent_proto_msgTypes[16].OneofWrappers = []any{
 		(*Answer_Activity)(nil),
 		(*Answer_Health)(nil),
+		(*Answer_Command)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_agentpb_agent_proto_rawDesc), len(file_agent_agentpb_agent_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   25,
+			NumEnums:      5,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -4,8 +4,13 @@
 // (architecture.md §4.3). It says which boot of the host this is, whether the
 // hypervisor answers, and which instances write to which disks.
 //
-// It refuses to decide anything: an adapter reports, the worker judges. Adapters live
-// in sub-packages named after what they adapt (hostonly, later libvirt) and pass
+// What commands need (commands.md) are small interfaces beside Hypervisor, found by type
+// assertion: Storage, Copier, Instances, Migrator, BlockCopier. Looks are three-valued:
+// absent and could-not-look are different answers.
+//
+// It refuses to decide anything: an adapter reports and obeys, the worker judges. It
+// chooses no name either: whoever calls has written down every file it may leave.
+// Adapters live in sub-packages named after what they adapt (hostonly, libvirt) and pass
 // hypervisortest.Run.
 //
 // Calls may hang: the agent makes each one in a goroutine of its own, with a deadline,

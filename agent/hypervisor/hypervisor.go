@@ -30,7 +30,8 @@ type Instance struct {
 	Disks []Disk
 }
 
-// Disk is one disk of an instance, by its path relative to the pool.
+// Disk is one disk of an instance, which is a volume: a file by its path relative to the
+// pool.
 type Disk struct {
 	Pool string
 	Path string

@@ -1,11 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package hypervisor is the simulated hypervisor of a simulated host, the adapter that
-// agents of `holdfast dev` get. It has the boot id and the instances it was given: one
-// value is one boot. What the rejoin gate refuses is kept in a file that the guest
-// process reads too, so a refused instance stops writing.
-//
-// It refuses to start anything: instances run in the guest process.
 package hypervisor
 
 import (
@@ -13,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -71,17 +64,8 @@ func (r Refused) Add(ids []string) error {
 	if len(all) == len(have) {
 		return nil
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(string(r)), ".refused.*")
-	if err != nil {
+	if err := replace(string(r), []byte(strings.Join(all, "\n")+"\n")); err != nil {
 		return fmt.Errorf("refuse instances: %w", err)
-	}
-	_, err = tmp.WriteString(strings.Join(all, "\n") + "\n")
-	err = errors.Join(err, tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), string(r))
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("refuse instances: %w", err), os.Remove(tmp.Name()))
 	}
 	return nil
 }

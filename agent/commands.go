@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/agent/exec"
+	"github.com/holdfast-ha/holdfast/agent/journal"
+	"github.com/holdfast-ha/holdfast/coordinator/command"
+)
+
+const (
+	journalDir = "journal"
+	// progressEvery is how often progress is told at most.
+	progressEvery = time.Second
+	// maxSteps and maxStepBytes bound one frame of steps.
+	maxSteps     = 256
+	maxStepBytes = maxFrame / 2
+)
+
+// commands is the agent's part in commands (commands.md). Until it is opened, and where
+// the journal cannot be, it knows none and takes none.
+type commands struct {
+	log *slog.Logger
+
+	mu      sync.Mutex
+	journal *journal.Journal
+	exec    *exec.Executor
+	failed  error // why there is no journal
+}
+
+// openCommands reads the journal and starts what works on commands; wait ends that.
+func (a *Agent) openCommands(ctx context.Context, boot string) (wait func()) {
+	c := &a.commands
+	c.log = a.opts.Logger
+	j, err := journal.Open(filepath.Join(a.opts.StateDir, journalDir), boot, a.process)
+	if err != nil {
+		// No reason to be silent as a host: it still beats, it only takes no commands.
+		a.opts.Logger.Error("journal of commands cannot be used, commands are refused", "cause", err)
+		c.mu.Lock()
+		c.failed = err
+		c.mu.Unlock()
+		return func() {}
+	}
+	for _, p := range j.Problems() {
+		a.opts.Logger.Error("journal file set aside", "file", p.File, "cause", p.Why)
+	}
+	x := exec.New(exec.Options{
+		Host: a.opts.Host, Boot: boot, Process: a.process, Journal: j, Hypervisor: a.opts.Hypervisor, Logger: a.opts.Logger, Observe: a.opts.Observe,
+	})
+	c.mu.Lock()
+	c.journal, c.exec = j, x
+	c.mu.Unlock()
+	ctx, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = x.Run(ctx) // it ends with ctx, and has no other end
+	}()
+	return func() { stop(); <-done }
+}
+
+func (c *commands) get() (*journal.Journal, *exec.Executor, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.failed != nil:
+		return nil, nil, fmt.Errorf("the journal cannot be used: %w", c.failed)
+	case c.exec == nil:
+		return nil, nil, fmt.Errorf("the journal is not read yet")
+	}
+	return c.journal, c.exec, nil
+}
+
+// entries is how far the journal is with each command.
+func (c *commands) entries() []*agentpb.JournalEntry {
+	j, _, err := c.get()
+	if err != nil {
+		return nil
+	}
+	var out []*agentpb.JournalEntry
+	for _, e := range j.All() {
+		out = append(out, &agentpb.JournalEntry{Command: e.ID, Seq: int32(len(e.Steps))})
+	}
+	return out
+}
+
+// problems are the files that were set aside, and why there is no journal.
+func (c *commands) problems() []string {
+	j, _, err := c.get()
+	if err != nil {
+		return []string{err.Error()}
+	}
+	var out []string
+	for _, p := range j.Problems() {
+		out = append(out, p.File+": "+p.Why)
+	}
+	return out
+}
+
+// changed is closed when there is a step that was not there at the call.
+func (c *commands) changed() <-chan struct{} {
+	j, _, err := c.get()
+	if err != nil {
+		return nil
+	}
+	return j.Changed()
+}
+
+// forget deletes what the worker has on record to its end.
+func (c *commands) forget(all []*agentpb.JournalEntry) {
+	_, x, err := c.get()
+	if err != nil {
+		return
+	}
+	for _, e := range all {
+		if err := x.Forget(e.GetCommand(), int(e.GetSeq())); err != nil {
+			c.log.Warn("command not forgotten", "command", e.GetCommand(), "cause", err)
+		}
+	}
+}
+
+// handle does what a worker asks about a command. An error says that it was not worked
+// on; a refusal in the answer is this host's last word on it.
+func (c *commands) handle(ctx context.Context, r *agentpb.CommandRequest) (*agentpb.CommandAnswer, error) {
+	_, x, err := c.get()
+	if err != nil {
+		return nil, fmt.Errorf("refuse command: %w", err)
+	}
+	var out any
+	switch r.GetVerb() {
+	case agentpb.CommandRequest_RUN:
+		var spec command.Spec
+		if err := decode(r, &spec); err != nil {
+			return &agentpb.CommandAnswer{Refused: err.Error()}, nil
+		}
+		if err := x.Start(ctx, r.GetCommand(), spec); err != nil {
+			if ctx.Err() != nil {
+				return nil, err
+			}
+			return &agentpb.CommandAnswer{Refused: err.Error()}, nil
+		}
+	case agentpb.CommandRequest_CANCEL:
+		x.Cancel(r.GetCommand())
+	case agentpb.CommandRequest_REATTACH:
+		if err := x.Reattach(r.GetCommand()); err != nil {
+			return &agentpb.CommandAnswer{Refused: err.Error()}, nil
+		}
+	case agentpb.CommandRequest_LOOK:
+		var q command.Question
+		if err := decode(r, &q); err != nil {
+			return &agentpb.CommandAnswer{Refused: err.Error()}, nil
+		}
+		out = x.Look(ctx, r.GetCommand(), q)
+	case agentpb.CommandRequest_TIDY:
+		var chore command.Chore
+		if err := decode(r, &chore); err != nil {
+			return &agentpb.CommandAnswer{Refused: err.Error()}, nil
+		}
+		out = x.Tidy(ctx, r.GetCommand(), chore)
+	case agentpb.CommandRequest_MAKE:
+		var spec command.Spec
+		if err := decode(r, &spec); err != nil {
+			return &agentpb.CommandAnswer{Refused: err.Error()}, nil
+		}
+		paths, err := x.Make(ctx, spec)
+		if err != nil {
+			return &agentpb.CommandAnswer{Refused: err.Error()}, nil
+		}
+		out = paths
+	default:
+		return &agentpb.CommandAnswer{Refused: "this agent's version does not know what to do with it"}, nil
+	}
+	if out == nil {
+		return &agentpb.CommandAnswer{}, nil
+	}
+	b, err := json.Marshal(out)
+	if err != nil {
+		return nil, fmt.Errorf("encode answer: %w", err)
+	}
+	return &agentpb.CommandAnswer{Body: b}, nil
+}
+
+func decode(r *agentpb.CommandRequest, into any) error {
+	if err := json.Unmarshal(r.GetBody(), into); err != nil {
+		return fmt.Errorf("decode %v of command %s: %w", r.GetVerb(), r.GetCommand(), err)
+	}
+	return nil
+}
+
+// sendSteps sends the steps that this session has not heard of yet, some at a time.
+func (s *session) sendSteps() error {
+	j, _, err := s.agent.commands.get()
+	if err != nil {
+		return nil // nothing to tell, and the Hello has said why
+	}
+	out, size := &agentpb.Steps{}, 0
+	flush := func() error {
+		if len(out.Steps) == 0 {
+			return nil
+		}
+		err := s.stream.Send(&agentpb.Up{Frame: &agentpb.Up_Steps{Steps: out}})
+		out, size = &agentpb.Steps{}, 0
+		return err
+	}
+	for _, e := range j.All() {
+		for _, step := range e.Steps[min(s.told[e.ID], len(e.Steps)):] {
+			b, err := json.Marshal(step)
+			if err != nil {
+				return fmt.Errorf("encode step of command %s: %w", e.ID, err)
+			}
+			if len(out.Steps) >= maxSteps || size+len(b) > maxStepBytes {
+				if err := flush(); err != nil {
+					return err
+				}
+			}
+			out.Steps = append(out.Steps, &agentpb.JournalStep{Command: e.ID, Step: b})
+			size += len(b)
+		}
+		s.told[e.ID] = len(e.Steps)
+	}
+	return flush()
+}
+
+// sendProgress tells how far commands are.
+func (s *session) sendProgress() error {
+	_, x, err := s.agent.commands.get()
+	if err != nil {
+		return nil
+	}
+	out := &agentpb.Progresses{}
+	for id, p := range x.Progress() {
+		out.Progress = append(out.Progress, &agentpb.Progress{Command: id, Done: p.Done, Total: p.Total, Rate: p.Rate})
+	}
+	if len(out.Progress) == 0 {
+		return nil
+	}
+	return s.stream.Send(&agentpb.Up{Frame: &agentpb.Up_Progress{Progress: out}})
+}

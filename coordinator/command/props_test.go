@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package command
+
+import (
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+func at(seconds int) time.Time {
+	return time.Date(2026, 11, 21, 14, 28, seconds, 0, time.UTC)
+}
+
+var policy = Policy{Enabled: true, Interval: time.Minute, MaxAttempts: 5}
+
+var answers = []Answer{Absent, Present, CouldNotLook, ""}
+
+func drawFile(t *rapid.T) FileSight {
+	s := FileSight{Answer: rapid.SampledFrom(answers).Draw(t, "answer")}
+	if s.Answer == Present && rapid.Bool().Draw(t, "used") {
+		s.Users = []string{"process/7"}
+	}
+	if s.Answer == Present && rapid.Bool().Draw(t, "users unknown") {
+		s.Unknown = "no answer"
+	}
+	return s
+}
+
+func drawEvidence(t *rapid.T) Evidence {
+	e := Evidence{Hosts: map[string]HostEvidence{}, Over: map[string]string{}}
+	for _, host := range []string{"h1", "h2"} {
+		h := HostEvidence{Host: host, Answered: rapid.Bool().Draw(t, "answered"), Working: rapid.IntRange(0, 9).Draw(t, "working") == 0, Files: map[string]FileSight{}}
+		if !h.Answered && rapid.Bool().Draw(t, "over") {
+			e.Over[host] = "fence"
+		}
+		h.Instance = InstanceSight{Answer: rapid.SampledFrom(answers).Draw(t, "instance")}
+		if h.Instance.Answer == Present {
+			h.Instance.State = rapid.SampledFrom([]string{Running, Paused, Stopped}).Draw(t, "state")
+			h.Instance.Disks = []Ref{rapid.SampledFrom([]Ref{{"a", "old"}, {"b", "new"}, {"c", "other"}}).Draw(t, "disk")}
+		}
+		h.Job = JobSight{Answer: rapid.SampledFrom(answers).Draw(t, "job"), To: Ref{"b", "new"}}
+		for _, f := range []string{"a:old", "b:new", "b:.new.part"} {
+			h.Files[f] = drawFile(t)
+		}
+		e.Hosts[host] = h
+	}
+	return e
+}
+
+func drawSpec(t *rapid.T) Spec {
+	names := sorted(specs)
+	return specs[rapid.SampledFrom(names).Draw(t, "spec")]
+}
+
+// "A destructive step needs positive proof that the other side is complete and in use, or
+// that nobody uses the thing deleted": whatever is seen, in any combination.
+func TestNothingIsDeletedOnAGuess(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		spec, e := drawSpec(t), drawEvidence(t)
+		j := Judge(New("id", "h1", "op", "", spec, nil, at(0), at(0)), e)
+		if j.Verdict != IsCompleted && j.Verdict != IsFailed && len(j.Left) > 0 {
+			t.Fatalf("%s leaves %v", j.Verdict, j.Left)
+		}
+		for _, a := range j.Left {
+			if a.Deed != Delete || a.Not != "" {
+				continue
+			}
+			key := a.File.String()
+			for host, h := range e.Hosts {
+				if h.Answered && (len(h.Files[key].Users) > 0 || h.Files[key].Unknown != "" && h.Files[key].Answer == Present) {
+					t.Fatalf("%v although %s sees %+v", a, host, h.Files[key])
+				}
+				if h.Answered && h.Instance.State == Running && h.Instance.uses(a.File) && spec.Instance != "" {
+					t.Fatalf("%v although the instance runs with it on %s", a, host)
+				}
+			}
+			item := spec.Items[0]
+			if a.File == item.From {
+				if j.Verdict != IsCompleted {
+					t.Fatalf("the source is deleted after %s", j.Verdict)
+				}
+				if s := e.file(item.To); s.Answer != Present {
+					t.Fatalf("the source is deleted, the destination is %s", s.Answer)
+				}
+			}
+			if a.File == item.To && j.Verdict != IsFailed {
+				t.Fatalf("the destination is deleted after %s", j.Verdict)
+			}
+		}
+	})
+}
+
+// "Absent and could not look are different answers": evidence that lacks an answer never
+// turns one determinate verdict into the other.
+func TestLessEvidenceNeverTellsTheOpposite(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		spec, e := drawSpec(t), drawEvidence(t)
+		r := New("id", "h1", "op", "", spec, nil, at(0), at(0))
+		full := Judge(r, e)
+		less := Evidence{Hosts: map[string]HostEvidence{}, Over: map[string]string{}}
+		for host, h := range e.Hosts {
+			switch rapid.IntRange(0, 3).Draw(t, "loses") {
+			case 0:
+				h.Answered = false
+			case 1:
+				h.Instance = InstanceSight{Answer: CouldNotLook}
+			case 2:
+				h.Files = map[string]FileSight{}
+			}
+			less.Hosts[host] = h
+		}
+		part := Judge(r, less)
+		if full.Verdict == IsCompleted && part.Verdict == IsFailed || full.Verdict == IsFailed && part.Verdict == IsCompleted {
+			t.Fatalf("%s (%s) became %s (%s)", full.Verdict, full.Why, part.Verdict, part.Why)
+		}
+	})
+}
+
+func drawEvent(t *rapid.T, now time.Time, seq int) Event {
+	ev := Event{Kind: rapid.SampledFrom(EventKinds).Draw(t, "event"), At: now, By: "op"}
+	switch ev.Kind {
+	case EvSent, EvPrepared:
+		ev.Reply = rapid.SampledFrom([]Reply{Accepted, Refused, NoReply}).Draw(t, "reply")
+	case EvStep:
+		ev.Step = &JournalStep{Seq: rapid.IntRange(1, seq+2).Draw(t, "seq"), State: rapid.SampledFrom([]State{Started, Processing, Backend, Completed, Failed, Interrupted, Dangling}).Draw(t, "step")}
+	case EvEvidence:
+		e := drawEvidence(t)
+		ev.Evidence = &e
+	case EvTidied:
+		ev.Tidied = []Action{{Deed: Delete, Done: rapid.Bool().Draw(t, "done"), Not: "x"}}
+	case EvOperator:
+		ev.Verb = rapid.SampledFrom([]Verb{VerbCancel, VerbReconcile, VerbDone, VerbNotDone}).Draw(t, "verb")
+	}
+	return ev
+}
+
+// Step is pure and total over any history; an outcome never changes by itself, nothing
+// ended comes to life again, resources are released once, and only with an outcome.
+func TestAnyHistory(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		r := New("id", "h1", "op", "", drawSpec(t), []string{"volumes/v"}, at(0), at(100))
+		now := at(0)
+		for range rapid.IntRange(1, 60).Draw(t, "events") {
+			now = now.Add(time.Duration(rapid.IntRange(0, 20).Draw(t, "seconds")) * time.Second)
+			ev := drawEvent(t, now, r.Seq)
+			was := clone(r)
+			next, effects := Step(r, ev, policy)
+			if !reflect.DeepEqual(r, was) {
+				t.Fatalf("%v changed its argument", ev)
+			}
+			again, effects2 := Step(r, ev, policy)
+			if !reflect.DeepEqual(next, again) || !reflect.DeepEqual(effects, effects2) {
+				t.Fatalf("%v: two calls differ", ev)
+			}
+			if was.Outcome != nil && (next.Outcome == nil || next.Outcome.Done != was.Outcome.Done) && ev.Kind != EvOperator {
+				t.Fatalf("%s %v: outcome %+v became %+v", was.State, ev, was.Outcome, next.Outcome)
+			}
+			if was.Released && (!next.Released || next.State != was.State) {
+				t.Fatalf("%s, released, became %s", was.State, next.State)
+			}
+			if next.Released && (next.Outcome == nil || len(next.Left) > 0) {
+				t.Fatalf("released without an outcome, or with %v left", next.Left)
+			}
+			if slices.Contains(judged, was.State) && slices.Contains(active, next.State) {
+				t.Fatalf("%s flips back to %s", was.State, next.State)
+			}
+			if next.Seq < was.Seq {
+				t.Fatalf("journal went back from %d to %d", was.Seq, next.Seq)
+			}
+			for _, e := range effects {
+				if e.Kind == Send && next.State != Sent {
+					t.Fatalf("sent in %s", next.State)
+				}
+				if e.Kind == Tidy && next.Outcome == nil {
+					t.Fatal("tidied without an outcome on record")
+				}
+			}
+			if due := next.Due(); !due.IsZero() && !due.After(now) && ev.Kind == EvTick && reflect.DeepEqual(next, r) {
+				t.Fatalf("%s: a tick that is due changes nothing: the deadline stands still", next.State)
+			}
+			r = next
+		}
+	})
+}
+
+func clone(r Record) Record {
+	if r.Outcome != nil {
+		o := *r.Outcome
+		r.Outcome = &o
+	}
+	if r.Cancel != nil {
+		c := *r.Cancel
+		r.Cancel = &c
+	}
+	r.Left = slices.Clone(r.Left)
+	return r
+}
+
+// With evidence that is certain every interrupted command ends, within its attempts: in
+// an outcome or with an operator.
+func TestAttemptsEnd(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		r := New("id", "h1", "op", "", drawSpec(t), nil, at(0), time.Time{})
+		now := at(0)
+		r, _ = Step(r, Event{Kind: EvStep, At: now, Step: &JournalStep{Seq: 1, State: Interrupted}}, policy)
+		looks := 0
+		for r.State == Interrupted || r.State == Reconciling {
+			now = now.Add(2 * time.Minute)
+			var effects []Effect
+			r, effects = Step(r, Event{Kind: EvTick, At: now}, policy)
+			if slices.ContainsFunc(effects, func(e Effect) bool { return e.Kind == Gather }) {
+				e := drawEvidence(t)
+				h := e.Hosts["h1"]
+				h.Answered, h.Working = true, false
+				e.Hosts["h1"] = h
+				r, _ = Step(r, Event{Kind: EvEvidence, At: now, Evidence: &e}, policy)
+				looks++
+			}
+			if looks > policy.MaxAttempts {
+				t.Fatalf("still %s after %d looks", r.State, looks)
+			}
+		}
+	})
+}
