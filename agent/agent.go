@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -30,7 +32,14 @@ type Agent struct {
 	health   *health
 	gate     *gate
 	requests chan struct{} // one token per request under way
+	asked    asked
+	working  sync.WaitGroup       // requests under way
+	outbox   chan *agentpb.Answer // to be sent by whichever session is active
+	moves    chan *agentpb.Move   // a worker asks for a move
+	sessions atomic.Uint64        // number of the last session
 	commands commands
+
+	boot string // of the host, known before the first session
 }
 
 // New validates the options and the certificate files (ErrOptions) and reads the state dir, which it creates if it
@@ -65,7 +74,7 @@ func New(o Options) (*Agent, error) {
 	a := &Agent{
 		opts: o, trust: certs, process: process.String(), epochs: remembered, workers: list,
 		settings: newSettings(), health: newHealth(o.Hypervisor), gate: newGate(),
-		requests: make(chan struct{}, maxRequests),
+		requests: make(chan struct{}, maxRequests), outbox: make(chan *agentpb.Answer), moves: make(chan *agentpb.Move, 1),
 	}
 	for _, p := range o.Pools {
 		a.pools = append(a.pools, newPool(p))
