@@ -196,6 +196,36 @@ func decode(r *agentpb.CommandRequest, into any) error {
 	return nil
 }
 
+// told is the last step of each command that was sent.
+type told struct {
+	mu   sync.Mutex
+	last map[string]int
+}
+
+// news is what of an entry was not sent yet; it counts as sent then.
+func (t *told) news(e journal.Entry) []command.JournalStep {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.last == nil {
+		t.last = map[string]int{}
+	}
+	from := min(t.last[e.ID], len(e.Steps))
+	t.last[e.ID] = len(e.Steps)
+	return e.Steps[from:]
+}
+
+// again has the steps sent again that the worker does not have: those it may just be
+// writing down come twice, which is harmless.
+func (t *told) again(known []*agentpb.JournalEntry) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, k := range known {
+		if t.last[k.GetCommand()] > int(k.GetSeq()) {
+			t.last[k.GetCommand()] = int(k.GetSeq())
+		}
+	}
+}
+
 // sendSteps sends the steps that this session has not heard of yet, some at a time.
 func (s *session) sendSteps() error {
 	j, _, err := s.agent.commands.get()
@@ -212,7 +242,7 @@ func (s *session) sendSteps() error {
 		return err
 	}
 	for _, e := range j.All() {
-		for _, step := range e.Steps[min(s.told[e.ID], len(e.Steps)):] {
+		for _, step := range s.told.news(e) {
 			b, err := json.Marshal(step)
 			if err != nil {
 				return fmt.Errorf("encode step of command %s: %w", e.ID, err)
@@ -225,7 +255,6 @@ func (s *session) sendSteps() error {
 			out.Steps = append(out.Steps, &agentpb.JournalStep{Command: e.ID, Step: b})
 			size += len(b)
 		}
-		s.told[e.ID] = len(e.Steps)
 	}
 	return flush()
 }

@@ -46,9 +46,9 @@ type session struct {
 	end     ending
 
 	mu       sync.Mutex
-	halfOpen *time.Timer    // ends the stream when no ping is answered in time
-	seq      uint64         // of the last ping
-	told     map[string]int // last step of each command that was sent in this session
+	halfOpen *time.Timer // ends the stream when no ping is answered in time
+	seq      uint64      // of the last ping
+	told     told        // the steps of commands that were sent in this session
 }
 
 // dial opens a stream to a worker and says hello on it. Without a session it returns how
@@ -63,7 +63,7 @@ func (a *Agent) dial(ctx context.Context, address string, role agentpb.Hello_Rol
 	}
 	s := &session{
 		agent: a, address: address, conn: conn, greeted: make(chan *agentpb.Down, 1), again: make(chan struct{}, 1),
-		leave: make(chan struct{}), ended: make(chan struct{}), told: map[string]int{},
+		leave: make(chan struct{}), ended: make(chan struct{}),
 	}
 	// The stream outlives ctx by the time of a goodbye.
 	live, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -238,7 +238,7 @@ func (s *session) beat(ctx context.Context) bool {
 			case answer := <-s.agent.outbox:
 				err = s.stream.Send(&agentpb.Up{Frame: &agentpb.Up_Answer{Answer: answer}})
 			case <-s.again:
-				clear(s.told) // to somebody else
+				s.told.forget() // they go to somebody else
 				s.greet(agentpb.Hello_ACTIVE)
 			case <-changed:
 				due = true // at worst a ping comes one new interval late
@@ -384,5 +384,13 @@ func (s *session) pong(p *agentpb.Pong) error {
 	}
 	s.answered()
 	a.commands.forget(p.GetForget())
+	s.told.again(p.GetKnown())
 	return nil
+}
+
+// forget has all steps sent again.
+func (t *told) forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.last)
 }

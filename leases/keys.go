@@ -26,6 +26,7 @@ const (
 	LinksPrefix      = Root + "links/"
 	PoolsPrefix      = Root + "pools/"
 	VolumesPrefix    = Root + "volumes/"
+	TemplatesPrefix  = Root + "templates/"
 	InstancesPrefix  = Root + "instances/"
 	CommandsPrefix   = Root + "commands/"
 	JournalPrefix    = Root + "journal/"
@@ -96,6 +97,9 @@ func PoolKey(pool string) string { return PoolsPrefix + pool }
 // VolumeKey is a volume's state.
 func VolumeKey(volume string) string { return VolumesPrefix + volume }
 
+// TemplateKey is a template and where it is copied to.
+func TemplateKey(template string) string { return TemplatesPrefix + template }
+
 // InstanceKey is an instance's state and holder.
 func InstanceKey(instance string) string { return InstancesPrefix + instance }
 
@@ -105,6 +109,16 @@ func CommandKey(host, id string) string { return CommandsPrefix + host + "/" + i
 // JournalKey is one step an agent wrote for a command.
 func JournalKey(host, id string, step int) string {
 	return fmt.Sprintf("%s%s/%s/%02d", JournalPrefix, host, id, step)
+}
+
+// SplitCommandKey is the inverse of CommandKey.
+func SplitCommandKey(key string) (host, id string, ok bool) {
+	rest, ok := strings.CutPrefix(key, CommandsPrefix)
+	if !ok {
+		return "", "", false
+	}
+	host, id, ok = strings.Cut(rest, "/")
+	return host, id, ok && host != "" && id != ""
 }
 
 // EventKey is one event; id is a UUIDv7.

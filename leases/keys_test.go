@@ -35,6 +35,7 @@ func TestKeysAndSchemaAgree(t *testing.T) {
 		LinkKey("h"):                  "links/<host>",
 		PoolKey("p"):                  "pools/<pool>",
 		VolumeKey("v"):                "volumes/<volume>",
+		TemplateKey("t"):              "templates/<template>",
 		InstanceKey("i"):              "instances/<instance>",
 		CommandKey("h", "c"):          "commands/<host>/<id>",
 		JournalKey("h", "c", 3):       "journal/<host>/<id>/<nn>",

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/holdfast-ha/holdfast/coordinator/command"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/settings"
 	"github.com/holdfast-ha/holdfast/leases"
@@ -22,10 +23,11 @@ var rewrite = flag.Bool("rewrite", false, "write the generated pages in docs/ an
 // §4.4).
 func TestGenerated(t *testing.T) {
 	for name, text := range map[string]string{
-		"states.md":   ha.Markdown(),
-		"settings.md": settings.Markdown(),
-		"keys.md":     leases.SchemaMarkdown(),
-		"api.md":      api.RoutesMarkdown(),
+		"states.md":         ha.Markdown(),
+		"command-states.md": command.Markdown(),
+		"settings.md":       settings.Markdown(),
+		"keys.md":           leases.SchemaMarkdown(),
+		"api.md":            api.RoutesMarkdown(),
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join("..", "docs", name)

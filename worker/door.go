@@ -40,8 +40,31 @@ func (d *door) Ping(s *link.Session, ping *agentpb.Ping, at time.Time) (*agentpb
 	if o == nil {
 		return nil, w.refuse(s.Host)
 	}
+	o.commands.entries(ping.Journal)
 	o.in.put("ping", pingMsg{boot: s.Boot, report: ping.Report, gate: ping.GateConfirmed, at: at.UTC()})
-	return &agentpb.Pong{Seq: ping.Seq, Epoch: p.epoch, Settings: p.settings, Gate: p.gate}, nil
+	pong := &agentpb.Pong{Seq: ping.Seq, Epoch: p.epoch, Settings: p.settings, Gate: p.gate}
+	pong.Forget, pong.Known = o.commands.acks(ping.Journal)
+	return pong, nil
+}
+
+func (d *door) Linked(s *link.Session, h *agentpb.Hello) {
+	w := (*Worker)(d)
+	if o, _ := w.owned(s.Host); o != nil {
+		o.commands.linked(h)
+		w.peerCame(s.Host)
+	}
+}
+
+func (d *door) Steps(s *link.Session, st *agentpb.Steps) {
+	if o, _ := (*Worker)(d).owned(s.Host); o != nil {
+		o.commands.steps(st)
+	}
+}
+
+func (d *door) Progress(s *link.Session, p *agentpb.Progresses) {
+	if o, _ := (*Worker)(d).owned(s.Host); o != nil {
+		o.commands.tell(p)
+	}
 }
 
 func (d *door) Goodbye(s *link.Session, g *agentpb.Goodbye) {

@@ -44,10 +44,11 @@ type owner struct {
 
 	onNotBefore time.Time // until then a packet of an earlier owner may still come
 
-	live  liveFacts
-	jobs  jobs
-	txn   *txnRunner
-	place place
+	live     liveFacts
+	jobs     jobs
+	commands *commander
+	txn      *txnRunner
+	place    place
 }
 
 // Messages of the mailbox beside ha.Event.
@@ -82,7 +83,9 @@ type (
 )
 
 func newOwner(w *Worker, s *leases.Session, c leases.Claim, host string) *owner {
-	return &owner{w: w, s: s, claim: c, host: host, in: newMailbox(), log: w.log.With("host", host)}
+	o := &owner{w: w, s: s, claim: c, host: host, in: newMailbox(), log: w.log.With("host", host)}
+	o.commands = newCommander(o)
+	return o
 }
 
 // run owns the host until ctx ends: on a lost lease, a lost slot or a deleted host.
@@ -91,6 +94,7 @@ func (o *owner) run(ctx context.Context) {
 	o.jobs.init(ctx, stop)
 	defer o.endPlace()
 	defer o.jobs.wait()
+	defer o.commands.close()
 	defer stop(nil)
 	// Owners of thousands of hosts start at once when a worker dies; those that found
 	// etcd full of the others' first writes would time out, and its lease with them.
@@ -104,6 +108,7 @@ func (o *owner) run(ctx context.Context) {
 		}
 		return
 	}
+	o.commands.open()
 	o.w.enlist(o)
 	defer o.w.delist(o)
 	timer := time.NewTimer(0)
@@ -326,6 +331,10 @@ func (o *owner) committed(from ha.Record, ev ha.Event) {
 	if from.State != o.rec.State || from.Eligible != o.rec.Eligible || (from.Incident == nil) != (o.rec.Incident == nil) {
 		o.w.memberChanged(o.spec.Val.Partition)
 	}
+	if p := o.rec.Proof; p != nil && (from.Proof == nil || from.Proof.Boot != p.Boot) {
+		o.commands.over(p.Boot, o.rec.Reason)
+		o.w.peerCame(o.host)
+	}
 	o.publish()
 }
 
@@ -384,8 +393,13 @@ func (o *owner) onTime(ctx context.Context, now time.Time) {
 // writes for its caller must not change behind the caller's back, and no order is carried
 // out after its giver was told that it was not.
 func (o *owner) call(ctx context.Context, fn func(ctx context.Context)) error {
+	return callThrough(ctx, o, func(m callMsg) { o.in.put("", m) }, fn)
+}
+
+// callThrough is call by way of either of an owner's mailboxes.
+func callThrough(ctx context.Context, o *owner, put func(callMsg), fn func(ctx context.Context)) error {
 	m := callMsg{fn: fn, taken: new(atomic.Bool), done: make(chan struct{})}
-	o.in.put("", m)
+	put(m)
 	var err error
 	select {
 	case <-m.done:

@@ -94,6 +94,7 @@ func duration(s string) time.Duration {
 func (w *Worker) applyPools(e effective) {
 	w.pools.activity.resize(e.Int("worker.activity.concurrency"))
 	w.pools.recovery.resize(e.Int("worker.recovery.concurrency"))
+	w.pools.reconcile.resize(e.Int("reconcile.workers"))
 	n, per := e.Rate("worker.power.rate")
 	w.pools.powerRate.SetLimit(rate.Limit(float64(n) / per.Seconds()))
 	w.pools.powerRate.SetBurst(n)

@@ -73,14 +73,15 @@ func (l *limiter) hand() {
 // pools bound what one worker does at once; a stuck item blocks nobody outside its
 // pool, and no pool waits for another while it holds a place.
 type pools struct {
-	activity, recovery, power limiter
-	powerRate                 *rate.Limiter
+	activity, recovery, power, reconcile limiter
+	powerRate                            *rate.Limiter
 }
 
 func newPools() *pools {
 	p := &pools{powerRate: rate.NewLimiter(20, 20)}
 	p.activity.resize(50)
 	p.recovery.resize(5)
+	p.reconcile.resize(100)
 	p.power.resize(512) // 10,000 BMCs of 60 ms in 10 s, and places left when some are dead (power.md §4)
 	return p
 }

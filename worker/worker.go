@@ -135,6 +135,7 @@ func (w *Worker) hostile(t wpower.Target, r ipmi.Report) {
 var mirrorPrefixes = []string{
 	leases.ConfigGenerationKey(), leases.WorkersPrefix, leases.DrainsPrefix, leases.SlotsPrefix, leases.EndsPrefix, leases.PartitionsPrefix,
 	leases.HostsPrefix, leases.OpsPrefix, leases.SecretsPrefix, leases.SettingsPrefix, leases.ProfilesPrefix,
+	leases.PoolsPrefix, leases.CommandsPrefix,
 }
 
 func (w *Worker) pageCommand() (string, time.Duration) {
@@ -279,6 +280,7 @@ func (w *Worker) changed(kind, id string) {
 		w.applyPools(w.view.effective("", "", time.Now()))
 		for _, o := range w.owners {
 			o.in.put("policy", policyChanged{})
+			o.commands.policyChanged()
 		}
 		for _, p := range w.parts {
 			p.wake()

@@ -1583,6 +1583,7 @@ type Pong struct {
 	Settings      *Settings              `protobuf:"bytes,3,opt,name=settings,proto3" json:"settings,omitempty"` // only when they changed
 	Gate          *Gate                  `protobuf:"bytes,4,opt,name=gate,proto3" json:"gate,omitempty"`         // only while the boot has not confirmed it
 	Forget        []*JournalEntry        `protobuf:"bytes,5,rep,name=forget,proto3" json:"forget,omitempty"`     // on record to their end, up to seq: only these may be deleted
+	Known         []*JournalEntry        `protobuf:"bytes,6,rep,name=known,proto3" json:"known,omitempty"`       // of which fewer steps are on record than the ping told: the others again
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1648,6 +1649,13 @@ func (x *Pong) GetGate() *Gate {
 func (x *Pong) GetForget() []*JournalEntry {
 	if x != nil {
 		return x.Forget
+	}
+	return nil
+}
+
+func (x *Pong) GetKnown() []*JournalEntry {
+	if x != nil {
+		return x.Known
 	}
 	return nil
 }
@@ -2886,13 +2894,14 @@ const file_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x05disks\x18\x02 \x03(\v2\x17.holdfast.agent.v1.DiskR\x05disks\".\n" +
 	"\x04Disk\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\tR\x04path\"\xe7\x01\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\"\x9e\x02\n" +
 	"\x04Pong\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12.\n" +
 	"\x05epoch\x18\x02 \x01(\v2\x18.holdfast.agent.v1.EpochR\x05epoch\x127\n" +
 	"\bsettings\x18\x03 \x01(\v2\x1b.holdfast.agent.v1.SettingsR\bsettings\x12+\n" +
 	"\x04gate\x18\x04 \x01(\v2\x17.holdfast.agent.v1.GateR\x04gate\x127\n" +
-	"\x06forget\x18\x05 \x03(\v2\x1f.holdfast.agent.v1.JournalEntryR\x06forget\"H\n" +
+	"\x06forget\x18\x05 \x03(\v2\x1f.holdfast.agent.v1.JournalEntryR\x06forget\x125\n" +
+	"\x05known\x18\x06 \x03(\v2\x1f.holdfast.agent.v1.JournalEntryR\x05known\"H\n" +
 	"\x04Gate\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\tR\n" +
@@ -3086,32 +3095,33 @@ var file_agent_agentpb_agent_proto_depIdxs = []int32{
 	15, // 32: holdfast.agent.v1.Pong.settings:type_name -> holdfast.agent.v1.Settings
 	23, // 33: holdfast.agent.v1.Pong.gate:type_name -> holdfast.agent.v1.Gate
 	34, // 34: holdfast.agent.v1.Pong.forget:type_name -> holdfast.agent.v1.JournalEntry
-	11, // 35: holdfast.agent.v1.Request.epoch:type_name -> holdfast.agent.v1.Epoch
-	28, // 36: holdfast.agent.v1.Request.activity:type_name -> holdfast.agent.v1.ActivityRequest
-	26, // 37: holdfast.agent.v1.Request.health:type_name -> holdfast.agent.v1.HealthRequest
-	39, // 38: holdfast.agent.v1.Request.command:type_name -> holdfast.agent.v1.CommandRequest
-	30, // 39: holdfast.agent.v1.Answer.activity:type_name -> holdfast.agent.v1.ActivityAnswer
-	27, // 40: holdfast.agent.v1.Answer.health:type_name -> holdfast.agent.v1.HealthAnswer
-	40, // 41: holdfast.agent.v1.Answer.command:type_name -> holdfast.agent.v1.CommandAnswer
-	18, // 42: holdfast.agent.v1.HealthAnswer.report:type_name -> holdfast.agent.v1.Report
-	29, // 43: holdfast.agent.v1.ActivityRequest.pools:type_name -> holdfast.agent.v1.PoolQuery
-	31, // 44: holdfast.agent.v1.ActivityAnswer.pools:type_name -> holdfast.agent.v1.PoolAnswer
-	32, // 45: holdfast.agent.v1.ActivityAnswer.probes:type_name -> holdfast.agent.v1.ProbeAnswer
-	0,  // 46: holdfast.agent.v1.PoolAnswer.stamp:type_name -> holdfast.agent.v1.Seen
-	0,  // 47: holdfast.agent.v1.PoolAnswer.disks:type_name -> holdfast.agent.v1.Seen
-	0,  // 48: holdfast.agent.v1.PoolAnswer.control:type_name -> holdfast.agent.v1.Seen
-	0,  // 49: holdfast.agent.v1.ProbeAnswer.answer:type_name -> holdfast.agent.v1.Seen
-	4,  // 50: holdfast.agent.v1.Goodbye.kind:type_name -> holdfast.agent.v1.Goodbye.Kind
-	35, // 51: holdfast.agent.v1.Steps.steps:type_name -> holdfast.agent.v1.JournalStep
-	38, // 52: holdfast.agent.v1.Progresses.progress:type_name -> holdfast.agent.v1.Progress
-	5,  // 53: holdfast.agent.v1.CommandRequest.verb:type_name -> holdfast.agent.v1.CommandRequest.Verb
-	6,  // 54: holdfast.agent.v1.Link.Connect:input_type -> holdfast.agent.v1.Up
-	7,  // 55: holdfast.agent.v1.Link.Connect:output_type -> holdfast.agent.v1.Down
-	55, // [55:56] is the sub-list for method output_type
-	54, // [54:55] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	34, // 35: holdfast.agent.v1.Pong.known:type_name -> holdfast.agent.v1.JournalEntry
+	11, // 36: holdfast.agent.v1.Request.epoch:type_name -> holdfast.agent.v1.Epoch
+	28, // 37: holdfast.agent.v1.Request.activity:type_name -> holdfast.agent.v1.ActivityRequest
+	26, // 38: holdfast.agent.v1.Request.health:type_name -> holdfast.agent.v1.HealthRequest
+	39, // 39: holdfast.agent.v1.Request.command:type_name -> holdfast.agent.v1.CommandRequest
+	30, // 40: holdfast.agent.v1.Answer.activity:type_name -> holdfast.agent.v1.ActivityAnswer
+	27, // 41: holdfast.agent.v1.Answer.health:type_name -> holdfast.agent.v1.HealthAnswer
+	40, // 42: holdfast.agent.v1.Answer.command:type_name -> holdfast.agent.v1.CommandAnswer
+	18, // 43: holdfast.agent.v1.HealthAnswer.report:type_name -> holdfast.agent.v1.Report
+	29, // 44: holdfast.agent.v1.ActivityRequest.pools:type_name -> holdfast.agent.v1.PoolQuery
+	31, // 45: holdfast.agent.v1.ActivityAnswer.pools:type_name -> holdfast.agent.v1.PoolAnswer
+	32, // 46: holdfast.agent.v1.ActivityAnswer.probes:type_name -> holdfast.agent.v1.ProbeAnswer
+	0,  // 47: holdfast.agent.v1.PoolAnswer.stamp:type_name -> holdfast.agent.v1.Seen
+	0,  // 48: holdfast.agent.v1.PoolAnswer.disks:type_name -> holdfast.agent.v1.Seen
+	0,  // 49: holdfast.agent.v1.PoolAnswer.control:type_name -> holdfast.agent.v1.Seen
+	0,  // 50: holdfast.agent.v1.ProbeAnswer.answer:type_name -> holdfast.agent.v1.Seen
+	4,  // 51: holdfast.agent.v1.Goodbye.kind:type_name -> holdfast.agent.v1.Goodbye.Kind
+	35, // 52: holdfast.agent.v1.Steps.steps:type_name -> holdfast.agent.v1.JournalStep
+	38, // 53: holdfast.agent.v1.Progresses.progress:type_name -> holdfast.agent.v1.Progress
+	5,  // 54: holdfast.agent.v1.CommandRequest.verb:type_name -> holdfast.agent.v1.CommandRequest.Verb
+	6,  // 55: holdfast.agent.v1.Link.Connect:input_type -> holdfast.agent.v1.Up
+	7,  // 56: holdfast.agent.v1.Link.Connect:output_type -> holdfast.agent.v1.Down
+	56, // [56:57] is the sub-list for method output_type
+	55, // [55:56] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_agent_agentpb_agent_proto_init() }

@@ -55,8 +55,8 @@ type Instances interface {
 	// Start starts a defined instance; one that runs is no error. ErrNotFound if it is not
 	// defined. It never starts by itself.
 	Start(ctx context.Context, id string) error
-	// Stop ends it: asked to with grace, forced when ctx ends or at once without. One that
-	// does not run is no error. Nil means that its process is gone.
+	// Stop ends it: by force, or by asking the guest until ctx ends. One that does not run is
+	// no error. Nil means that its process is gone.
 	Stop(ctx context.Context, id string, force bool) error
 	// Undefine forgets a stopped instance, not its volumes; one that is unknown is no error.
 	Undefine(ctx context.Context, id string) error

@@ -45,7 +45,8 @@ type Migrator interface {
 	// target, persistent, and is neither running nor defined here. ErrBusy if it already
 	// has a job; ErrNotFound if it does not run here. When ctx ends the call returns
 	// ErrUnsure and the job goes on: look at the job, then at the instance on both hosts.
-	// Volumes at the source stay.
+	// Volumes at the source stay. A target that falls silent can hold the call, and an abort,
+	// for many minutes; the instance runs on here meanwhile.
 	Migrate(ctx context.Context, m Migration) error
 	// MigrationJob looks for a migration that leaves this host.
 	MigrationJob(ctx context.Context, instance string) JobSight

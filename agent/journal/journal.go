@@ -200,7 +200,7 @@ func (j *Journal) append(s *slot, state command.State, what, ran string) error {
 		return fmt.Errorf("step of command %s: it has %d steps, at most %d are kept", e.ID, len(e.Steps), maxSteps)
 	}
 	e.Steps = append(slices.Clip(e.Steps), command.JournalStep{
-		Seq: len(e.Steps) + 1, At: j.now().UTC().Round(0), State: state, Boot: j.boot, Process: j.process, What: what, Ran: ran,
+		V: command.Version, Seq: len(e.Steps) + 1, At: j.now().UTC().Round(0), State: state, Boot: j.boot, Process: j.process, What: what, Ran: ran,
 	})
 	b, err := encode(e)
 	if err != nil {

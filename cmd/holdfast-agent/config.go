@@ -3,12 +3,15 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,6 +19,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/agent"
 	"github.com/holdfast-ha/holdfast/agent/hypervisor"
+	"github.com/holdfast-ha/holdfast/agent/hypervisor/dirs"
 	"github.com/holdfast-ha/holdfast/agent/hypervisor/hostonly"
 	"github.com/holdfast-ha/holdfast/agent/probe"
 	"github.com/holdfast-ha/holdfast/agent/trust"
@@ -31,6 +35,7 @@ type config struct {
 	Workers    []string     `json:"workers"`
 	StateDir   string       `json:"stateDir"`
 	Hypervisor string       `json:"hypervisor"`
+	LibvirtURI string       `json:"libvirtURI"` // default qemu:///system
 	LogLevel   string       `json:"logLevel"`
 	TLS        tlsConfig    `json:"tls"`
 	Pools      []poolConfig `json:"pools"`
@@ -48,12 +53,24 @@ type tlsConfig struct {
 	Key  string `json:"key"`
 }
 
-// poolConfig is one shared pool. Unless Mountpoint is false, Path must be a mount point
-// whenever it is used: an unmounted directory must not pass for the pool.
+// poolConfig is one pool: nfs, a directory that other hosts mount too, the default, or
+// local. Unless Mountpoint is false, the path of a shared one must be a mount point
+// whenever it is used: an unmounted directory must not pass for the pool. Local ones are
+// checked so if Mountpoint is true.
 type poolConfig struct {
-	ID         string `json:"id"`
-	Path       string `json:"path"`
-	Mountpoint *bool  `json:"mountpoint"`
+	ID         string              `json:"id"`
+	Type       hypervisor.PoolType `json:"type"`
+	Path       string              `json:"path"`
+	Mountpoint *bool               `json:"mountpoint"`
+}
+
+func (p poolConfig) dir() dirs.Dir {
+	d := dirs.Dir{ID: p.ID, Type: cmp.Or(p.Type, hypervisor.NFS), Path: p.Path}
+	d.Mount = d.Type == hypervisor.NFS
+	if p.Mountpoint != nil {
+		d.Mount = *p.Mountpoint
+	}
+	return d
 }
 
 // fields can be given as flag --NAME and as HOLDFAST_AGENT_NAME.
@@ -64,6 +81,7 @@ var fields = []struct {
 	{"host", "this host's id", func(c *config) *string { return &c.Host }},
 	{"state-dir", "directory of the agent's own state (default /var/lib/holdfast-agent)", func(c *config) *string { return &c.StateDir }},
 	{"hypervisor", "hypervisor of this host: " + builtWith(), func(c *config) *string { return &c.Hypervisor }},
+	{"libvirt-uri", "libvirt's address (default qemu:///system)", func(c *config) *string { return &c.LibvirtURI }},
 	{"log-level", "debug, info, warn or error (default info)", func(c *config) *string { return &c.LogLevel }},
 	{"tls-cert", "file with this host's certificate (holdfast://host/ID)", func(c *config) *string { return &c.TLS.Cert }},
 	{"tls-key", "file with its key", func(c *config) *string { return &c.TLS.Key }},
@@ -157,13 +175,24 @@ func (c *config) options() (agent.Options, error) {
 	if !known {
 		return o, fmt.Errorf("%w: hypervisor %q: this agent was built with: %s", errUsage, c.Hypervisor, builtWith())
 	}
-	o.Hypervisor = open()
+	var all []dirs.Dir
 	for _, p := range c.Pools {
-		pool, err := probe.NewDir(p.ID, p.Path, p.Mountpoint == nil || *p.Mountpoint)
+		d := p.dir()
+		pool, err := probe.NewDir(d.ID, d.Path, d.Mount)
 		if err != nil {
 			return o, fmt.Errorf("%w: pools: %w", errUsage, err)
 		}
-		o.Pools = append(o.Pools, pool)
+		if d.Type == hypervisor.NFS { // what no other host has proves nothing to it
+			o.Pools = append(o.Pools, pool)
+		}
+		all = append(all, d)
+	}
+	if _, err := dirs.New(dirs.Config{Dirs: all}); err != nil {
+		return o, fmt.Errorf("%w: %w", errUsage, err)
+	}
+	var err error
+	if o.Hypervisor, err = open(c.LibvirtURI, all); err != nil {
+		return o, fmt.Errorf("%w: hypervisor %s: %w", errUsage, c.Hypervisor, err)
 	}
 	o.TLS, o.InsecureLoopback = trust.Files(c.TLS), c.InsecureLoopback
 	return o, nil
@@ -181,14 +210,21 @@ func usage() string {
 	}
 	line(loopbackFlag, "plaintext, to workers on this machine only")
 	line("version", "print version and hypervisors, and exit")
-	b.WriteString("\nFlags beat HOLDFAST_AGENT_… variables (--state-dir: HOLDFAST_AGENT_STATE_DIR), which beat the file.\nPools are configured in the file: pools: [{id: p1, path: /mnt/p1}]\n")
+	b.WriteString("\nFlags beat HOLDFAST_AGENT_… variables (--state-dir: HOLDFAST_AGENT_STATE_DIR), which beat the file.\nPools are configured in the file: pools: [{id: p1, path: /mnt/p1}, {id: own, type: local, path: /srv/own}]\n")
 	return b.String()
 }
 
-// hypervisors are the adapters linked into this binary, by configuration name.
-var hypervisors = map[string]func() hypervisor.Hypervisor{
-	"none": func() hypervisor.Hypervisor { return hostonly.Host{} },
+// hypervisors are the adapters linked into this binary, by configuration name. They are
+// opened with libvirt's address and the host's pools.
+var hypervisors = map[string]func(uri string, pools []dirs.Dir) (hypervisor.Hypervisor, error){
+	"none": func(string, []dirs.Dir) (hypervisor.Hypervisor, error) { return hostonly.Host{}, nil },
 }
 
 // builtWith says which hypervisors this binary knows.
-func builtWith() string { return "none (libvirt comes with the libvirt build)" }
+func builtWith() string {
+	text := strings.Join(slices.Sorted(maps.Keys(hypervisors)), ", ")
+	if hypervisors["libvirt"] == nil {
+		text += " (libvirt comes with the libvirt build)"
+	}
+	return text
+}

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"github.com/holdfast-ha/holdfast/agent"
@@ -40,7 +41,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		fmt.Fprintf(stdout, "holdfast-agent %s\nbuilt with hypervisors: %s\n", version, builtWith())
 		return 0
 	case err == nil:
-		err = serve(ctx, c, stderr)
+		err = serve(ctx, c, getenv, stderr)
 	}
 	switch {
 	case err == nil:
@@ -53,7 +54,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	return 1
 }
 
-func serve(ctx context.Context, c *config, stderr io.Writer) error {
+func serve(ctx context.Context, c *config, getenv func(string) string, stderr io.Writer) error {
 	o, err := c.options()
 	if err != nil {
 		return err
@@ -64,7 +65,13 @@ func serve(ctx context.Context, c *config, stderr io.Writer) error {
 		return err
 	}
 	o.Logger.Info("agent starts", "host", o.Host, "version", version, "hypervisor", c.Hypervisor, "built_with", builtWith())
-	if err := a.Run(ctx); err != nil {
+	watched, over := context.WithCancel(ctx)
+	var supervisor sync.WaitGroup
+	supervisor.Go(func() { supervise(watched, getenv, o.Logger) })
+	err = a.Run(ctx)
+	over()
+	supervisor.Wait()
+	if err != nil {
 		return fmt.Errorf("run agent: %w", err)
 	}
 	o.Logger.Info("agent stopped", "host", o.Host)

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -15,6 +16,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/holdfast-ha/holdfast/agent/hypervisor"
+	"github.com/holdfast-ha/holdfast/agent/hypervisor/dirs"
 )
 
 // asAgent makes the test binary the agent.
@@ -79,6 +83,8 @@ func TestBadInput(t *testing.T) {
 		{file: good + "pools: [{id: p1, path: /mnt, mountpiont: true}]\n", want: `unknown field "mountpiont"`, code: 2},
 		{file: good + "workers2: [\n", want: "line 6: did not find expected node content", code: 2},
 		{file: good + "pools: [{id: p1, path: mnt}]\n", want: `pool p1: path "mnt" is not absolute`, code: 2},
+		{file: good + "pools: [{id: p1, type: ceph, path: /mnt}]\n", want: `pool p1: type "ceph", allowed are local and nfs`, code: 2},
+		{file: good + "pools: [{id: p1, path: /a}, {id: p1, type: local, path: /b}]\n", want: `id "p1" is given twice`, code: 2},
 		{file: good + "logLevel: loud\n", want: `logLevel "loud" is not one of`, code: 2},
 		{file: bare, want: "holdfast pki issue host h1", code: 2},
 		{file: bare + "tls: {cert: /x}\n", want: "tls.ca: empty, all of tls.ca, tls.cert, tls.key are needed", code: 2},
@@ -86,7 +92,7 @@ func TestBadInput(t *testing.T) {
 		{file: good + "tls: {cert: /x}\n", want: "insecureLoopback: true, not allowed together with tls", code: 2},
 		{file: bare, args: []string{"--insecure-loopback=maybe"}, want: `"maybe", allowed are true and false`, code: 2},
 		{file: bare, args: []string{"--insecure-loopback", "--workers", "10.0.0.1:1"}, want: "without TLS only loopback", code: 2},
-		{file: good, args: []string{"--hypervisor", "libvirt"}, want: `hypervisor "libvirt": this agent was built with: none`, code: 2},
+		{file: good, args: []string{"--hypervisor", "xen"}, want: `hypervisor "xen": this agent was built with: `, code: 2},
 		{file: good, args: []string{"--host", "a/b"}, want: `host "a/b"`, code: 2},
 		{file: good, args: []string{"--workers", "10.0.0.1:1"}, want: "without TLS only loopback", code: 2},
 		{file: good, args: []string{"--state-dir", damaged}, want: "agent.properties:1:", code: 1},
@@ -107,13 +113,92 @@ func TestBadInput(t *testing.T) {
 // It says plainly which hypervisors it was built with.
 func TestVersionAndHelp(t *testing.T) {
 	for arg, want := range map[string]string{
-		"--version": "built with hypervisors: none (libvirt comes with the libvirt build)\n",
+		"--version": "built with hypervisors: " + builtWith() + "\n",
 		"--help":    "--state-dir",
 	} {
 		var stdout, stderr bytes.Buffer
 		if code := run(t.Context(), []string{arg}, env(nil), &stdout, &stderr); code != 0 || !strings.Contains(stdout.String(), want) || stderr.Len() != 0 {
 			t.Errorf("%s: exit %d, %q, %q, want %q", arg, code, stdout.String(), stderr.String(), want)
 		}
+	}
+}
+
+// Only pools that other hosts have are stamped; shared ones are mount points, local ones
+// directories, unless the file says otherwise.
+func TestPools(t *testing.T) {
+	no, yes := false, true
+	for want, p := range map[dirs.Dir]poolConfig{
+		{ID: "a", Type: hypervisor.NFS, Path: "/a", Mount: true}:   {ID: "a", Path: "/a"},
+		{ID: "b", Type: hypervisor.NFS, Path: "/b"}:                {ID: "b", Path: "/b", Mountpoint: &no},
+		{ID: "c", Type: hypervisor.Local, Path: "/c"}:              {ID: "c", Type: "local", Path: "/c"},
+		{ID: "d", Type: hypervisor.Local, Path: "/d", Mount: true}: {ID: "d", Type: "local", Path: "/d", Mountpoint: &yes},
+	} {
+		if diff := cmp.Diff(want, p.dir()); diff != "" {
+			t.Error(diff)
+		}
+	}
+	c := config{Host: "h1", Hypervisor: "none", Pools: []poolConfig{{ID: "a", Path: "/a"}, {ID: "c", Type: "local", Path: "/c"}}}
+	o, err := c.options()
+	if err != nil || len(o.Pools) != 1 || o.Pools[0].ID() != "a" {
+		t.Errorf("stamped pools are %v, %v, want the shared one", o.Pools, err)
+	}
+}
+
+// Under systemd it says when it is ready, that it runs, and that it stops.
+func TestSupervised(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "notify")
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		supervise(ctx, env(map[string]string{"NOTIFY_SOCKET": socket, "WATCHDOG_USEC": "30000"}), slog.New(slog.DiscardHandler))
+	}()
+	next := func() string {
+		if err := l.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 64)
+		n, err := l.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b[:n])
+	}
+	for _, want := range []string{"READY=1", "WATCHDOG=1", "WATCHDOG=1"} {
+		if got := next(); got != want {
+			t.Errorf("told %q, want %q", got, want)
+		}
+	}
+	cancel()
+	for got := next(); got != "STOPPING=1"; got = next() {
+		if got != "WATCHDOG=1" {
+			t.Fatalf("told %q at the end", got)
+		}
+	}
+	<-done
+}
+
+// A plain build says clearly that it has no libvirt; the other one has both.
+func TestBuiltWith(t *testing.T) {
+	want := "libvirt, none"
+	if hypervisors["libvirt"] == nil {
+		want = "none (libvirt comes with the libvirt build)"
+	}
+	if got := builtWith(); got != want {
+		t.Errorf("built with %q, want %q", got, want)
+	}
+}
+
+// The file that is shipped beside the unit is one that the agent takes.
+func TestShippedConfiguration(t *testing.T) {
+	c, err := load([]string{"--config", "../../deploy/systemd/agent.yaml"}, env(nil))
+	if err != nil || len(c.Pools) != 2 || c.Hypervisor != "libvirt" || c.StateDir != "/var/lib/holdfast-agent" {
+		t.Errorf("shipped configuration is %+v, %v", c, err)
 	}
 }
 

@@ -18,7 +18,6 @@ import (
 	"github.com/holdfast-ha/holdfast/agent"
 	"github.com/holdfast-ha/holdfast/agent/probe"
 	"github.com/holdfast-ha/holdfast/leases"
-	simhv "github.com/holdfast-ha/holdfast/sim/hypervisor"
 	"github.com/holdfast-ha/holdfast/sim/world"
 	"github.com/holdfast-ha/holdfast/worker"
 	"github.com/holdfast-ha/holdfast/worker/parent"
@@ -98,10 +97,14 @@ func runChildAgent(ctx context.Context, log *slog.Logger, text []byte) error {
 	if err != nil {
 		return err
 	}
+	hv, err := c.Hypervisor(ctx)
+	if err != nil {
+		return err
+	}
 	a, err := agent.New(agent.Options{
 		Host: c.Host, Workers: c.Workers, StateDir: c.StateDir, Version: version, Logger: log,
 		Dial:       func(ctx context.Context, addr string) (net.Conn, error) { return world.Dial(ctx, c.Cable, addr) },
-		Hypervisor: simhv.Host{Boot: c.Boot, All: c.Instances, Refused: c.Refused},
+		Hypervisor: hv,
 		Pools:      []probe.Pool{c.Fault.Pool(pool)},
 
 		InsecureLoopback: true,

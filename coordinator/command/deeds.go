@@ -11,13 +11,18 @@ import (
 func prepare(s *step) {
 	s.r.Prepared = true
 	s.r.Next = s.now.Add(s.p.Interval)
-	s.because("asking %s to make its volumes", s.r.Spec.Target)
+	s.because("asking %s for its pools and volumes", s.r.Spec.Target)
 	s.effect(Prepare)
 }
 
 func tryLater(s *step) {
 	s.r.Next = s.now.Add(s.p.Interval)
-	s.because("%s did not say whether it made the volumes: %s", s.r.Spec.Target, s.ev.Reason)
+	s.because("%s did not say whether it is prepared: %s", s.r.Spec.Target, s.ev.Reason)
+}
+
+func prepared(s *step) {
+	s.r.Spec.Paths = s.ev.Paths
+	send(s)
 }
 
 func send(s *step) {
@@ -52,6 +57,9 @@ func (s *step) settle(leaves bool) {
 	s.effect(Gather)
 }
 
+// made: the target may have made volumes.
+func (s *step) made() bool { return s.r.Prepared && len(s.r.Spec.Items) > 0 }
+
 func (s *step) end() {
 	s.r.Released, s.r.Ended, s.r.Left, s.r.Next = true, s.now, nil, time.Time{}
 	if s.r.Seq == 0 && s.r.Sends == 0 { // its agent has nothing to forget
@@ -62,23 +70,23 @@ func (s *step) end() {
 func neverSent(why string) func(*step) {
 	return func(s *step) {
 		s.outcome(false, "deadline", "", why)
-		s.settle(s.r.Prepared)
+		s.settle(s.made())
 	}
 }
 
 func cancelUnsent(s *step) {
 	s.outcome(false, s.ev.By, "", "cancelled before it was sent"+reasonOf(s.ev.Reason))
-	s.settle(s.r.Prepared)
+	s.settle(s.made())
 }
 
 func notPrepared(s *step) {
-	s.outcome(false, "agent", "", fmt.Sprintf("%s cannot make its volumes: %s", s.r.Spec.Target, s.ev.Reason))
-	s.settle(true)
+	s.outcome(false, "agent", "", fmt.Sprintf("%s cannot take it: %s", s.r.Spec.Target, s.ev.Reason))
+	s.settle(s.made())
 }
 
 func refusedByAgent(s *step) {
 	s.outcome(false, "agent", "", "refused by the agent of "+s.r.Host+": "+s.ev.Reason)
-	s.settle(s.r.Prepared)
+	s.settle(s.made())
 }
 
 func neverArrived(s *step) {
@@ -87,7 +95,7 @@ func neverArrived(s *step) {
 		why = "cancelled before it reached the agent" + reasonOf(c.Reason)
 	}
 	s.outcome(false, "evidence", "", why)
-	s.settle(s.r.Prepared)
+	s.settle(s.made())
 }
 
 func reasonOf(reason string) string {

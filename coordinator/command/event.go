@@ -36,6 +36,7 @@ const (
 
 // JournalStep is one step of an agent's journal: the agent's own words, in its own order.
 type JournalStep struct {
+	V       int       `json:"v"`
 	Seq     int       `json:"seq"` // from 1
 	At      time.Time `json:"at"`  // by the agent's clock; shown, never compared
 	State   State     `json:"state"`
@@ -68,6 +69,7 @@ type Event struct {
 	Step     *JournalStep
 	Evidence *Evidence
 	Tidied   []Action
+	Paths    map[string]string // EvPrepared: where the target has its pools
 	Verb     Verb
 	By       string
 }

@@ -59,6 +59,7 @@ type Item struct {
 	Volume string `json:"volume"` // or the template
 	Format string `json:"format"`
 	Size   int64  `json:"size,omitempty"` // bytes the guest sees
+	As     string `json:"as,omitempty"`   // the new volume, of a copy; of a template empty: one more copy of it
 	From   Ref    `json:"from"`
 	To     Ref    `json:"to"`
 	// Temporary is the path on the pool of To under which an offline copy is written until
@@ -110,8 +111,9 @@ func (s Spec) Hosts(source string) []string {
 	return []string{source, s.Target}
 }
 
-// prepares: the volumes must be made at the target before the hypervisor moves into them.
-func (s Spec) prepares() bool { return s.Kind == Migrate && len(s.Items) > 0 }
+// prepares: the target must be asked before the hypervisor moves into it: its volumes have
+// to be there, and where it has its pools has to be known.
+func (s Spec) prepares() bool { return s.Kind == Migrate }
 
 // After is the definition with the disks where a completed command puts them.
 func (s Spec) After() *Definition {

@@ -35,12 +35,12 @@ var Rows = slices.Concat(beginRows, stepRows, lookRows, tidyRows, operatorRows)
 // From the record to the agent.
 var beginRows = []Row{
 	{From: in(Pending), On: EvTick, When: "its deadline has passed", cond: late, To: Failed, Event: "command.failed", Do: neverSent("its deadline passed before it was sent")},
-	{From: in(Pending), On: EvTick, When: "due, volumes have to be made at the target first", cond: dueUnprepared, Do: prepare},
+	{From: in(Pending), On: EvTick, When: "due, the target has to be prepared first", cond: dueUnprepared, Do: prepare},
 	{From: in(Pending), On: EvTick, When: "due", cond: due, To: Sent, Do: send},
-	{From: in(Pending), On: EvLinked, When: "volumes have to be made at the target first", cond: unprepared, Do: prepare},
+	{From: in(Pending), On: EvLinked, When: "the target has to be prepared first", cond: unprepared, Do: prepare},
 	{From: in(Pending), On: EvLinked, When: "an agent has come", To: Sent, Do: send},
-	{From: in(Pending), On: EvPrepared, When: "the volumes are made", cond: reply(Accepted), To: Sent, Do: send},
-	{From: in(Pending), On: EvPrepared, When: "the target will not make them", cond: reply(Refused), To: Failed, Event: "command.failed", Do: notPrepared},
+	{From: in(Pending), On: EvPrepared, When: "the target is prepared", cond: reply(Accepted), To: Sent, Do: prepared},
+	{From: in(Pending), On: EvPrepared, When: "the target cannot", cond: reply(Refused), To: Failed, Event: "command.failed", Do: notPrepared},
 	{From: in(Pending), On: EvPrepared, When: "no answer: asked again", Do: tryLater},
 	{From: in(Pending), On: EvOperator, When: "cancel", cond: verb(VerbCancel), To: Failed, Event: "command.failed", Do: cancelUnsent},
 	{From: in(Sent), On: EvSent, When: "the agent refuses it", cond: reply(Refused), To: Failed, Event: "command.failed", Do: refusedByAgent},

@@ -153,6 +153,17 @@ var All = []Def{
 	{"agent.lb.membership.grace", Duration, "60s", "0s", "1h", nil, global, nil, Live,
 		"A worker that is missing for less than this changes no list."},
 
+	{"reconcile.enabled", Bool, "true", "", "", nil, everywhere, nil, Live,
+		"Whether it is found out by itself what became of commands that were interrupted; false keeps their records and journals and judges nothing."},
+	{"reconcile.interval", Duration, "60s", "1s", "1h", nil, everywhere, nil, Live,
+		"How often an interrupted command is looked at that no event tells anything new of; the safety net, events are acted on at once."},
+	{"reconcile.max.attempts", Int, "30", "1", "1000", nil, everywhere, nil, Live,
+		"Looks at an interrupted command before an operator is asked; a look that its host did not answer is none."},
+	{"reconcile.workers", Int, "100", "1", "10000", nil, global, nil, Live,
+		"Commands that one worker looks at, or tidies up after, at the same time."},
+	{"command.keep", Duration, "168h", "1m", "8760h", nil, everywhere, nil, Live,
+		"How long the record of a command is kept after its end."},
+
 	{"worker.activity.concurrency", Int, "50", "1", "10000", nil, global, nil, Live,
 		"Activity checks that run at the same time on one worker."},
 	{"worker.recovery.concurrency", Int, "5", "1", "1000", nil, global, nil, Live,

@@ -19,6 +19,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/agent/hypervisor"
 	"github.com/holdfast-ha/holdfast/agent/hypervisor/dirs"
+	"github.com/holdfast-ha/holdfast/sim/sequence"
 )
 
 // EngineConfig is what an engine is made of.
@@ -28,8 +29,9 @@ type EngineConfig struct {
 	Dirs       []dirs.Dir
 	Gate       func(ctx context.Context, op string, d hypervisor.Disk) error // see dirs.Config
 	Refused    Refused
-	WriteEvery time.Duration // of every guest; default 20ms
-	JobRate    int64         // bytes per second of any job; default 1 GiB
+	Boot       []hypervisor.Instance // defined and started, with new disks where they have none
+	WriteEvery time.Duration         // of every guest; default 20ms
+	JobRate    int64                 // bytes per second of any job; default 1 GiB
 }
 
 // Engine is the hypervisor of one boot of a host. Make it with NewEngine, then call Run
@@ -69,6 +71,45 @@ func NewEngine(cfg EngineConfig) (*Engine, error) {
 	return e, nil
 }
 
+// bootLimit bounds the start of one instance of the boot: one whose pool hangs does not
+// start, the others do.
+const bootLimit = time.Second
+
+// boot starts the instances of the boot. One that cannot start stays stopped.
+func (e *Engine) boot(ctx context.Context) error {
+	for _, in := range e.cfg.Boot {
+		def := hypervisor.Definition{ID: in.ID, MemoryMiB: bootMemory, CPUs: 1}
+		for _, d := range in.Disks {
+			def.Disks = append(def.Disks, hypervisor.DiskSpec{Disk: d, Format: hypervisor.Raw})
+		}
+		if err := e.define(def); err != nil {
+			return err
+		}
+		limited, cancel := context.WithTimeout(ctx, bootLimit)
+		err := e.newDisks(limited, in.Disks)
+		cancel()
+		if err == nil {
+			_ = e.start(ctx, in.ID) // whoever looks sees it stopped
+		}
+	}
+	return nil
+}
+
+const bootMemory = 64 // MiB
+
+func (e *Engine) newDisks(ctx context.Context, all []hypervisor.Disk) error {
+	for _, d := range all {
+		path, err := e.pools.Reserve(ctx, d)
+		if err == nil {
+			err = os.Truncate(path, sequence.Size)
+		}
+		if err != nil && !errors.Is(err, hypervisor.ErrExists) {
+			return err
+		}
+	}
+	return nil
+}
+
 // Run answers on the socket until ctx ends; then nothing runs any more.
 func (e *Engine) Run(ctx context.Context) error {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", e.cfg.Socket)
@@ -88,6 +129,9 @@ func (e *Engine) Run(ctx context.Context) error {
 		}
 	}()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
+	if err := e.boot(ctx); err != nil {
+		return fmt.Errorf("boot hypervisor: %w", errors.Join(err, l.Close()))
+	}
 	for {
 		conn, err := l.Accept()
 		if ctx.Err() != nil {

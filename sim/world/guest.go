@@ -4,69 +4,84 @@ package world
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/agent/hypervisor"
+	"github.com/holdfast-ha/holdfast/agent/hypervisor/dirs"
 	simhv "github.com/holdfast-ha/holdfast/sim/hypervisor"
 )
 
 const writeEvery = 300 * time.Millisecond
 
-// Guest is what a guest child does: it runs the instances of one boot of a host, that
-// is, it writes to their disks.
+// Guest is what a guest child does: it is the hypervisor of one boot of a host, which
+// runs the instances of that boot and whatever comes later.
 type Guest struct {
 	Host      string                `json:"host"`
-	PoolDir   string                `json:"poolDir"`
+	Socket    string                `json:"socket"` // of the hypervisor
+	Dir       string                `json:"dir"`    // of its definitions
+	Dirs      []dirs.Dir            `json:"dirs"`   // its pools
 	Fault     Fault                 `json:"fault"`
 	Instances []hypervisor.Instance `json:"instances"`
 	Refused   simhv.Refused         `json:"refused"` // what the agent keeps from running
 }
 
-// Run writes until ctx ends, which is no error.
+// Run works until ctx ends, which is no error.
 func (g Guest) Run(ctx context.Context) error {
-	for n := 1; ; n++ {
-		if err := g.write(ctx, n); err != nil && ctx.Err() == nil {
+	for _, dir := range []string{g.Dir, g.Dirs[0].Path, g.Dirs[1].Path} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("run guest of %s: %w", g.Host, err)
 		}
-		if wait(ctx, writeEvery) != nil {
-			return nil
-		}
 	}
-}
-
-func (g Guest) write(ctx context.Context, n int) error {
-	if err := g.Fault.Pass(ctx); err != nil {
-		return err
+	e, err := simhv.NewEngine(simhv.EngineConfig{
+		Socket: g.Socket, Dir: g.Dir, Dirs: g.Dirs, Gate: g.Fault.gate(g.Dirs[0].ID), Refused: g.Refused, Boot: g.Instances, WriteEvery: writeEvery,
+	})
+	if err == nil {
+		err = e.Run(ctx)
 	}
-	run, err := g.Refused.Filter(g.Instances)
 	if err != nil {
-		return err
-	}
-	for _, in := range run {
-		for _, d := range in.Disks {
-			if err := touch(filepath.Join(g.PoolDir, d.Path), fmt.Sprintf("%s %d\n", in.ID, n)); err != nil {
-				return err
-			}
-		}
+		return fmt.Errorf("run guest of %s: %w", g.Host, err)
 	}
 	return nil
 }
 
-// touch writes in place, as an instance does to its disk.
-func touch(name, text string) error {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o600)
-	if errors.Is(err, os.ErrNotExist) {
-		if err = os.MkdirAll(filepath.Dir(name), 0o700); err == nil {
-			f, err = os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o600)
+// gate is the fault of the host's shared pool as the hypervisor and the agent meet it.
+func (f Fault) gate(pool string) func(context.Context, string, hypervisor.Disk) error {
+	return func(ctx context.Context, _ string, d hypervisor.Disk) error {
+		if d.Pool != pool {
+			return nil
 		}
+		return f.Pass(ctx)
 	}
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	return errors.Join(err, f.Close())
 }
+
+// engineWait is how long an agent that boots waits for the hypervisor beside it.
+const engineWait = 10 * time.Second
+
+// Hypervisor is the adapter of the agent child. It waits for the hypervisor to answer, as
+// a unit does that starts after libvirtd, but not for ever.
+func (a Agent) Hypervisor(ctx context.Context) (hypervisor.Hypervisor, error) {
+	r, err := simhv.NewRemote(simhv.RemoteConfig{Boot: a.Boot, Engine: a.Engine, Dirs: a.Dirs, Gate: a.Fault.gate(a.Dirs[0].ID), Refused: a.Refused})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, engineWait)
+	defer cancel()
+	for r.Healthy(ctx) != nil && wait(ctx, faultPoll) == nil {
+		// Not there yet.
+	}
+	return r, nil
+}
+
+// pools are the host's: the cluster's shared one first, then its own.
+func (h *Host) pools() []dirs.Dir {
+	return []dirs.Dir{
+		{ID: h.Pool, Type: hypervisor.NFS, Path: h.cfg.poolDir(h.Pool)},
+		{ID: "local-" + h.Host, Type: hypervisor.Local, Path: filepath.Join(h.dir, "local")},
+	}
+}
+
+// engine is the socket of the host's hypervisor, for its agent and for migrations to it.
+func (h *Host) engine() string { return "@holdfast-hypervisor-" + h.Addr.String() }

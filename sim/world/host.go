@@ -246,7 +246,7 @@ func (h *Host) carry() {
 
 func (h *Host) startAgent() {
 	h.agent = h.child("agent", Agent{
-		Host: h.Host, Boot: h.boot, Instances: h.instances, Refused: h.refused(),
+		Host: h.Host, Boot: h.boot, Engine: h.engine(), Dirs: h.pools(), Refused: h.refused(),
 		Workers: h.cfg.Workers, Cable: h.socket(), StateDir: filepath.Join(h.dir, "agent"),
 		Pool: h.Pool, PoolDir: h.cfg.poolDir(h.Pool), Fault: h.fault,
 	})
@@ -254,7 +254,7 @@ func (h *Host) startAgent() {
 
 func (h *Host) startGuest() {
 	h.guest = h.child("guest", Guest{
-		Host: h.Host, PoolDir: h.cfg.poolDir(h.Pool), Fault: h.fault,
+		Host: h.Host, Socket: h.engine(), Dir: filepath.Join(h.dir, "definitions"), Dirs: h.pools(), Fault: h.fault,
 		Instances: h.instances, Refused: h.refused(),
 	})
 }

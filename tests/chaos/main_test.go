@@ -22,7 +22,6 @@ import (
 
 	"github.com/holdfast-ha/holdfast/agent"
 	"github.com/holdfast-ha/holdfast/agent/probe"
-	simhv "github.com/holdfast-ha/holdfast/sim/hypervisor"
 	"github.com/holdfast-ha/holdfast/sim/world"
 )
 
@@ -75,10 +74,14 @@ func runAgent(ctx context.Context, text []byte) error {
 	if err != nil {
 		return err
 	}
+	hv, err := c.Hypervisor(ctx)
+	if err != nil {
+		return err
+	}
 	a, err := agent.New(agent.Options{
 		Host: c.Host, Workers: c.Workers, StateDir: c.StateDir, Version: "chaos", Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		Dial:       func(ctx context.Context, addr string) (net.Conn, error) { return world.Dial(ctx, c.Cable, addr) },
-		Hypervisor: simhv.Host{Boot: c.Boot, All: c.Instances, Refused: c.Refused},
+		Hypervisor: hv,
 		Pools:      []probe.Pool{c.Fault.Pool(pool)},
 
 		InsecureLoopback: true,

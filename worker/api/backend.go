@@ -68,6 +68,18 @@ type Backend interface {
 	DeleteSetting(ctx context.Context, who, scope, name string) (v1.Setting, error)
 	Arm(ctx context.Context, who, scope string, s v1.Switch) (v1.Setting, error) // scope: global, zone/…, pod/…, cluster/…, host/…
 
+	Pools() Shelf[v1.Pool]
+	Volumes() Shelf[v1.Volume]
+	Templates() Shelf[v1.Template]
+	Instances() Shelf[v1.Instance]
+
+	CommandHost(ctx context.Context, r v1.CommandRequest) (host string, err error)             // whose owner records it
+	NewCommand(ctx context.Context, who, host string, r v1.CommandRequest) (v1.Command, error) // only at the owner
+	Commands(ctx context.Context, q v1.CommandQuery) ([]v1.Command, error)
+	Command(ctx context.Context, id string) (v1.Command, error) // with progress only at the owner
+	ExplainCommand(ctx context.Context, id string) (v1.Explanation, error)
+	OrderCommand(ctx context.Context, who, id, verb string, o v1.CommandOrder) (v1.Command, error) // only at the owner; verb: v1.CommandVerbs
+
 	Allocate(ctx context.Context, partition string, needHA bool) ([]v1.Candidate, error)
 
 	// OwnerAPI is the base URL of the worker that owns the host and whether that is this

@@ -45,6 +45,12 @@ var (
 		{Name: "without", Doc: "as if this worker owned nothing", Many: true},
 		{Name: "add", Doc: "`W`, `W:zone` or `W:zone:weight`: as if this worker took part, a new one or one that is drained", Many: true},
 	}
+	forceParam    = Param{Name: "force", Doc: "`true`: an instance may be on a host that placement refuses"}
+	commandParams = []Param{
+		{Name: "host", Doc: "commands of this host"},
+		{Name: "state", Doc: "commands in this state"},
+		{Name: "open", Doc: "`true`: only those that have not ended"},
+	}
 	hostParams = []Param{
 		{Name: "partition", Doc: "hosts of this partition and those below it"},
 		{Name: "state", Doc: "HA states, comma-separated"},
@@ -80,6 +86,30 @@ var Routes = []Route{
 	{"GET", "/v1/partitions/{path...}:explain", "hosts:read", nil, v1.Explanation{}, nil, "Why a partition is as it is.", explainPartition},
 	{"POST", "/v1/partitions/{path...}:ha", "ha:write", v1.Switch{}, v1.Partition{}, nil, "HA wanted here or not.", setPartition("ha")},
 	{"POST", "/v1/partitions/{path...}:enabled", "hosts:write", v1.Switch{}, v1.Partition{}, nil, "Partition enabled or not.", setPartition("enabled")},
+
+	{"GET", "/v1/pools", "hosts:read", nil, v1.List[v1.Pool]{}, pageParams, "List storage pools.", listResources(Backend.Pools)},
+	{"GET", "/v1/pools/{id}", "hosts:read", nil, v1.Pool{}, nil, "One pool.", getResource(Backend.Pools)},
+	{"PUT", "/v1/pools/{id}", "hosts:write", v1.Pool{}, v1.Pool{}, []Param{dryParam, forceParam}, "Declare a pool. Knows `If-Match` and `If-None-Match`.", putResource(Backend.Pools)},
+	{"DELETE", "/v1/pools/{id}", "hosts:write", nil, nil, nil, "Forget a pool; nothing is deleted from a pool. Knows `If-Match`.", deleteResource(Backend.Pools)},
+	{"GET", "/v1/volumes", "hosts:read", nil, v1.List[v1.Volume]{}, pageParams, "List volumes.", listResources(Backend.Volumes)},
+	{"GET", "/v1/volumes/{id}", "hosts:read", nil, v1.Volume{}, nil, "One volume.", getResource(Backend.Volumes)},
+	{"PUT", "/v1/volumes/{id}", "hosts:write", v1.Volume{}, v1.Volume{}, []Param{dryParam, forceParam}, "Declare a volume. Knows `If-Match` and `If-None-Match`.", putResource(Backend.Volumes)},
+	{"DELETE", "/v1/volumes/{id}", "hosts:write", nil, nil, nil, "Forget a volume; nothing is deleted from a pool. Knows `If-Match`.", deleteResource(Backend.Volumes)},
+	{"GET", "/v1/templates", "hosts:read", nil, v1.List[v1.Template]{}, pageParams, "List templates.", listResources(Backend.Templates)},
+	{"GET", "/v1/templates/{id}", "hosts:read", nil, v1.Template{}, nil, "One template.", getResource(Backend.Templates)},
+	{"PUT", "/v1/templates/{id}", "hosts:write", v1.Template{}, v1.Template{}, []Param{dryParam, forceParam}, "Declare a template. Knows `If-Match` and `If-None-Match`.", putResource(Backend.Templates)},
+	{"DELETE", "/v1/templates/{id}", "hosts:write", nil, nil, nil, "Forget a template; nothing is deleted from a pool. Knows `If-Match`.", deleteResource(Backend.Templates)},
+	{"GET", "/v1/instances", "hosts:read", nil, v1.List[v1.Instance]{}, pageParams, "List instances.", listResources(Backend.Instances)},
+	{"GET", "/v1/instances/{id}", "hosts:read", nil, v1.Instance{}, nil, "One instance.", getResource(Backend.Instances)},
+	{"PUT", "/v1/instances/{id}", "hosts:write", v1.Instance{}, v1.Instance{}, []Param{dryParam, forceParam}, "Declare a instance. Knows `If-Match` and `If-None-Match`.", putResource(Backend.Instances)},
+	{"DELETE", "/v1/instances/{id}", "hosts:write", nil, nil, nil, "Forget a instance; nothing is deleted from a pool. Knows `If-Match`.", deleteResource(Backend.Instances)},
+	{"GET", "/v1/commands", "hosts:read", nil, v1.List[v1.Command]{}, join(commandParams, pageParams), "List commands, oldest first.", listCommands},
+	{"POST", "/v1/commands", "commands:write", v1.CommandRequest{}, v1.Command{}, nil, "Ask for a copy or a migration. The answer comes when it is on record; it is carried out by the agent of its host.", newCommand},
+	{"GET", "/v1/commands/{id}", "hosts:read", nil, v1.Command{}, nil, "One command with the steps its agent wrote down; its progress from its host's owner.", getCommand},
+	{"GET", "/v1/commands/{id}/explain", "hosts:read", nil, v1.Explanation{}, nil, "Why a command is as it is, what was seen, what comes next.", explainCommand},
+	{"POST", "/v1/commands/{id}/cancel", "commands:write", v1.CommandOrder{}, v1.Command{}, nil, "End a command where it can be ended.", orderCommand("cancel")},
+	{"POST", "/v1/commands/{id}/reconcile", "commands:write", v1.CommandOrder{}, v1.Command{}, nil, "Look now what is so, with all attempts anew.", orderCommand("reconcile")},
+	{"POST", "/v1/commands/{id}/resolve", "commands:write", v1.CommandOrder{}, v1.Command{}, nil, "State on your own responsibility what came of a command; its resources take the next one.", orderCommand("resolve")},
 
 	{"GET", "/v1/workers", "workers:read", nil, v1.List[v1.Worker]{}, nil, "List the members of the control plane, and those drained that are not running. Links and lease come from each worker itself; one that does not answer within a second is `unknown` there.", listWorkers},
 	{"GET", "/v1/workers/{id}", "workers:read", nil, v1.Worker{}, nil, "One worker.", getWorker},

@@ -28,6 +28,12 @@ type Handler interface {
 	// Ping was received at the given time; the answer goes back at once. A refusal
 	// closes the session instead (the host is not ours any more).
 	Ping(s *Session, p *agentpb.Ping, at time.Time) (*agentpb.Pong, *agentpb.Refusal)
+	// Linked: an admitted session can be asked from now on.
+	Linked(s *Session, h *agentpb.Hello)
+	// Steps are what the agent wrote down about commands, in the order of each command's.
+	Steps(s *Session, st *agentpb.Steps)
+	// Progress is how far commands are.
+	Progress(s *Session, p *agentpb.Progresses)
 	// Goodbye announces an orderly end.
 	Goodbye(s *Session, g *agentpb.Goodbye)
 	// Gone: the stream of an admitted session has ended.
@@ -142,6 +148,7 @@ func (s *Server) Connect(stream grpc.BidiStreamingServer[agentpb.Up, agentpb.Dow
 	if err := stream.Send(&agentpb.Down{Frame: &agentpb.Down_Welcome{Welcome: welcome}}); err != nil {
 		return err
 	}
+	s.h.Linked(ses, hello)
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
@@ -223,6 +230,10 @@ func (s *Server) read(stream grpc.BidiStreamingServer[agentpb.Up, agentpb.Down],
 			if ch != nil {
 				ch <- f.Answer
 			}
+		case *agentpb.Up_Steps:
+			s.h.Steps(ses, f.Steps)
+		case *agentpb.Up_Progress:
+			s.h.Progress(ses, f.Progress)
 		case *agentpb.Up_Goodbye:
 			s.h.Goodbye(ses, f.Goodbye)
 		case *agentpb.Up_Hello:

@@ -41,6 +41,9 @@ func (h *told) Ping(_ *Session, p *agentpb.Ping, _ time.Time) (*agentpb.Pong, *a
 	return &agentpb.Pong{Seq: p.Seq}, nil
 }
 
+func (h *told) Linked(*Session, *agentpb.Hello)        {}
+func (h *told) Steps(*Session, *agentpb.Steps)         {}
+func (h *told) Progress(*Session, *agentpb.Progresses) {}
 func (h *told) Goodbye(_ *Session, g *agentpb.Goodbye) { h.byes <- g }
 func (h *told) Gone(_ *Session, cause error)           { h.gone <- cause }
 

@@ -27,6 +27,11 @@ type Fleet struct {
 	PartMap   map[string]v1.Partition
 	WorkerL   []v1.Worker
 	IncL      []v1.Incident
+	PoolL     []v1.Pool
+	VolumeL   []v1.Volume
+	TemplateL []v1.Template
+	InstanceL []v1.Instance
+	CommandL  []v1.Command
 	EventL    []v1.Event
 	Set       map[string]v1.Setting      // by scope and name
 	SecretMap map[string]v1.SecretStatus // by host/device

@@ -31,6 +31,7 @@ type HostSpec struct {
 	Probes    []string          `json:"probes,omitempty"`   // icmp://10.0.0.7, udp-echo://127.0.0.1:7007
 	Pools     []string          `json:"pools,omitempty"`    // shared pools it mounts
 	Power     []Device          `json:"power,omitempty"`
+	Control   string            `json:"control,omitempty"` // hypervisor's address as other hosts reach it; default qemu+tls://<id>/system
 
 	Maintenance bool   `json:"maintenance,omitempty"`
 	HADisabled  bool   `json:"haDisabled,omitempty"`
