@@ -124,7 +124,7 @@ func realDoor(t *testing.T, files trust.Files) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := link.NewGRPC(link.New(nil, slog.New(slog.DiscardHandler)), pkitest.Open(t, files))
+	server := link.NewGRPC(link.New("w1", nil, slog.New(slog.DiscardHandler)), pkitest.Open(t, files))
 	var served sync.WaitGroup
 	served.Go(func() { _ = server.Serve(listener) })
 	t.Cleanup(func() { server.Stop(); served.Wait() })

@@ -71,8 +71,9 @@ func leave(raw net.Conn) {
 	}
 }
 
-// admit says whose stream it is; the zero identity on plaintext.
-func (s *Server) admit(ctx context.Context) (trust.Identity, error) {
+// admit says whose stream it is; the zero identity on plaintext. Agents' streams are the
+// hosts', relays are other workers'.
+func (s *Server) admit(ctx context.Context, role trust.Role) (trust.Identity, error) {
 	if s.trust == nil {
 		return trust.Identity{}, nil
 	}
@@ -82,7 +83,7 @@ func (s *Server) admit(ctx context.Context) (trust.Identity, error) {
 		from = p.Addr.String()
 		if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
 			var id trust.Identity
-			if id, err = s.trust.Client(info.State.PeerCertificates, trust.Host); err == nil {
+			if id, err = s.trust.Client(info.State.PeerCertificates, role); err == nil {
 				return id, nil
 			}
 		}
