@@ -58,6 +58,7 @@ type (
 	readersChanged struct{}
 	helloMsg       struct {
 		hello   *agentpb.Hello
+		carrier string // worker that holds the link, empty: this one
 		at      time.Time
 		refused bool // there is no link
 	}
@@ -67,7 +68,10 @@ type (
 		gate   string
 		at     time.Time
 	}
-	goneMsg    struct{ at time.Time }
+	goneMsg struct {
+		at   time.Time
+		lost string // not the agent, but this worker, which carried its link, is known to be gone
+	}
 	hostileMsg struct {
 		device string
 		count  int
@@ -250,7 +254,9 @@ func (o *owner) handle(ctx context.Context, msg any) {
 	case pingMsg:
 		o.onPing(ctx, m)
 	case goneMsg: // a newer session may have come meanwhile
-		o.live.linked = o.w.door.Session(o.host) != nil
+		if o.live.linked = o.w.door.Session(o.host) != nil; !o.live.linked && m.lost != "" {
+			o.live.cut, o.live.cutFrom = m.at, m.lost
+		}
 		o.metricsLinked()
 		o.publish()
 	case specChanged:
@@ -341,7 +347,7 @@ func (o *owner) committed(from ha.Record, ev ha.Event) {
 // untilNext is the time until something is due without any message.
 func (o *owner) untilNext() time.Duration {
 	next := o.rec.NextDeadline()
-	for _, t := range []time.Time{o.live.missAt(o.policy), o.live.powerAt, o.live.baselineAt} {
+	for _, t := range []time.Time{o.live.missAt(o.policy), o.live.cutAt(o.policy), o.live.powerAt, o.live.baselineAt} {
 		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
 			next = t
 		}
@@ -363,6 +369,9 @@ func (o *owner) onTime(ctx context.Context, now time.Time) {
 			o.w.metrics.stuckDeadlines.Inc()
 			pause(ctx, 100*time.Millisecond)
 		}
+	}
+	if at := o.live.cutAt(o.policy); !at.IsZero() && !at.After(now) {
+		o.carrierLost(ctx, now)
 	}
 	if at := o.live.missAt(o.policy); !at.After(now) {
 		switch woke, stood := o.w.still.ended(); {

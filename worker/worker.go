@@ -44,6 +44,8 @@ type Worker struct {
 
 	wire      wire
 	door      *link.Server
+	lists     *listing
+	carried   *carried
 	drivers   *wpower.Registry
 	gate      *wpower.Gate
 	providers map[string]provider.Provider
@@ -102,9 +104,10 @@ func New(o Options) (*Worker, error) {
 		w.log.Error("key ring cannot be used, sealed secrets stay unreadable", "cause", w.ring.Err())
 	}
 	w.pools = newPools()
+	w.lists, w.carried = newListing(), newCarried()
 	w.hook = newPageHook(w.log, w.pageCommand, func(result string) { w.metrics.pages.WithLabelValues(result).Inc() })
 	w.view = newView(w.log, w.changed)
-	w.door = link.New((*door)(w), w.log)
+	w.door = link.New(w.o.ID, (*door)(w), w.log)
 	w.gate = wpower.NewGate()
 	if w.drivers, err = wpower.NewRegistry(append(childDrivers(), ipmi.New(w.hostile), redfish.New(redfish.Keep))...); err != nil {
 		return nil, err
@@ -135,7 +138,7 @@ func (w *Worker) hostile(t wpower.Target, r ipmi.Report) {
 var mirrorPrefixes = []string{
 	leases.ConfigGenerationKey(), leases.WorkersPrefix, leases.DrainsPrefix, leases.SlotsPrefix, leases.EndsPrefix, leases.PartitionsPrefix,
 	leases.HostsPrefix, leases.OpsPrefix, leases.SecretsPrefix, leases.SettingsPrefix, leases.ProfilesPrefix,
-	leases.PoolsPrefix, leases.CommandsPrefix,
+	leases.PoolsPrefix, leases.CommandsPrefix, leases.LinksPrefix, leases.IndicesPrefix,
 }
 
 func (w *Worker) pageCommand() (string, time.Duration) {
@@ -192,6 +195,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	g.Go(func() error { return w.watchCertificates(ctx) })
 	g.Go(func() error { return w.watchSecrets(ctx) })
 	g.Go(func() error { return w.trimEvents(ctx) })
+	g.Go(func() error { return w.door.Run(ctx) })
+	g.Go(func() error { return w.watchLists(ctx) })
+	g.Go(func() error { return w.watchLinks(ctx) })
 	g.Go(func() error { return w.hook.run(ctx) })
 	// Not before its turn: in a restart the process before this one still accepts on the
 	// same sockets, and can serve whom this one would have to send away.
@@ -262,6 +268,11 @@ func (w *Worker) record(state string) v1.Worker {
 // changed is told of every change in the view, from the mirror's goroutine.
 func (w *Worker) changed(kind, id string) {
 	switch kind {
+	case "workers", "drains", "slots", "host-spec", "indices", "settings":
+		signal(w.lists.kick)
+		signal(w.carried.kick)
+	}
+	switch kind {
 	case "workers", "drains", "slots", "ends", "host-spec", "generation":
 		w.look()
 	case "secrets":
@@ -290,8 +301,12 @@ func (w *Worker) changed(kind, id string) {
 
 // look lets the reign look at everything anew.
 func (w *Worker) look() {
+	signal(w.kick)
+}
+
+func signal(c chan struct{}) {
 	select {
-	case w.kick <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
