@@ -50,8 +50,9 @@ func newAgentListCmd(e *env) *cobra.Command {
 	var out outputFlags
 	c := &cobra.Command{
 		Use: "list", Short: "List agents with their owner, the worker that carries their link, and their list", Args: cobra.NoArgs,
-		Long:    "Lists every host's agent: who owns the host, who holds its link, and the workers that it links to, the preferred one first.",
-		Example: "  holdfast agent list\n  holdfast agent list -o json",
+		Long: "Lists every host's agent: who owns the host, who holds its link, and the workers that it links to, the preferred one first.\n" +
+			"An agent whose link is not at the first of them moves there when it looks next.",
+		Example: "  holdfast agent list\n  holdfast agent list -o json\n  holdfast agent list -o wide",
 	}
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		o, err := out.options(e)
@@ -138,8 +139,8 @@ func newAgentLinksCmd(e *env) *cobra.Command {
 	c := &cobra.Command{
 		Use: "links", Short: "Count the links of each worker", Args: cobra.NoArgs,
 		Long: "Counts for each worker the hosts that it owns, the links that it carries, those of them that it relays to owners elsewhere,\n" +
-			"the agents that prefer it, and the links that will leave it when their agents look next.",
-		Example: "  holdfast agent links",
+			"the agents that prefer it, and the links that will leave it when their agents look next. All of it is what is on record in etcd.",
+		Example: "  holdfast agent links\n  holdfast agent links -o json\n  holdfast agent links --request-timeout 1m",
 	}
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		o, err := out.options(e)
@@ -227,7 +228,7 @@ func newPlanLBCmd(e *env) *cobra.Command {
 	c := &cobra.Command{
 		Use: "lb", Short: "Show which agents would move under another algorithm", Args: cobra.NoArgs,
 		Long:    "Lists the agents whose link would move if agent.lb.algorithm were set everywhere. Nothing is changed. Without --algorithm: who is to move now.",
-		Example: "  holdfast plan lb --algorithm roundrobin\n  holdfast plan lb -o json",
+		Example: "  holdfast plan lb --algorithm roundrobin\n  holdfast plan lb --algorithm static -o json\n  holdfast plan lb",
 	}
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		o, err := out.options(e)
