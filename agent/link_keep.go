@@ -18,6 +18,8 @@ const (
 	helloAgain = 10
 	// standbyRetry is after how long a standby that could not be had is tried again.
 	standbyRetry = 5 * time.Second
+	// leaveWithin is how long a link that was replaced may take with the frame it is sending.
+	leaveWithin = 200 * time.Millisecond
 	// promoteWithin bounds the time over which the agents of a lost worker come to the others.
 	promoteWithin = time.Second
 )
@@ -104,8 +106,11 @@ func (l *links) say(end ending, wait time.Duration) {
 // use makes a welcome session the active one and lets the one before it go.
 func (l *links) use(ctx context.Context, s *session) {
 	a := l.agent
-	if l.active != nil {
-		close(l.active.leave)
+	if old := l.active; old != nil {
+		close(old.leave)
+		stuck := time.AfterFunc(leaveWithin, func() { old.cancel(errors.New("another link has taken its place")) })
+		<-old.left // it sends nothing more
+		stuck.Stop()
 	}
 	l.active, l.beating = s, make(chan struct{})
 	l.route.last = s.address
@@ -117,6 +122,9 @@ func (l *links) use(ctx context.Context, s *session) {
 		defer close(done)
 		s.run(ctx)
 	})
+	for _, answer := range a.asked.late() {
+		a.working.Go(func() { a.post(ctx, answer) })
+	}
 }
 
 // hold keeps the active session until it ends without another in its place: beside it, it

@@ -42,6 +42,7 @@ type session struct {
 	greeted chan *agentpb.Down      // answers to a Hello that is waited for
 	again   chan struct{}           // a token: the worker asks for another Hello
 	leave   chan struct{}           // closed when another session has taken the place of this one
+	left    chan struct{}           // closed when nothing more is sent on it
 	ended   chan struct{}           // closed when the stream has ended, and end says how
 	end     ending
 
@@ -63,7 +64,7 @@ func (a *Agent) dial(ctx context.Context, address string, role agentpb.Hello_Rol
 	}
 	s := &session{
 		agent: a, address: address, conn: conn, greeted: make(chan *agentpb.Down, 1), again: make(chan struct{}, 1),
-		leave: make(chan struct{}), ended: make(chan struct{}),
+		leave: make(chan struct{}), left: make(chan struct{}), ended: make(chan struct{}),
 	}
 	// The stream outlives ctx by the time of a goodbye.
 	live, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -206,7 +207,9 @@ func (s *session) activate() {
 // taken its place. It returns when the stream has ended.
 func (s *session) run(ctx context.Context) {
 	defer s.halfOpen.Stop()
-	if s.beat(ctx) {
+	orderly := s.beat(ctx)
+	close(s.left)
+	if orderly {
 		time.AfterFunc(goodbyeLimit, func() { s.cancel(errors.New("the other side does not hang up")) })
 	}
 	<-s.ended

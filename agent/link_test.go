@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +33,7 @@ type fakeWorker struct {
 	pong    func(*agentpb.Ping) *agentpb.Pong // nil: an ordinary one
 	up      chan *agentpb.Up                  // frames, dropped when nobody reads them
 	down    chan *agentpb.Down                // sent to the session of the moment
+	streams atomic.Int64
 }
 
 func startWorker(t *testing.T, hello func(*agentpb.Hello) *agentpb.Down) *fakeWorker {
@@ -50,6 +52,7 @@ func startWorker(t *testing.T, hello func(*agentpb.Hello) *agentpb.Down) *fakeWo
 }
 
 func (w *fakeWorker) Connect(stream agentpb.Link_ConnectServer) error {
+	w.streams.Add(1)
 	replies := make(chan *agentpb.Down, 100)
 	ended := make(chan struct{})
 	active := make(chan struct{}) // closed at the first welcome

@@ -30,6 +30,7 @@ type asked struct {
 	mu    sync.Mutex
 	ids   []string                   // oldest first
 	known map[string]*agentpb.Answer // nil while it is worked on
+	when  map[string]time.Time       // of the answers
 }
 
 // begin notes a request; if it has come before, it returns its answer, or nil while there is
@@ -41,12 +42,13 @@ func (m *asked) begin(id string) (*agentpb.Answer, bool) {
 		return answer, true
 	}
 	if m.known == nil {
-		m.known = map[string]*agentpb.Answer{}
+		m.known, m.when = map[string]*agentpb.Answer{}, map[string]time.Time{}
 	}
 	m.known[id] = nil
 	m.ids = append(m.ids, id)
 	if len(m.ids) > rememberedRequests {
 		delete(m.known, m.ids[0])
+		delete(m.when, m.ids[0])
 		m.ids = slices.Delete(m.ids, 0, 1)
 	}
 	return nil, false
@@ -56,8 +58,21 @@ func (m *asked) done(answer *agentpb.Answer) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, known := m.known[answer.GetId()]; known {
-		m.known[answer.GetId()] = answer
+		m.known[answer.GetId()], m.when[answer.GetId()] = answer, time.Now()
 	}
+}
+
+// late are the answers of late: one that was sent on a link which another has just replaced
+// may not have been heard.
+func (m *asked) late() (out []*agentpb.Answer) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, at := range m.when {
+		if time.Since(at) < answerLimit {
+			out = append(out, m.known[id])
+		}
+	}
+	return out
 }
 
 // start works on a request beside the others, if there is room. The work is not bound to
@@ -83,14 +98,19 @@ func (a *Agent) start(ctx context.Context, r *agentpb.Request) {
 			a.asked.done(answer)
 			<-a.requests
 		}
-		limit := time.NewTimer(answerLimit) // who asked has given up by then
-		defer limit.Stop()
-		select {
-		case a.outbox <- answer:
-		case <-limit.C:
-		case <-ctx.Done():
-		}
+		a.post(ctx, answer)
 	})
+}
+
+// post hands an answer to whichever session is active, if there is one in time.
+func (a *Agent) post(ctx context.Context, answer *agentpb.Answer) {
+	limit := time.NewTimer(answerLimit) // who asked has given up by then
+	defer limit.Stop()
+	select {
+	case a.outbox <- answer:
+	case <-limit.C:
+	case <-ctx.Done():
+	}
 }
 
 // handle works on one request and always has an answer for it, in time for the asker to

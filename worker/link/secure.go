@@ -24,20 +24,24 @@ const lastWord = 500 * time.Millisecond
 // doorCreds is TLS that says who was not let in. gRPC itself drops them in silence.
 type doorCreds struct {
 	credentials.TransportCredentials
-	src *trust.Source
+	src  *trust.Source
+	pace *bucket
 }
 
 func newDoorCreds(src *trust.Source) credentials.TransportCredentials {
-	return &doorCreds{credentials.NewTLS(src.Door("h2")), src}
+	return &doorCreds{credentials.NewTLS(src.Door("h2")), src, &bucket{now: time.Now}}
 }
 
 // Clone implements credentials.TransportCredentials.
 func (d *doorCreds) Clone() credentials.TransportCredentials {
-	return &doorCreds{d.TransportCredentials.Clone(), d.src}
+	return &doorCreds{d.TransportCredentials.Clone(), d.src, d.pace}
 }
 
 // ServerHandshake implements credentials.TransportCredentials.
 func (d *doorCreds) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	if err := d.pace.enter(); err != nil {
+		return nil, nil, err
+	}
 	k := &kept{Conn: raw}
 	k.open.Store(true)
 	conn, info, err := d.TransportCredentials.ServerHandshake(k)
