@@ -22,8 +22,7 @@ type liveFacts struct {
 	lastPing time.Time // when the last ping or Hello arrived; zero: none since adoption
 	report   *agentpb.Report
 	deaf     time.Time // this worker itself stood still before: misses count from then
-	cut      time.Time // the worker that carries the link was lost then, and nothing was heard since
-	cutFrom  string    // that worker; empty when it was told
+	cut      time.Time // the worker that carries the link was lost then, and nothing was heard since: nothing is known of the host
 	missing  bool      // pings are overdue, as last told to the machine
 	toldMiss time.Time // when that was told last
 
@@ -75,25 +74,6 @@ func later(a, b time.Time) time.Time {
 		return a
 	}
 	return b
-}
-
-// cutAt is when it is said that the link was lost with its carrier, if nothing is heard
-// before: an agent with a standby is back sooner.
-func (l *liveFacts) cutAt(p ha.Policy) time.Time {
-	if l.cutFrom == "" {
-		return time.Time{}
-	}
-	return l.cut.Add(p.PingInterval + reconnectJitter)
-}
-
-// carrierLost tells the machine that nothing is known of the host: its owner cannot reach
-// the worker that carries its link, which says nothing of the host (agents.md "Owner and
-// link").
-func (o *owner) carrierLost(ctx context.Context, now time.Time) {
-	why := fmt.Sprintf("worker %s, which carries its link, cannot be reached since %s", o.live.cutFrom, o.live.cut.Format(time.RFC3339))
-	o.live.cutFrom = ""
-	o.publish()
-	o.step(ctx, ha.Event{Kind: ha.EvHealth, At: now, Verdict: ha.Unknown, Reason: why, Life: o.live.lastPing})
 }
 
 // alive reports whether pings arrive in time.
@@ -164,7 +144,7 @@ func (o *owner) onPing(ctx context.Context, m pingMsg) {
 
 func (o *owner) heard(at time.Time, boot string) {
 	o.live.lastPing, o.live.boot, o.live.missing = at, boot, false
-	o.live.cut, o.live.cutFrom = time.Time{}, ""
+	o.live.cut = time.Time{}
 	o.w.lostAgents.back(o.host)
 	o.publish()
 }

@@ -255,7 +255,8 @@ func (o *owner) handle(ctx context.Context, msg any) {
 		o.onPing(ctx, m)
 	case goneMsg: // a newer session may have come meanwhile
 		if o.live.linked = o.w.door.Session(o.host) != nil; !o.live.linked && m.lost != "" {
-			o.live.cut, o.live.cutFrom = m.at, m.lost
+			o.live.cut = m.at
+			o.log.Info("carrier of the link lost, misses count later", "carrier", m.lost, "from", o.live.missAt(o.policy))
 		}
 		o.metricsLinked()
 		o.publish()
@@ -347,7 +348,7 @@ func (o *owner) committed(from ha.Record, ev ha.Event) {
 // untilNext is the time until something is due without any message.
 func (o *owner) untilNext() time.Duration {
 	next := o.rec.NextDeadline()
-	for _, t := range []time.Time{o.live.missAt(o.policy), o.live.cutAt(o.policy), o.live.powerAt, o.live.baselineAt} {
+	for _, t := range []time.Time{o.live.missAt(o.policy), o.live.powerAt, o.live.baselineAt} {
 		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
 			next = t
 		}
@@ -369,9 +370,6 @@ func (o *owner) onTime(ctx context.Context, now time.Time) {
 			o.w.metrics.stuckDeadlines.Inc()
 			pause(ctx, 100*time.Millisecond)
 		}
-	}
-	if at := o.live.cutAt(o.policy); !at.IsZero() && !at.After(now) {
-		o.carrierLost(ctx, now)
 	}
 	if at := o.live.missAt(o.policy); !at.After(now) {
 		switch woke, stood := o.w.still.ended(); {
