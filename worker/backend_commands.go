@@ -3,6 +3,7 @@
 package worker
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -80,8 +81,7 @@ func (b *backend) CommandHost(ctx context.Context, r v1.CommandRequest) (string,
 func (w *Worker) carrier(from []string, to string) (string, error) {
 	open := map[string]int{}
 	for _, kv := range w.mirror.List(leases.CommandsPrefix) {
-		var rec command.Record
-		if host, _, ok := leases.SplitCommandKey(kv.Key); ok && json.Unmarshal(kv.Value, &rec) == nil && !rec.Released {
+		if host, _, ok := leases.SplitCommandKey(kv.Key); ok && !bytes.Contains(kv.Value, []byte(`"released":true`)) {
 			open[host]++
 		}
 	}

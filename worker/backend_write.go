@@ -3,6 +3,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -133,6 +134,9 @@ func (b *backend) DeleteHost(ctx context.Context, who, id string, ifRev int64) e
 	rec, _ := get(b.view, b.view.ha, id)
 	if t := rec.Val.OrderTxn; t != nil && !t.Done {
 		return refused(fmt.Sprintf("delete host %s: power order %s runs", id, t.ID), "wait for its end")
+	}
+	if open, err := b.Commands(ctx, v1.CommandQuery{Host: id, Open: true}); err != nil || len(open) > 0 {
+		return cmp.Or(err, refused(fmt.Sprintf("delete host %s: %d commands are open there", id, len(open)), "holdfast command list --open --host "+id))
 	}
 	x := b.audit("host.forgotten", who, "host "+id+" was removed from the record", "")
 	x.Host, x.Partition = id, had.Val.Partition

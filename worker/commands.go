@@ -72,7 +72,11 @@ type (
 	peerMsg     struct{ host string }
 	overMsg     struct{ boot, why string }
 	settingsMsg struct{}
-	doneMsg     struct { // an effect has ended
+	foundMsg    struct { // a record whose creation got no answer
+		rec command.Record
+		rev int64
+	}
+	doneMsg struct { // an effect has ended
 		id     string
 		effect command.EffectKind
 		ev     command.Event
@@ -215,6 +219,8 @@ func (c *commander) handle(ctx context.Context, b *commandBatch, msg any) {
 		for _, h := range c.all {
 			h.quiet = time.Time{}
 		}
+	case foundMsg:
+		c.hold(m.rec, m.rev)
 	case doneMsg:
 		if h := c.all[m.id]; h != nil {
 			h.busy[m.effect] = false

@@ -3,6 +3,7 @@
 package worker
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -381,16 +382,42 @@ func (c *commander) create(ctx context.Context, who string, r v1.CommandRequest)
 			return rec, 0, again
 		}
 	}
+	if errors.Is(err, leases.ErrUnknownOutcome) {
+		c.o.jobs.wg.Go(func() { c.lookFor(c.o.jobs.ctx, key) })
+	}
 	if err != nil {
 		return rec, 0, etcdProblem("command", err)
 	}
 	c.o.w.announced([]v1.Event{x})
-	h := &heldCommand{rec: rec, rev: rev, busy: map[command.EffectKind]bool{}}
-	c.all[rec.ID] = h
-	c.mu.Lock()
-	c.known[rec.ID] = knownSteps{}
-	c.mu.Unlock()
+	c.hold(rec, rev)
 	return rec, rev, nil
+}
+
+// hold takes a record up that is not held yet.
+func (c *commander) hold(rec command.Record, rev int64) {
+	if c.all[rec.ID] != nil {
+		return
+	}
+	c.all[rec.ID] = &heldCommand{rec: rec, rev: rev, busy: map[command.EffectKind]bool{}}
+	c.mu.Lock()
+	c.known[rec.ID] = knownSteps{rec.Seq, rec.Released}
+	c.mu.Unlock()
+}
+
+// doubtFor is how long a write without an answer may still be applied.
+const doubtFor = 30 * time.Second
+
+// lookFor looks for a record whose creation got no answer: if it is there it is to be
+// carried out, although whoever asked for it was told that it may not be.
+func (c *commander) lookFor(ctx context.Context, key string) {
+	for end := time.Now().Add(doubtFor); time.Now().Before(end) && pause(ctx, time.Second); {
+		kv, err := c.get(ctx, key)
+		var rec command.Record
+		if err == nil && json.Unmarshal(kv.Value, &rec) == nil {
+			c.put("", foundMsg{rec, kv.ModRevision})
+			return
+		}
+	}
 }
 
 // byKey finds the command that was asked for with an idempotency key.
@@ -403,9 +430,13 @@ func (c *commander) byKey(key string) (command.Record, int64, bool) {
 			return h.rec, h.rev, true
 		}
 	}
+	text := []byte(`"` + key + `"`) // a key needs no escapes: most records need not be decoded
 	for _, kv := range c.o.w.mirror.List(leases.CommandsPrefix) {
 		var rec command.Record
-		if json.Unmarshal(kv.Value, &rec) == nil && rec.Key == key {
+		if bytes.Contains(kv.Value, text) && json.Unmarshal(kv.Value, &rec) == nil && rec.Key == key {
+			if rec.Host == c.o.host && rec.Open() {
+				c.hold(rec, kv.ModRevision)
+			}
 			return rec, kv.ModRevision, true
 		}
 	}

@@ -20,7 +20,7 @@ import (
 // document is one YAML document of a file.
 type document struct {
 	from string // file and number, for errors
-	kind string // host, partition, profile
+	kind string // host, partition, profile, pool, volume, template, instance
 	name string
 	raw  []byte
 }
@@ -28,10 +28,10 @@ type document struct {
 // newApplyCmd is `holdfast apply`.
 func newApplyCmd(e *env) *cobra.Command {
 	var files []string
-	var dry bool
+	var dry, force bool
 	c := &cobra.Command{
-		Use: "apply -f FILE", Short: "Declare hosts, partitions and power profiles from YAML or JSON files", Args: cobra.NoArgs,
-		Long: "Declares every document of the files: `kind: host` or `kind: partition`, then the fields of its spec; or `kind: profile` with its scope and fields. Everything is read and checked before the first write; what is the same already stays untouched.\n" +
+		Use: "apply -f FILE", Short: "Declare hosts, partitions, power profiles, pools, volumes, templates and instances from YAML or JSON files", Args: cobra.NoArgs,
+		Long: "Declares every document of the files: `kind: host` or `kind: partition`, then the fields of its spec; or `kind: profile` with its scope and fields; or `kind: pool`, `volume`, `template` or `instance`. Everything is read and checked before the first write; what is the same already stays untouched.\n" +
 			"Maintenance, HA and enabled switches and pinned identities that a document does not mention are kept.",
 		Example: `  # a host
   holdfast apply -f - <<EOF
@@ -73,7 +73,7 @@ func newApplyCmd(e *env) *cobra.Command {
 		}
 		var errs []error
 		for _, d := range docs {
-			what, err := apply(cmd.Context(), api, d, dry)
+			what, err := apply(cmd.Context(), api, d, force, dry)
 			if err != nil {
 				errs = append(errs, fmt.Errorf("%s/%s (%s): %w", d.kind, d.name, d.from, err))
 				continue
@@ -88,6 +88,7 @@ func newApplyCmd(e *env) *cobra.Command {
 		return errors.Join(errs...)
 	}
 	c.Flags().StringArrayVarP(&files, "filename", "f", nil, "file to read, - for standard input; may be given several times")
+	c.Flags().BoolVar(&force, "force", false, "an instance may be on a host that placement refuses for it")
 	c.Flags().BoolVar(&dry, "dry-run", false, "check and show only, change nothing")
 	return c
 }
@@ -167,6 +168,11 @@ func parseDocument(raw string) (document, error) {
 	}
 	d := document{kind: strings.ToLower(head.Kind), raw: []byte(raw)}
 	switch d.kind {
+	case "pool", "volume", "template", "instance":
+		var err error
+		if d.name, err = parseResource(d.kind, d.raw); err != nil {
+			return d, err
+		}
 	case "host":
 		var h hostDocument
 		if err := yaml.UnmarshalStrict(d.raw, &h); err != nil {
@@ -195,13 +201,16 @@ func parseDocument(raw string) (document, error) {
 			return d, errors.New("scope: empty, a profile needs one")
 		}
 	default:
-		return d, fmt.Errorf("kind: %q, allowed are host, partition and profile", head.Kind)
+		return d, fmt.Errorf("kind: %q, allowed are host, partition, profile, pool, volume, template and instance", head.Kind)
 	}
 	return d, nil
 }
 
 // apply writes one document over what is there and says what that came to.
-func apply(ctx context.Context, api *v1.Client, d document, dry bool) (string, error) {
+func apply(ctx context.Context, api *v1.Client, d document, force, dry bool) (string, error) {
+	if put := resourceKinds[d.kind]; put != nil {
+		return put(ctx, api, d, force, dry)
+	}
 	switch d.kind {
 	case "host":
 		return applyHost(ctx, api, d, dry)

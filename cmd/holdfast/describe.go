@@ -17,12 +17,12 @@ import (
 
 // newDescribeCmd is `holdfast describe`: everything about one thing.
 func newDescribeCmd(e *env) *cobra.Command {
-	return group("describe", "Show everything about one host, partition, worker or incident",
+	return group("describe", "Show everything about one host, partition, worker, incident, pool, volume, template or instance",
 		"Prints all that is known of one thing, in sections. Why it is so is the business of `holdfast explain`.",
 		`  holdfast describe host h-17
   holdfast describe partition z1/p1/c1
   holdfast describe incident 0198c1d2-7f6a-7c11-9a53-1f2e3d4c5b6a`,
-		describeOne(e, "host", []string{"hosts", "h"}, e.completeHosts, func(cmd *cobra.Command, api *v1.Client, id string) (any, func(*text), error) {
+		append(describeResources(e), describeOne(e, "host", []string{"hosts", "h"}, e.completeHosts, func(cmd *cobra.Command, api *v1.Client, id string) (any, func(*text), error) {
 			h, err := api.Host(cmd.Context(), id)
 			if err != nil {
 				return nil, nil, err
@@ -33,18 +33,18 @@ func newDescribeCmd(e *env) *cobra.Command {
 			}
 			return h, func(t *text) { e.describeHost(t, h, events[max(0, len(events)-10):]) }, nil
 		}),
-		describeOne(e, "partition", []string{"partitions", "p"}, e.completePartitions, func(cmd *cobra.Command, api *v1.Client, path string) (any, func(*text), error) {
-			p, err := api.Partition(cmd.Context(), path)
-			return p, func(t *text) { e.describePartition(t, p) }, err
-		}),
-		describeOne(e, "worker", []string{"workers", "w"}, e.completeWorkers, func(cmd *cobra.Command, api *v1.Client, id string) (any, func(*text), error) {
-			w, err := api.Worker(cmd.Context(), id)
-			return w, func(t *text) { e.describeWorker(t, w) }, err
-		}),
-		describeOne(e, "incident", []string{"incidents", "i"}, e.completeIncidents, func(cmd *cobra.Command, api *v1.Client, id string) (any, func(*text), error) {
-			i, err := api.Incident(cmd.Context(), id)
-			return i, func(t *text) { e.describeIncident(t, i) }, err
-		}))
+			describeOne(e, "partition", []string{"partitions", "p"}, e.completePartitions, func(cmd *cobra.Command, api *v1.Client, path string) (any, func(*text), error) {
+				p, err := api.Partition(cmd.Context(), path)
+				return p, func(t *text) { e.describePartition(t, p) }, err
+			}),
+			describeOne(e, "worker", []string{"workers", "w"}, e.completeWorkers, func(cmd *cobra.Command, api *v1.Client, id string) (any, func(*text), error) {
+				w, err := api.Worker(cmd.Context(), id)
+				return w, func(t *text) { e.describeWorker(t, w) }, err
+			}),
+			describeOne(e, "incident", []string{"incidents", "i"}, e.completeIncidents, func(cmd *cobra.Command, api *v1.Client, id string) (any, func(*text), error) {
+				i, err := api.Incident(cmd.Context(), id)
+				return i, func(t *text) { e.describeIncident(t, i) }, err
+			}))...)
 }
 
 // completer is cobra's completion of arguments.

@@ -17,7 +17,7 @@ import (
 
 // newGetCmd is `holdfast get`: lists of everything.
 func newGetCmd(e *env) *cobra.Command {
-	return group("get", "List hosts, workers, partitions, incidents, events or settings",
+	return group("get", "List hosts, workers, partitions, pools, volumes, templates, instances, commands, incidents, events or settings",
 		"Lists things of one kind, or only those that are named. The table is for people, json and yaml are for programs and do not change.",
 		`  # all hosts, and those that are not well
   holdfast get hosts
@@ -29,10 +29,10 @@ func newGetCmd(e *env) *cobra.Command {
   # for a script
   holdfast get hosts -o jsonpath='{.items[*].spec.id}'
   holdfast get workers -o json`,
-		newGetHostsCmd(e),
-		newGetListCmd(e, workersTable, []string{"worker", "w"}, (*v1.Client).Workers),
-		newGetListCmd(e, partitionsTable, []string{"partition", "p"}, (*v1.Client).Partitions),
-		newGetIncidentsCmd(e), newGetEventsCmd(e), newSettingsListCmd(e, "settings", "setting"))
+		append(getResources(e), newGetHostsCmd(e),
+			newGetListCmd(e, workersTable, []string{"worker", "w"}, (*v1.Client).Workers),
+			newGetListCmd(e, partitionsTable, []string{"partition", "p"}, (*v1.Client).Partitions),
+			newGetIncidentsCmd(e), newGetEventsCmd(e), newSettingsListCmd(e, "settings", "setting"))...)
 }
 
 // newGetHostsCmd is `holdfast get hosts`.

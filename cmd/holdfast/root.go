@@ -86,7 +86,7 @@ func newRoot(e *env) *cobra.Command {
 		}
 	}
 	add("look", newGetCmd(e), newDescribeCmd(e), newExplainCmd(e), newEventsCmd(e), newWaitCmd(e), newAllocateCmd(e), newPlanCmd(e))
-	add("act", newPowerCmd(e), newHostCmd(e), newHACmd(e), newWorkerCmd(e), newAgentCmd(e), newEtcdCmd(e))
+	add("act", newPowerCmd(e), newHostCmd(e), newHACmd(e), newWorkerCmd(e), newAgentCmd(e), newEtcdCmd(e), newVolumeCmd(e), newTemplateCmd(e), newInstanceCmd(e), newCommandCmd(e))
 	add("set", newApplyCmd(e), newSettingsCmd(e), newContextCmd(e), newPKICmd(e), newSecretCmd(e))
 	add("try", newDevCmd(e), newDemoCmd(e), newSimCmd(e))
 	root.AddCommand(newVersionCmd(e), newCompletionCmd(e), newChildCmd(e))

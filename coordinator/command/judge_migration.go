@@ -26,8 +26,8 @@ func judgeMigration(r Record, e Evidence) Judgement {
 		return undetermined("migration of %s on %s: %s", i, r.Host, orNothing(job.Why))
 	}
 	switch {
-	case source.gone() && target.is(Running), source.Answer == Absent && e.Hosts[r.Host].Answered && target.is(Stopped):
-		return migrated(r, e, source, target) // stopped: only a migration that ended leaves it to the target alone
+	case source.gone() && target.is(Running), handedOver(r, e, source) && target.Answer == Present:
+		return migrated(r, e, source, target)
 	case source.is(Running) && target.gone(), source.is(Paused) && target.Answer == Absent:
 		return stayed(r, e, "instance "+i+" is "+source.State+" on "+r.Host+", nothing of it moves", source, target)
 	case target.is(Paused):
@@ -38,6 +38,13 @@ func judgeMigration(r Record, e Evidence) Judgement {
 		return stayed(r, e, "instance "+i+" does not run on "+r.Spec.Target+", and "+r.Host+" is off: "+e.Over[r.Host], InstanceSight{Answer: Present, State: Stopped}, target)
 	}
 	return undetermined("instance %s is %s on %s and %s on %s", i, seen(source), r.Host, seen(target), r.Spec.Target)
+}
+
+// handedOver: the source, in the same boot, does not know the instance any more. Only a
+// migration that ended leaves it to the target alone, whatever it does there since.
+func handedOver(r Record, e Evidence, source InstanceSight) bool {
+	h := e.Hosts[r.Host]
+	return h.Answered && source.Answer == Absent && (r.Boot == "" || h.Boot == r.Boot)
 }
 
 // migrated: it runs at the target, and certainly not at the source.

@@ -5,6 +5,7 @@ package commands
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/holdfast-ha/holdfast/agent/hypervisor"
@@ -44,7 +45,7 @@ func newScene(t *testing.T, r *rig, name, kind string, from, to hypervisor.PoolT
 	}
 	s.from = r.pool("a-"+name, from, "primary", hostsOf(from)...)
 	s.to = r.pool("b-"+name, to, "primary", hostsOf(to)...)
-	s.far = r.pool("c-"+name, hypervisor.Local, "primary", dst)
+	s.far = r.pool("c-"+name, hypervisor.Local, "primary", dst) // migrations go there
 	have := []dirs.Dir{s.from, s.to}
 	theirs := []dirs.Dir{s.far}
 	for _, p := range have {
@@ -52,7 +53,10 @@ func newScene(t *testing.T, r *rig, name, kind string, from, to hypervisor.PoolT
 			theirs = append(theirs, p)
 		}
 	}
-	s.source, s.target = r.host(src, have...), r.host(dst, theirs...)
+	s.source = r.host(src, have...)
+	if strings.HasPrefix(kind, "migrate") {
+		s.target = r.host(dst, theirs...)
+	}
 	s.volumes = []string{"v-" + name}
 	switch kind {
 	case "copy":
@@ -82,7 +86,7 @@ func newScene(t *testing.T, r *rig, name, kind string, from, to hypervisor.PoolT
 // ask asks for the command as soon as the host's owner sees the instance as it is.
 func (s *scene) ask() v1.Command {
 	s.t.Helper()
-	s.r.linked(s.source, s.target)
+	s.r.linked(s.hosts()...)
 	if s.inst != "" && s.req.Kind != "copy" {
 		i, _ := record[v1.Instance](s.r, "/holdfast/v1/instances/"+s.inst)
 		eventually(s.t, "the agent reports the instance", func() bool {
@@ -93,7 +97,7 @@ func (s *scene) ask() v1.Command {
 	var c v1.Command
 	var err error
 	eventually(s.t, "command of "+s.name+" is on record", func() bool {
-		s.req.Key = "k-" + s.name
+		s.req.Key = "k-" + strings.ReplaceAll(s.name, "/", ".")
 		c, err = s.r.api.NewCommand(context.Background(), s.req)
 		return err == nil
 	})
@@ -105,7 +109,14 @@ func (s *scene) ask() v1.Command {
 
 func (s *scene) check(rec command.Record) {
 	s.t.Helper()
-	s.r.check(s.t, rec, []dirs.Dir{s.from, s.to, s.far}, s.volumes, s.inst, s.source, s.target)
+	s.r.check(s.t, rec, []dirs.Dir{s.from, s.to, s.far}, s.volumes, s.inst, s.hosts()...)
+}
+
+func (s *scene) hosts() []*host {
+	if s.target == nil {
+		return []*host{s.source}
+	}
+	return []*host{s.source, s.target}
 }
 
 // Pairs that must work: local↔nfs, local→local, nfs→nfs; each kind, undisturbed.

@@ -32,7 +32,7 @@ import (
 
 const (
 	cluster  = "z/p/c"
-	patience = 90 * time.Second
+	patience = 75 * time.Second
 	// diskSize is that of every volume; jobRate moves it in about half a second.
 	diskSize = 2 << 20
 	jobRate  = 4 << 20
@@ -50,6 +50,8 @@ type rig struct {
 	agents  []string // addresses of workers' doors
 	workers []*member
 	hosts   map[string]*host
+	ttl     time.Duration // of workers' leases
+	ends    bool          // hosts have lost their power since: instances may have stopped
 }
 
 // member is one worker and its way to etcd.
@@ -63,8 +65,8 @@ type member struct {
 
 func newRig(t *testing.T) *rig {
 	e := etcdtest.Start(t)
-	r := &rig{t: t, etcd: e, client: e.Client(t), dir: t.TempDir(), hosts: map[string]*host{}}
-	for scopeName, value := range map[string]string{"agent.ping.interval": "1s", "reconcile.interval": "1s", "agent.hello.retry": "100ms", "reconcile.max.attempts": "200"} {
+	r := &rig{t: t, etcd: e, client: e.Client(t), dir: t.TempDir(), ttl: 5 * time.Second, hosts: map[string]*host{}}
+	for scopeName, value := range map[string]string{"agent.ping.interval": "1s", "reconcile.interval": "1s", "reconcile.max.attempts": "200"} {
 		r.put(leases.SettingKey("global", scopeName), v1.SettingRecord{V: 1, Value: value, By: "test"})
 	}
 	return r
@@ -79,7 +81,12 @@ func (r *rig) must(err error) {
 
 func (r *rig) put(key string, val any) {
 	r.t.Helper()
-	_, err := r.client.Commit(context.Background(), leases.Unowned(), leases.Put(key, val))
+	var err error
+	for range 10 { // a busy machine may not answer in time; the same again is the same
+		if _, err = r.client.Commit(context.Background(), leases.Unowned(), leases.Put(key, val)); err == nil {
+			return
+		}
+	}
 	r.must(err)
 }
 
@@ -128,7 +135,7 @@ func (r *rig) apis() (out []string) {
 
 func (r *rig) startWorker(m *member) {
 	w, err := worker.New(worker.Options{
-		ID: m.id, Etcd: []string{m.proxy.Endpoint()}, ListenAPI: m.api, ListenAgents: m.door, LeaseTTL: 3 * time.Second, InsecureLoopback: true, Logger: logger(r.t, m.id),
+		ID: m.id, Etcd: []string{m.proxy.Endpoint()}, ListenAPI: m.api, ListenAgents: m.door, LeaseTTL: r.ttl, InsecureLoopback: true, Logger: logger(r.t, m.id),
 	})
 	r.must(err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -199,7 +206,7 @@ func (h *host) on() {
 	h.boot++
 	e, err := sim.NewEngine(sim.EngineConfig{
 		Socket: h.socket, Dir: filepath.Join(h.state, "engine"), Dirs: h.pools, Gate: sim.NewFaults(filepath.Join(h.state, "faults")).Gate,
-		WriteEvery: 10 * time.Millisecond, JobRate: jobRate,
+		WriteEvery: 20 * time.Millisecond, JobRate: jobRate,
 	})
 	h.r.must(err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -342,7 +349,7 @@ func (r *rig) instance(id string, h *host, running bool, volumes ...v1.Volume) {
 
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
+	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for end := time.After(patience); !cond(); {
 		select {
@@ -365,10 +372,7 @@ func record[T any](r *rig, key string) (val T, ok bool) {
 	if err == nil {
 		err = json.Unmarshal(kv.Value, &val)
 	}
-	if err != nil {
-		r.t.Error(err)
-	}
-	return val, true
+	return val, err == nil // an etcd that is away tells nothing: it is looked at again
 }
 
 // linked waits until hosts are linked and their agents report.
@@ -483,7 +487,7 @@ func (r *rig) check(t *testing.T, rec command.Record, pools []dirs.Dir, volumes 
 			}
 		}
 	}
-	if (i.State == "running") != (len(running) == 1) || len(running) > 1 {
+	if (i.State == "running") != (len(running) == 1) && !r.ends || len(running) > 1 {
 		t.Errorf("instance %s is %s on record, it runs on %v", instance, i.State, running)
 	}
 }

@@ -56,6 +56,11 @@ func NewFleet() *Fleet {
 			{ID: "w-1", Boot: "wb-1", API: "10.0.0.1:7080", Agents: "10.0.0.1:7081", Zone: "z1", Weight: 1, State: "ready", Since: at(0), Started: at(0), Version: "1.0", Slots: 512, Hosts: 2, Answers: v1.AnswersYes, Links: new(2), LeaseLeft: "4.2s", Keys: []string{NewestKey, "k1"}},
 			{ID: "w-2", Boot: "wb-2", API: "10.0.0.2:7080", Agents: "10.0.0.2:7081", Zone: "z1", Weight: 1, State: "ready", Since: at(1), Started: at(1), Version: "1.0", Slots: 512, Hosts: 2, Answers: v1.AnswersUnknown},
 		},
+		PoolL:     []v1.Pool{{V: 1, ID: "p-1", Type: "nfs", Role: "primary", Revision: 31}},
+		VolumeL:   []v1.Volume{{V: 1, ID: "v-1", Place: v1.Place{Pool: "p-1", Path: "v-1.raw"}, Format: "raw", Size: 1 << 30, State: "ready", Revision: 32}},
+		TemplateL: []v1.Template{{V: 1, ID: "t-1", Format: "raw", Size: 1 << 30, Copies: []v1.Place{{Pool: "p-1", Path: "t-1.raw"}}, Revision: 33}},
+		InstanceL: []v1.Instance{{V: 1, ID: "i-1", Host: "h-1", MemoryMiB: 64, CPUs: 1, Volumes: []string{"v-1"}, State: "running", Revision: 34}},
+		CommandL:  []v1.Command{{ID: "c-1", Kind: "copy", Host: "h-1", State: "PROCESSING", Since: Start, Created: Start, Reason: "copying", By: "ann", Revision: 35}},
 		IncL: []v1.Incident{
 			{ID: "i-2", Host: "h-2", Opened: at(180), State: "SUSPECT", Cause: "3 pings missed", Ledger: ledger, Guards: guards},
 			{ID: "i-1", Host: "h-3", Opened: at(60), Ended: at(120), State: "FENCED", Cause: "3 pings missed", Outcome: "fenced with A3"},
