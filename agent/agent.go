@@ -23,8 +23,9 @@ const accessLimit = 5 * time.Second
 // Agent is one host's agent. Make it with New, then call Run once.
 type Agent struct {
 	opts     Options
-	trust    *trust.Source // nil: plaintext on loopback
-	process  string        // names this process; later processes sort after earlier ones
+	trust    atomic.Pointer[trust.Source] // nil: plaintext on loopback, or not enrolled yet
+	enrol    *enrolment                   // nil: certificates come from files of others
+	process  string                       // names this process; later processes sort after earlier ones
 	epochs   *epochs
 	workers  *workerList
 	settings *settings
@@ -49,7 +50,7 @@ func New(o Options) (*Agent, error) {
 		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
 	}
 	var certs *trust.Source
-	if !o.InsecureLoopback {
+	if !o.InsecureLoopback && o.JoinToken == "" {
 		var err error
 		if certs, err = openTrust(o); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrOptions, err)
@@ -72,9 +73,18 @@ func New(o Options) (*Agent, error) {
 	}
 	o.Logger = o.Logger.With("host", o.Host)
 	a := &Agent{
-		opts: o, trust: certs, process: process.String(), epochs: remembered, workers: list,
+		opts: o, process: process.String(), epochs: remembered, workers: list,
 		settings: newSettings(), health: newHealth(o.Hypervisor), gate: newGate(),
 		requests: make(chan struct{}, maxRequests), outbox: make(chan *agentpb.Answer), moves: make(chan *agentpb.Move, 1),
+	}
+	if certs != nil {
+		a.trust.Store(certs)
+	}
+	if o.JoinToken != "" {
+		a.enrol = newEnrolment(o)
+		if err := a.enrol.open(a); err != nil {
+			return nil, fmt.Errorf("set up agent: %w", err)
+		}
 	}
 	for _, p := range o.Pools {
 		a.pools = append(a.pools, newPool(p))
@@ -93,6 +103,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	work.Go(func() error { return a.gateLoop(ctx) })
 	work.Go(func() error { return a.linkLoop(ctx) })
 	work.Go(func() error { return a.trustLoop(ctx) })
+	if a.enrol != nil {
+		work.Go(func() error { return a.enrolLoop(ctx) })
+	}
 	return work.Wait()
 }
 

@@ -18,6 +18,9 @@ const (
 	replacedBackoff = 30 * time.Second
 	// maxHops is how many redirects in a row are followed at once.
 	maxHops = 3
+	// How long a worker may take from the dial to its first frame, at first and at most.
+	welcomeLimit    = 5 * time.Second
+	maxWelcomeLimit = 20 * time.Second
 )
 
 // ending is how one attempt to be linked ended.
@@ -93,11 +96,18 @@ func (r *route) after(e ending, retry time.Duration, jitter float64) time.Durati
 	return time.Duration(float64(retry) * (0.8 + 0.4*jitter))
 }
 
+// patience is how long the next attempt may take. One that hangs is given up as soon as a
+// link would be, so that another worker is found before this host is missed; after a round
+// of failures longer, because then all workers may be busy with agents that come back.
+func (r *route) patience(halfOpen time.Duration, workers int) time.Duration {
+	return min(min(welcomeLimit, halfOpen)<<min(r.failures/workers, 8), maxWelcomeLimit)
+}
+
 // linkLoop keeps the host linked to a worker (agents.md "Link").
 func (a *Agent) linkLoop(ctx context.Context) error {
 	a.waitFirst(ctx)
 	boot, ok := a.waitBootID(ctx)
-	if !ok {
+	if !ok || !a.enrolled(ctx) {
 		return nil
 	}
 	a.boot = boot

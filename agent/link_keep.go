@@ -61,19 +61,21 @@ func (l *links) up(ctx context.Context) bool {
 	s := l.standby
 	var end ending
 	ok := false
+	list := a.workers.addresses()
+	within := l.route.patience(a.settings.get().halfOpen(), len(list))
 	if s != nil && (l.route.owner == "" || l.route.owner == s.address) {
 		l.standby = nil
 		sleep(ctx, time.Duration(rand.Float64()*float64(min(promoteWithin, a.settings.get().ping/2))))
 		l.route.last, l.route.owner = s.address, ""
-		end, ok = s.hello(ctx, agentpb.Hello_ACTIVE)
+		end, ok = s.hello(ctx, agentpb.Hello_ACTIVE, within)
 	} else {
-		s, end = a.dial(ctx, l.route.next(a.workers.addresses()), agentpb.Hello_ACTIVE)
+		s, end = a.dial(ctx, l.route.next(list), agentpb.Hello_ACTIVE, within)
 		ok = end.welcomed
 	}
 	for again := 0; !ok && s != nil && s.waits(end) && again < helloAgain && ctx.Err() == nil; again++ {
 		l.say(end, 0)
 		sleep(ctx, l.jittered(a.settings.get().retry))
-		end, ok = s.hello(ctx, agentpb.Hello_ACTIVE)
+		end, ok = s.hello(ctx, agentpb.Hello_ACTIVE, within)
 	}
 	if ok {
 		l.use(ctx, s)
@@ -106,7 +108,9 @@ func (l *links) say(end ending, wait time.Duration) {
 // use makes a welcome session the active one and lets the one before it go.
 func (l *links) use(ctx context.Context, s *session) {
 	a := l.agent
+	var late []*agentpb.Answer
 	if old := l.active; old != nil {
+		late = a.asked.late()
 		close(old.leave)
 		stuck := time.AfterFunc(leaveWithin, func() { old.cancel(errors.New("another link has taken its place")) })
 		<-old.left // it sends nothing more
@@ -122,7 +126,7 @@ func (l *links) use(ctx context.Context, s *session) {
 		defer close(done)
 		s.run(ctx)
 	})
-	for _, answer := range a.asked.late() {
+	for _, answer := range late {
 		a.working.Go(func() { a.post(ctx, answer) })
 	}
 }
@@ -245,7 +249,7 @@ func (l *links) standBy(ctx context.Context, list workerSet) {
 		l.standby = nil
 	}
 	if l.standby == nil && want != "" {
-		l.open(func() (*session, ending) { return l.agent.dial(ctx, want, agentpb.Hello_STANDBY) }, agentpb.Hello_STANDBY)
+		l.open(func() (*session, ending) { return l.agent.dial(ctx, want, agentpb.Hello_STANDBY, welcomeLimit) }, agentpb.Hello_STANDBY)
 	}
 }
 
@@ -265,9 +269,9 @@ func (l *links) moveTo(ctx context.Context, address string) bool {
 		s := promoted
 		var end ending
 		if s != nil {
-			end, _ = s.hello(ctx, agentpb.Hello_ACTIVE)
+			end, _ = s.hello(ctx, agentpb.Hello_ACTIVE, welcomeLimit)
 		} else {
-			s, end = l.agent.dial(ctx, address, agentpb.Hello_ACTIVE)
+			s, end = l.agent.dial(ctx, address, agentpb.Hello_ACTIVE, welcomeLimit)
 		}
 		if s != nil && !end.welcomed {
 			s.close(errors.New("not welcome"))

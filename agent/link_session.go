@@ -17,8 +17,6 @@ import (
 )
 
 const (
-	// welcomeLimit is how long a worker may take from the dial to its first frame.
-	welcomeLimit = 5 * time.Second
 	// goodbyeLimit is how long a goodbye may take to be heard.
 	goodbyeLimit = time.Second
 	// maxFrame bounds what is taken from a worker and sent to it, in bytes.
@@ -53,8 +51,9 @@ type session struct {
 }
 
 // dial opens a stream to a worker and says hello on it. Without a session it returns how
-// the attempt ended; after that nothing of it is left.
-func (a *Agent) dial(ctx context.Context, address string, role agentpb.Hello_Role) (*session, ending) {
+// the attempt ended; after that nothing of it is left. limit is how long the worker may take
+// from the dial to its first frame.
+func (a *Agent) dial(ctx context.Context, address string, role agentpb.Hello_Role, limit time.Duration) (*session, ending) {
 	if err := a.opts.checkAddress(address); err != nil {
 		return nil, ending{err: err}
 	}
@@ -69,7 +68,7 @@ func (a *Agent) dial(ctx context.Context, address string, role agentpb.Hello_Rol
 	// The stream outlives ctx by the time of a goodbye.
 	live, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	s.cancel, s.cause = cancel, func() error { return context.Cause(live) }
-	opening := time.AfterFunc(welcomeLimit, func() { s.cancel(fmt.Errorf("no answer within %v", welcomeLimit)) })
+	opening := time.AfterFunc(limit, func() { s.cancel(fmt.Errorf("no answer within %v", limit)) })
 	defer opening.Stop()
 	stopping := context.AfterFunc(ctx, func() { s.cancel(context.Cause(ctx)) })
 	defer stopping()
@@ -83,7 +82,7 @@ func (a *Agent) dial(ctx context.Context, address string, role agentpb.Hello_Rol
 		return nil, end
 	}
 	go s.receive(ctx)
-	end, ok := s.hello(ctx, role)
+	end, ok := s.hello(ctx, role, limit)
 	if !ok && !s.waits(end) {
 		s.close(errors.New("not welcome"))
 		return nil, end
@@ -108,12 +107,12 @@ func (s *session) waits(end ending) bool {
 
 // hello says hello on the stream and waits for the answer: a new stream begins with it, a
 // standby one is promoted by it. Without a welcome it returns how the attempt ended.
-func (s *session) hello(ctx context.Context, role agentpb.Hello_Role) (ending, bool) {
+func (s *session) hello(ctx context.Context, role agentpb.Hello_Role, within time.Duration) (ending, bool) {
 	select {
 	case <-s.greeted: // of a hello that was given up
 	default:
 	}
-	limit := time.NewTimer(welcomeLimit)
+	limit := time.NewTimer(within)
 	defer limit.Stop()
 	s.greet(role)
 	select {
@@ -132,7 +131,7 @@ func (s *session) hello(ctx context.Context, role agentpb.Hello_Role) (ending, b
 	case <-s.ended:
 		return s.agent.explain(s.end), false
 	case <-limit.C:
-		return ending{err: fmt.Errorf("no answer within %v", welcomeLimit)}, false
+		return ending{err: fmt.Errorf("no answer within %v", within)}, false
 	case <-ctx.Done():
 		return ending{err: context.Cause(ctx)}, false
 	}

@@ -159,7 +159,7 @@ func list(algorithm string, check time.Duration, addresses ...string) *agentpb.L
 // attempt says hello once and returns how that ended.
 func attempt(t *testing.T, a *Agent, address string) ending {
 	a.boot = "boot-1"
-	s, end := a.dial(t.Context(), address, agentpb.Hello_ACTIVE)
+	s, end := a.dial(t.Context(), address, agentpb.Hello_ACTIVE, welcomeLimit)
 	if s != nil {
 		s.close(nil)
 	}
@@ -484,6 +484,23 @@ func TestRoute(t *testing.T) {
 }
 
 // Whatever workers say, the agent goes on, at a bounded pace.
+// Workers that hang, as paused ones do, are given up one by one before this host is missed:
+// a new owner waits 2 intervals + 2 s, and 3 pings; after a round all get more time.
+func TestPatience(t *testing.T) {
+	for _, c := range []struct {
+		halfOpen       time.Duration
+		failures, want int // workers are three; seconds
+	}{
+		{3 * time.Second, 0, 3}, {3 * time.Second, 2, 3}, {3 * time.Second, 3, 6}, {3 * time.Second, 30, 20},
+		{11 * time.Second, 0, 5}, {11 * time.Second, 6, 20},
+	} {
+		r := route{failures: c.failures}
+		if got := r.patience(c.halfOpen, 3); got != time.Duration(c.want)*time.Second {
+			t.Errorf("after %d failures, with links given up in %v: %v, want %ds", c.failures, c.halfOpen, got, c.want)
+		}
+	}
+}
+
 func TestRouteNeverStopsAndNeverHammers(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var r route

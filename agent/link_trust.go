@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -28,20 +29,24 @@ func openTrust(o Options) (*trust.Source, error) {
 // credentials secure a link to the worker at this address, which must show a worker's
 // certificate for it.
 func (a *Agent) credentials(address string) (credentials.TransportCredentials, error) {
-	if a.trust == nil {
+	certs := a.trust.Load()
+	if certs == nil {
+		if !a.opts.InsecureLoopback {
+			return nil, errors.New("this host has no certificate yet")
+		}
 		return insecure.NewCredentials(), nil
 	}
 	host, err := splitAddress(address)
 	if err != nil {
 		return nil, err
 	}
-	return credentials.NewTLS(a.trust.Dialer(trust.Peer{Role: trust.Worker, Name: host})), nil
+	return credentials.NewTLS(certs.Dialer(trust.Peer{Role: trust.Worker, Name: host})), nil
 }
 
 // explain puts into words that the worker has refused our certificate.
 func (a *Agent) explain(end ending) ending {
-	if a.trust != nil {
-		end.err = a.trust.Explain(end.err)
+	if certs := a.trust.Load(); certs != nil {
+		end.err = certs.Explain(end.err)
 	}
 	return end
 }
@@ -49,11 +54,11 @@ func (a *Agent) explain(end ending) ending {
 // trustLoop says in time that this host's certificate is not renewed. The link that is up
 // stays; the next one would be refused.
 func (a *Agent) trustLoop(ctx context.Context) error {
-	if a.trust == nil {
+	if a.opts.InsecureLoopback || !a.enrolled(ctx) {
 		return nil
 	}
 	for said := ""; ; {
-		c, now := a.trust.State(), time.Now()
+		c, now := a.trust.Load().State(), time.Now()
 		say := ""
 		switch {
 		case now.After(c.NotAfter):
@@ -62,7 +67,7 @@ func (a *Agent) trustLoop(ctx context.Context) error {
 			say = "ends soon and was not renewed yet"
 		}
 		if say != "" && say != said {
-			a.opts.Logger.Warn("certificate needs renewal", "cause", fmt.Sprintf("the certificate %s", say), "until", c.NotAfter.UTC(), "file", a.opts.TLS.Cert)
+			a.opts.Logger.Warn("certificate needs renewal", "cause", fmt.Sprintf("the certificate %s", say), "until", c.NotAfter.UTC(), "file", a.opts.TLS.Cert) // empty: its own
 		}
 		said = say
 		if !sleep(ctx, trustEvery) {

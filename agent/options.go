@@ -33,6 +33,9 @@ type Options struct {
 	// TLS are the files of this host's certificate and of the authorities of the workers';
 	// they are read anew when they change.
 	TLS trust.Files
+	// JoinToken is a file with a join token, instead of TLS: with it the agent gets its own
+	// certificate from a worker, keeps it in StateDir and renews it.
+	JoinToken string
 	// InsecureLoopback is plaintext instead, to workers on this machine only.
 	InsecureLoopback bool
 	Hypervisor       hypervisor.Hypervisor
@@ -53,8 +56,10 @@ func (o *Options) check() error {
 		return errors.New("workers is empty: want at least one host:port")
 	}
 	switch {
-	case o.TLS.None() && !o.InsecureLoopback:
-		return fmt.Errorf("tls: empty, without certificates nothing is dialled: want ca, cert and key; a set for a lab: holdfast pki init --dir pki && holdfast pki issue host %s --dir pki; "+
+	case o.JoinToken != "" && (o.InsecureLoopback || !o.TLS.None()):
+		return errors.New("joinToken: not allowed together with tls or insecureLoopback")
+	case o.TLS.None() && !o.InsecureLoopback && o.JoinToken == "":
+		return fmt.Errorf("tls: empty, without certificates nothing is dialled: want ca, cert and key; or joinToken, a file with what 'holdfast join-token create' gave; a set for a lab: holdfast pki init --dir pki && holdfast pki issue host %s --dir pki; "+
 			"for plaintext on this machine alone: insecureLoopback: true", o.Host)
 	case !o.TLS.None() && o.InsecureLoopback:
 		return errors.New("insecureLoopback: true, not allowed together with tls")

@@ -20,6 +20,7 @@ const (
 	DrainsPrefix     = Root + "drains/"
 	PartitionsPrefix = Root + "partitions/"
 	BudgetsPrefix    = Root + "budgets/"
+	AreasPrefix      = Root + "areas/"
 	HostsPrefix      = Root + "hosts/"
 	IncidentsPrefix  = Root + "incidents/"
 	OpsPrefix        = Root + "ops/"
@@ -38,6 +39,10 @@ const (
 	SecretsPrefix    = Root + "secrets/"
 	TokensPrefix     = Root + "tokens/"
 	RevokedPrefix    = Root + "revoked/"
+
+	AuthoritiesPrefix = Root + "authorities/"
+	JoinsPrefix       = Root + "joins/"
+	CertsPrefix       = Root + "certs/"
 )
 
 // The functions below only join: check ids with CheckID and CheckPath where they come
@@ -70,6 +75,10 @@ func PartitionStateKey(path string) string { return PartitionsPrefix + path + "/
 // BudgetKey holds the power-downs of a scope: host/<host>, cluster/<zone>/<pod>/<cluster>,
 // pod/<zone>/<pod> or zone/<zone>.
 func BudgetKey(scope string) string { return BudgetsPrefix + scope }
+
+// AreaKey is the incident of an area: <kind>/<name>, such as rack/z1/7, pool/nfs1 or
+// cluster/z1/p1/c1.
+func AreaKey(area string) string { return AreasPrefix + area }
 
 // HostPrefix is one host's spec, ha and power records.
 func HostPrefix(host string) string { return HostsPrefix + host + "/" }
@@ -152,6 +161,15 @@ func TokenKey(id string) string { return TokensPrefix + id }
 
 // RevokedKey marks a certificate serial as revoked.
 func RevokedKey(serial string) string { return RevokedPrefix + serial }
+
+// AuthorityKey is one of the fleet's own authorities, its key sealed.
+func AuthorityKey(id string) string { return AuthoritiesPrefix + id }
+
+// JoinKey holds a hashed join token.
+func JoinKey(id string) string { return JoinsPrefix + id }
+
+// CertKey says of a certificate that the fleet has issued.
+func CertKey(serial string) string { return CertsPrefix + serial }
 
 // SplitSlotKey is the inverse of SlotKey.
 func SplitSlotKey(key string) (slot int, ok bool) {

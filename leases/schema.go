@@ -31,6 +31,7 @@ var Schema = []KeyDoc{
 	{"budgets/cluster/<zone>/<pod>/<cluster>", false, "own mod_revision", "times of power-downs; touched only when arming", `{"v":1,"times":["2026-11-21T15:35:10Z"]}`},
 	{"budgets/pod/<zone>/<pod>", false, "own mod_revision", "times of power-downs; touched only when arming", `{"v":1,"times":[]}`},
 	{"budgets/zone/<zone>", false, "own mod_revision", "times of power-downs; touched only when arming; latched: stopped until a human resets or grants", `{"v":1,"times":[],"latched":true}`},
+	{"areas/<area>", false, "slot of the area's name (of a zone, pod or cluster: of its path), own mod_revision", "last storm of a rack, switch, PDU, pool, cluster, pod or zone: began, ended, why, members, paged", `{"v":1,"area":"rack/z1/7","open":true,"why":"40 hosts under it fell within 1m30s"}`},
 	{"hosts/<host>/spec", false, "own mod_revision", "partition, provider, labels (rack, switch, PDU), power devices, agent identity, list index", `{"v":1,"partition":"z1/p1/c1","provider":"kvm"}`},
 	{"hosts/<host>/ha", false, "slot of the host, own mod_revision", "host machine's record", `{"v":1,"state":"available"}`},
 	{"hosts/<host>/power", false, "slot of the host, own mod_revision", "power machine's record", `{"v":1,"state":"on"}`},
@@ -45,18 +46,22 @@ var Schema = []KeyDoc{
 	{"commands/<host>/<id>", false, "slot of the source host, own mod_revision", "command record: spec, state, evidence, outcome, what is left to tidy; kept for command.keep after its end", `{"v":1,"id":"0198…","kind":"migrate-volume","host":"h0042","state":"PROCESSING"}`},
 	{"journal/<host>/<id>/<nn>", false, "slot of the host", "step authored by the agent, numbered by it; removed when both sides have the end", `{"v":1,"seq":2,"state":"PROCESSING","what":"copying nfs1:v7.qcow2 to …"}`},
 	{"events/<uuid>", false, "in the transaction that it reports", "event, ordered by mod_revision; kept by age and count", `{"v":1,"type":"host.state","host":"h0042"}`},
-	{"audit/<uuid>", false, "in the transaction that it reports", "audited mutation, ordered by mod_revision; kept by age and count", `{"v":1,"who":"ops","verb":"ha disarm"}`},
+	{"audit/<uuid>", false, "in the transaction that it reports", "audited mutation, same id as its event: who, what, reason, and before and after of each field that changed; kept by age and count", `{"v":1,"who":"operator/ann@10.0.0.9","what":"host.maintenance","changes":[{"key":"hosts/h0042/spec","before":{},"after":{"maintenance":true}}]}`},
 	{"settings/<scope>/<name>", false, "own mod_revision", "value, by, at, reason", `{"v":1,"value":"10s","by":"ops"}`},
 	{"secrets/<host>/<device>", false, "own mod_revision", "credentials of a power device, sealed with this key as additional data (docs/secrets.md); by, at, tested", `{"v":1,"sealed":"holdfast:enc:aesgcm:v1:k1:…","by":"ann@10.0.0.9","at":"2026-11-21T14:28:00Z","tested":true}`},
 	{"profiles/<scope>", false, "own mod_revision", "power profile of a scope: fields that hosts below inherit", `{"v":1,"fields":{"device.bmc.driver":"redfish","class":"slow"},"by":"ops"}`},
-	{"tokens/<id>", false, "own mod_revision", "hashed token", `{"v":1,"hash":"…"}`},
-	{"revoked/<serial>", false, "own mod_revision", "revoked certificate", `{"v":1,"reason":"host retired"}`},
+	{"tokens/<id>", false, "own mod_revision", "operator's bearer token: its SHA-256, name, role, end", `{"v":1,"hash":"9f86…","name":"ci","role":"viewer","by":"operator/ann@10.0.0.9","at":"2026-11-21T14:28:00Z"}`},
+	{"revoked/<serial>", false, "created once", "revoked certificate, its serial in hexadecimal; deleted when it would have ended", `{"v":1,"identity":"host/h-17","reason":"host retired","by":"operator/ann@10.0.0.9","at":"2026-11-21T14:28:00Z"}`},
+	{"authorities/<id>", false, "own mod_revision", "one of the fleet's own authorities: certificate, from when it signs; its private key sealed with this key as additional data", `{"v":1,"cert":"MIIB…","sealed":"holdfast:enc:aesgcm:v1:k1:…","signs":"2026-11-21T14:29:00Z"}`},
+	{"joins/<id>", false, "own mod_revision", "join token of one host: its SHA-256, end, the key that has used it; deleted a day after its end", `{"v":1,"hash":"9f86…","host":"h-17","expires":"2026-11-21T15:28:00Z"}`},
+	{"certs/<serial>", false, "created once", "certificate that the fleet has issued; deleted when it has ended", `{"v":1,"identity":"host/h-17","authority":"a1","notAfter":"2026-11-22T14:28:00Z"}`},
 }
 
 // placeholders that are not plain ids.
 var placeholders = map[string]string{
 	"<path>":  idPattern + `(?:/` + idPattern + `){0,2}`,
 	"<scope>": `global|zone/` + idPattern + `|pod/` + idPattern + `/` + idPattern + `|cluster(?:/` + idPattern + `){3}|host/` + idPattern,
+	"<area>":  `[a-z][a-z0-9-]{0,62}(?:/` + idPattern + `){1,3}`,
 	"<slot>":  `[0-9]{4}`,
 	"<nn>":    `[0-9]{2,}`,
 	"<index>": `0|[1-9][0-9]{0,8}`,
@@ -98,6 +103,7 @@ func SchemaMarkdown() string {
 		"- `etcdctl get --prefix " + HostPrefix("h0042") + "` is one host's story.\n\n" +
 		"Ids are 1 to 63 letters, digits, `.`, `_` or `-`, starting with a letter or digit. `<path>` is `zone`, `zone/pod` or\n" +
 		"`zone/pod/cluster`; `<scope>` is `global`, `zone/…`, `pod/…`, `cluster/…` (each with the path) or `host/<host>`;\n" +
+		"`<area>` is a kind (`rack`, `switch`, `pdu` and other labels, `pool`, `cluster`, `pod`, `zone`) and a name;\n" +
 		"`<slot>` has four digits, `<index>` is a number without leading zeros.\n\n" +
 		"| key | lease | fence | content | example |\n|---|---|---|---|---|\n")
 	for _, d := range Schema {

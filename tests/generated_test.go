@@ -14,6 +14,7 @@ import (
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/settings"
 	"github.com/holdfast-ha/holdfast/leases"
+	"github.com/holdfast-ha/holdfast/worker"
 	"github.com/holdfast-ha/holdfast/worker/api"
 )
 
@@ -28,6 +29,7 @@ func TestGenerated(t *testing.T) {
 		"settings.md":       settings.Markdown(),
 		"keys.md":           leases.SchemaMarkdown(),
 		"api.md":            api.RoutesMarkdown(),
+		"metrics.md":        worker.MetricsMarkdown(),
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join("..", "docs", name)

@@ -17,7 +17,7 @@ func TestEachPowerScenarioHasItsTest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	named := regexp.MustCompile("`([a-z/]+)` (Test[A-Za-z0-9]+)")
+	named := regexp.MustCompile("`([a-z0-9/]+)` (Test[A-Za-z0-9]+)")
 	sources := map[string]string{}
 	for _, m := range named.FindAllStringSubmatch(string(doc), -1) {
 		folder, name := m[1], m[2]

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/holdfast-ha/holdfast/coordinator/guard"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/worker/api"
@@ -109,7 +110,7 @@ func (b *backend) host(id string, spec versioned[v1.HostSpec]) v1.Host {
 	r := rec.Val
 	s.State, s.Since, s.Reason = string(r.State), r.Since, r.Reason
 	s.Power, s.PowerSince = r.Power.String(), r.PowerSince
-	s.Instances, s.Contradicted = r.Instances, r.Contradicted
+	s.Instances, s.Local, s.Contradicted = r.Instances, r.Local, r.Contradicted
 	if r.SeenDisks {
 		s.Witnessed = append(s.Witnessed, "disks")
 	}
@@ -127,7 +128,7 @@ func (b *backend) host(id string, spec versioned[v1.HostSpec]) v1.Host {
 		s.Holds = append(s.Holds, v1.Hold{By: "etcd", Reason: why, Clears: wentBackClears, Since: since})
 	}
 	if r.Proof != nil {
-		s.Proof = &v1.Proof{Boot: r.Proof.Boot, Assurance: r.Proof.Assurance.String(), How: r.Proof.How, At: r.Proof.At, Revoked: r.Proof.Revoked, Instances: r.Proof.Instances}
+		s.Proof = &v1.Proof{Boot: r.Proof.Boot, Assurance: r.Proof.Assurance.String(), How: r.Proof.How, At: r.Proof.At, Revoked: r.Proof.Revoked, Instances: r.Proof.Instances, Local: r.Proof.Local}
 	}
 	s.Devices = b.deviceStatus(id, spec.Val)
 	return h
@@ -184,6 +185,10 @@ func (b *backend) Partition(_ context.Context, path string) (v1.Partition, error
 		return x, notFound("partition", path)
 	}
 	now := time.Now()
+	if levels := guard.Levels(path); len(levels) > 0 {
+		own := b.budget(levels[len(levels)-1], now)
+		x.Budget = &own
+	}
 	x.Disarmed = w.view.disarmed(path, "", now)
 	switch r, ok := w.partitionState(path); {
 	case members && ok:

@@ -211,42 +211,17 @@ func (b *backend) WatchHosts(ctx context.Context, f api.HostFilter, fn func(v1.H
 }
 
 const (
-	maxEvents    = 20000
-	maxEventAge  = 7 * 24 * time.Hour
-	trimInterval = 10 * time.Minute
-	trimBatch    = 100
+	maxEvents   = 20000
+	maxEventAge = 7 * 24 * time.Hour
 )
 
-// trimEvents keeps the log by age and count. The owner of slot 0 does it for the fleet.
-func (w *Worker) trimEvents(ctx context.Context) error {
-	for pause(ctx, trimInterval) {
-		w.mu.Lock()
-		claim, mine := w.claims[0]
-		s := w.session
-		w.mu.Unlock()
-		if !mine || s == nil {
-			continue
-		}
-		events, err := (*backend)(w).Events(ctx, api.EventFilter{})
-		if err != nil {
-			w.log.Warn("trim events", "cause", err)
-			continue
-		}
-		var ops []leases.Op
-		for i, x := range events {
-			if len(events)-i > maxEvents || time.Since(x.At) > maxEventAge {
-				ops = append(ops, leases.Delete(leases.EventKey(x.ID)))
-			}
-		}
-		for batch := range slices.Chunk(ops, trimBatch) {
-			cctx, cancel := context.WithTimeout(ctx, etcdTimeout)
-			_, err := s.Commit(cctx, claim.Guard(), batch...)
-			cancel()
-			if err != nil {
-				w.log.Warn("trim events", "cause", err)
-				break
-			}
+// oldEvents are the deletions of what the log does not keep.
+func (w *Worker) oldEvents(ctx context.Context) (ops []leases.Op, err error) {
+	events, err := (*backend)(w).Events(ctx, api.EventFilter{})
+	for i, x := range events {
+		if len(events)-i > maxEvents || time.Since(x.At) > maxEventAge {
+			ops = append(ops, leases.Delete(leases.EventKey(x.ID)))
 		}
 	}
-	return nil
+	return ops, err
 }

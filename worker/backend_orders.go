@@ -73,7 +73,7 @@ func (b *backend) PlanOrder(ctx context.Context, id string, o v1.OrderRequest) (
 		bs, err := ow.readBudgets(ctx)
 		problem = etcdProblem("budgets of "+id, err)
 		for _, x := range bs {
-			p.Budgets = append(p.Budgets, v1.Budget{Scope: x.scope, Used: x.counter.Used(ow.now(), x.window), Limit: x.limit, Window: x.window.String(), Latched: x.counter.Latched})
+			p.Budgets = append(p.Budgets, budgetOf(x.scope, x.counter, x.limit, x.window, ow.now()))
 		}
 	})
 	if err == nil {
@@ -270,6 +270,9 @@ func (b *backend) ExplainHost(ctx context.Context, id string) (v1.Explanation, e
 		if r.Incident != nil {
 			out.Story = entriesOf(r.Incident.Ledger)
 		}
+		for _, a := range b.view.stormsOf(id) {
+			out.Why = append(out.Why, fmt.Sprintf("%s is in a storm since %s: %s (holdfast describe area %s)", a.Area, a.Began.Format(time.RFC3339), a.Why, a.Area))
+		}
 	}
 	if own, _ := b.w().owned(id); own != nil {
 		err := b.w().live(ctx, id, func(_ context.Context, o *owner) { explain(o.rec, o.policy) })
@@ -317,8 +320,17 @@ func (b *backend) ExplainPartition(ctx context.Context, path string) (v1.Explana
 		x.Story = append(x.Story, v1.Entry{What: "hosts", Text: fmt.Sprintf("%d %s", n, s)})
 	}
 	for id, s := range b.view.hosts() {
-		if rec, ok := get(b.view, b.view.ha, id); ok && within(s.Val.Partition, path) && rec.Val.Eligible == ha.Fail {
+		rec, ok := get(b.view, b.view.ha, id)
+		switch {
+		case !within(s.Val.Partition, path):
+		case s.Val.Maintenance, s.Val.HADisabled, s.Val.Disabled:
+			x.Story = append(x.Story, v1.Entry{What: "unfit", Text: strings.TrimSuffix(fmt.Sprintf("host %s: in maintenance, excluded or disabled: %s", id, s.Val.Why), ": ")})
+		case !ok || rec.Val.Eligible == ha.Unknown:
+			x.Story = append(x.Story, v1.Entry{What: "unfit", Text: fmt.Sprintf("host %s: the provider has not judged it yet", id)})
+		case rec.Val.Eligible == ha.Fail:
 			x.Story = append(x.Story, v1.Entry{What: "unfit", Text: fmt.Sprintf("host %s: %s", id, rec.Val.EligibleWhy)})
+		case rec.Val.Health == ha.Fail:
+			x.Story = append(x.Story, v1.Entry{What: "unfit", Text: fmt.Sprintf("host %s: %s", id, rec.Val.HealthWhy)})
 		}
 	}
 	slices.SortFunc(x.Story, func(a, b v1.Entry) int {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -311,12 +312,24 @@ func (b *backend) reseal(ctx context.Context, who, name string, kv leases.KV, re
 	return err
 }
 
-// secretsOf are the deletions of all sealed secrets of a host that is forgotten.
-func (b *backend) secretsOf(host string) (ops []leases.Op) {
+// secretsOf are the deletions of the sealed secrets of a host's devices that are not
+// declared any more: one that is declared anew starts without. Whatever the mirror has not
+// seen yet goes, too; a secret that comes later conflicts with the declaration.
+func (b *backend) secretsOf(host string, was, stays []v1.Device) (ops []leases.Op) {
+	keys := map[string]bool{}
 	for key := range b.view.sealedRecords() {
 		if strings.HasPrefix(key, leases.SecretsPrefix+host+"/") {
-			ops = append(ops, leases.Delete(key))
+			keys[key] = true
 		}
+	}
+	for _, d := range was {
+		keys[leases.SecretKey(host, d.Name)] = true
+	}
+	for _, d := range stays {
+		delete(keys, leases.SecretKey(host, d.Name))
+	}
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		ops = append(ops, leases.Delete(key))
 	}
 	return ops
 }

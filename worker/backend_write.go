@@ -15,13 +15,15 @@ import (
 	"github.com/holdfast-ha/holdfast/coordinator/settings"
 	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+	"github.com/holdfast-ha/holdfast/worker/provider"
 )
 
-// write commits operators' records together with the log entry that tells of them.
+// write commits operators' records together with the log entry that tells of them and the
+// audit record of what changed.
 func (b *backend) write(ctx context.Context, what string, g leases.Guard, x v1.Event, ops ...leases.Op) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
-	rev, err := b.client.Commit(ctx, g, append(ops, leases.Put(leases.EventKey(x.ID), x))...)
+	rev, err := b.client.Commit(ctx, g, append(ops, leases.Put(leases.EventKey(x.ID), x), b.audited(x, ops))...)
 	if err == nil {
 		b.w().announced([]v1.Event{x})
 	}
@@ -61,7 +63,8 @@ func (b *backend) PutHost(ctx context.Context, who string, spec v1.HostSpec, ifR
 	key := leases.HostSpecKey(spec.ID)
 	x := b.audit("host.declared", who, "host "+spec.ID+" was declared", "")
 	x.Host, x.Partition = spec.ID, spec.Partition
-	rev, err := b.write(ctx, "host "+spec.ID, at(key, ifRev, had.Rev), x, leases.Put(key, spec))
+	ops := append(b.secretsOf(spec.ID, had.Val.Power, spec.Power), leases.Put(key, spec))
+	rev, err := b.write(ctx, "host "+spec.ID, at(key, ifRev, had.Rev), x, ops...)
 	if err != nil {
 		return v1.Host{}, err
 	}
@@ -89,8 +92,10 @@ func (w *Worker) validateHost(s v1.HostSpec) error {
 	}
 	for i, p := range s.Probes {
 		if !strings.HasPrefix(p, "icmp://") && !strings.HasPrefix(p, "udp-echo://") {
-			fail(fmt.Sprintf("probes[%d]", i), fmt.Errorf("%q, allowed are icmp://address and udp-echo://address:port", p))
+			fail(fmt.Sprintf("probes[%d]", i), fmt.Errorf("%q, allowed are icmp://address and udp-echo://address:port, with #network where it is not the management network", p))
 		}
+		_, network := provider.Network(p)
+		fail(fmt.Sprintf("probes[%d]", i), leases.CheckID("network", network))
 	}
 	seen := map[string]bool{}
 	for i, d := range s.Power {
@@ -122,7 +127,8 @@ func firstProblem(errs []error) error {
 }
 
 // DeleteHost implements api.Backend. A host that is not at rest is not forgotten: its
-// record says what may still run there.
+// record says what may still run there. What was is evidence: closed incidents and the log
+// outlive it for as long as others do.
 func (b *backend) DeleteHost(ctx context.Context, who, id string, ifRev int64) error {
 	had, ok := b.view.spec(id)
 	if !ok {
@@ -141,7 +147,7 @@ func (b *backend) DeleteHost(ctx context.Context, who, id string, ifRev int64) e
 	x := b.audit("host.forgotten", who, "host "+id+" was removed from the record", "")
 	x.Host, x.Partition = id, had.Val.Partition
 	// Compared with the record that was looked at: what began since is not forgotten.
-	_, err := b.write(ctx, "host "+id, at(leases.HostSpecKey(id), ifRev, had.Rev).At(leases.HostHAKey(id), rec.Rev), x, append(b.secretsOf(id),
+	_, err := b.write(ctx, "host "+id, at(leases.HostSpecKey(id), ifRev, had.Rev).At(leases.HostHAKey(id), rec.Rev), x, append(b.secretsOf(id, had.Val.Power, nil),
 		leases.Delete(leases.HostSpecKey(id)), leases.Delete(leases.HostHAKey(id)), leases.Delete(leases.HostPowerKey(id)),
 		leases.Delete(leases.OpsKey(id)), leases.Delete(leases.BudgetKey("host/"+id)))...)
 	return err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -37,6 +38,7 @@ type intent struct {
 	// Until then a packet of an owner before this one may still come: who overwrites an
 	// intent hands that on.
 	OnNotBefore time.Time `json:"onNotBefore,omitzero"`
+	Sessions    time.Time `json:"sessions,omitzero"` // until then one of its sessions may be open
 }
 
 // commit writes the next record with everything that belongs to the same moment: the
@@ -183,12 +185,17 @@ func (o *owner) intent(at time.Time, e *power.TxnEffect) intent {
 	return intent{
 		V: 1, ID: fmt.Sprintf("%s/%d", e.Txn, e.Seq), Txn: e.Txn, Seq: e.Seq, Verb: e.Verb, Device: e.Device,
 		Worker: o.s.Worker(), Boot: o.s.Boot(), Epoch: o.claim.Epoch.String(), At: at, Deadline: e.NotAfter,
-		OnNotBefore: o.onNotBefore.Round(0),
+		OnNotBefore: o.onNotBefore.Round(0), Sessions: o.sessions.Round(0),
 	}
 }
 
 // event makes the log entry of an announcement.
 func (o *owner) event(ev ha.Event, next ha.Record, e ha.Effect) v1.Event {
+	area := ""
+	if e.Severity == ha.Page {
+		area = o.w.view.pagedArea(o.host)
+		e = e.Fold(area)
+	}
 	x := v1.Event{
 		ID: newEventID(), At: ev.At, Type: e.Type, Severity: string(e.Severity), Host: o.host, Partition: o.spec.Val.Partition,
 		Worker: o.s.Worker(), Message: e.Reason, Instances: e.Instances, Data: map[string]string{"epoch": o.claim.Epoch.String()},
@@ -204,6 +211,12 @@ func (o *owner) event(ev ha.Event, next ha.Record, e ha.Effect) v1.Event {
 	}
 	if e.Boot != "" {
 		x.Data["boot"] = e.Boot
+	}
+	if len(e.Local) > 0 {
+		x.Data["local"] = strings.Join(e.Local, ",")
+	}
+	if area != "" {
+		x.Data["area"] = area
 	}
 	if next.State != o.rec.State {
 		x.Data["from"], x.Data["to"] = string(o.rec.State), string(next.State)

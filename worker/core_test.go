@@ -262,7 +262,7 @@ func TestSharedFromTheBeginning(t *testing.T) {
 	eventually(t, "it takes its half", func() bool {
 		kvs, _, err := r.client.List(t.Context(), leases.SlotsPrefix)
 		slots = len(kvs)
-		return err == nil && slots > 0
+		return err == nil && slots >= 512 // in several transactions
 	})
 	if slots != 512 {
 		t.Errorf("it takes %d slots", slots)
@@ -374,7 +374,7 @@ func TestArmingComparesSwitches(t *testing.T) {
 	r := newRig(t)
 	r.host(t, "h1", false)
 	o := loaded(t, r, "h1", time.Minute)
-	snap := o.snapshot(t.Context(), guard.Confirm, nil)
+	snap := o.snapshot(t.Context(), guard.Confirm, placeReady{})
 	if !snap.Gathered || len(snap.Armed.Disarmed) > 0 {
 		t.Fatalf("snapshot: %+v", snap)
 	}
@@ -386,7 +386,7 @@ func TestArmingComparesSwitches(t *testing.T) {
 		t.Errorf("waits for %q, want to be asked again for %q", o.place.waiting, guard.Confirm)
 	}
 	// What is on record when a snapshot is taken is in it, however far the watch was behind.
-	if snap = o.snapshot(t.Context(), guard.Confirm, nil); len(snap.Armed.Disarmed) == 0 {
+	if snap = o.snapshot(t.Context(), guard.Confirm, placeReady{}); len(snap.Armed.Disarmed) == 0 {
 		t.Error("the snapshot does not show the disarming")
 	}
 }
@@ -398,6 +398,7 @@ func TestOnWaitsThroughAChain(t *testing.T) {
 	r := newRig(t)
 	r.host(t, "h1", false)
 	o := loaded(t, r, "h1", time.Minute)
+	var sessions time.Duration // may be open as long
 	wait := func(left intent) time.Duration {
 		t.Helper()
 		r.put(t, leases.OpsKey("h1"), left)
@@ -406,25 +407,81 @@ func TestOnWaitsThroughAChain(t *testing.T) {
 		if err := next.load(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		sessions = max(0, next.sessions.Sub(next.live.adopted))
 		return next.policy.Fence.OnNotBefore.Sub(next.live.adopted)
 	}
 	for _, boot := range []string{o.s.Boot(), "released"} {
 		if err := r.client.RecordEnd(t.Context(), "w1", "released", leases.Released, time.Time{}); err != nil {
 			t.Fatal(err)
 		}
-		if got := wait(intent{V: 1, Worker: "w1", Boot: boot, OnNotBefore: time.Now().Add(10 * time.Second)}); got < 9*time.Second || got > 10*time.Second {
-			t.Errorf("after boot %q ON waits %v, want the 10s that it had to wait itself", boot, got)
+		if got := wait(intent{V: 1, Worker: "w1", Boot: boot, OnNotBefore: time.Now().Add(10 * time.Second), Sessions: time.Now().Add(20 * time.Second)}); got < 9*time.Second || got > 10*time.Second || sessions < 19*time.Second || sessions > 20*time.Second {
+			t.Errorf("after boot %q ON waits %v, and %v for sessions, want the 10s and 20s that it had to wait itself", boot, got, sessions)
 		}
-		if got := wait(intent{V: 1, Worker: "w1", Boot: boot}); got > 0 {
-			t.Errorf("after boot %q ON waits %v, want 0", boot, got)
+		if got := wait(intent{V: 1, Worker: "w1", Boot: boot}); got > 0 || sessions > 0 {
+			t.Errorf("after boot %q ON waits %v, and %v for sessions, want 0", boot, got, sessions)
 		}
 	}
 	if err := r.client.RecordEnd(t.Context(), "w1", "expired", leases.Expired, time.Time{}); err != nil {
 		t.Fatal(err)
 	}
-	if got := wait(intent{V: 1, Worker: "w1", Boot: "expired"}); got != 15*time.Second {
-		t.Errorf("after an expired lease ON waits %v, want one command deadline", got)
+	if got := wait(intent{V: 1, Worker: "w1", Boot: "expired"}); got != 15*time.Second || sessions != sessionIdle {
+		t.Errorf("after an expired lease ON waits %v, and %v for sessions, want one command deadline and the idle time", got, sessions)
 	}
+	if got := wait(intent{V: 1, Worker: "w1", Boot: "unheard of"}); got != time.Minute+15*time.Second || sessions != time.Minute+sessionIdle {
+		t.Errorf("after an owner without an end ON waits %v, and %v for sessions, want the same after a lease", got, sessions)
+	}
+}
+
+// TestOnWaitsForSessions: while an earlier owner may have a session open, ON is not sent
+// to a BMC that has another session, or does not tell; hard off is (leases.md §3.6).
+func TestOnWaitsForSessions(t *testing.T) {
+	r := newRig(t)
+	r.host(t, "h1", true)
+	o := loaded(t, r, "h1", time.Minute)
+	targets, bad := o.targets()
+	if len(bad) > 0 {
+		t.Fatal(bad[0].err)
+	}
+	open := func() wpower.Conn {
+		c, err := targets[0].driver.Open(t.Context(), targets[0].Target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	c, old := open(), open()
+	defer closeConn(t.Context(), c)
+	send := func(c wpower.Conn, v power.Verb) bool {
+		var ev power.TxnEvent
+		err := (&exchanger{o: o}).send(t.Context(), targets[0], c, &power.TxnEffect{Verb: v, NotAfter: time.Now().Add(time.Minute)}, &ev)
+		if err != nil && (ev.Sent || wpower.KindOf(err) != power.Busy) {
+			t.Errorf("%s: sent %v, %v", v, ev.Sent, err)
+		}
+		return ev.Sent
+	}
+	o.sessions = o.now().Add(time.Minute)
+	if send(c, power.HardOn) || send(c, power.Cycle) || !send(c, power.HardOff) {
+		t.Error("beside another session: want off sent, on and cycle not")
+	}
+	closeConn(t.Context(), old)
+	if !send(c, power.HardOn) {
+		t.Error("the other session is gone, and on is not sent")
+	}
+	shy := shyConn{c}
+	if send(shy, power.HardOn) {
+		t.Error("on is sent to a device that does not tell its sessions")
+	}
+	o.sessions = o.now()
+	if !send(shy, power.HardOn) {
+		t.Error("the time is over, and on is not sent")
+	}
+}
+
+// shyConn is a device that refuses to list its sessions one by one.
+type shyConn struct{ wpower.Conn }
+
+func (shyConn) Sessions(context.Context) (wpower.SessionTable, error) {
+	return wpower.SessionTable{Slots: 4, Active: 2}, nil
 }
 
 // stuckLog is a log whose reader does not read until the lease is over.

@@ -112,6 +112,11 @@ func (d device) canSwitchOn() bool {
 	return d.driver != nil && slices.Contains(d.driver.Describe().Capabilities.Verbs, power.HardOn)
 }
 
+// feeds reports whether the device cuts the host's mains.
+func (d device) feeds() bool {
+	return d.driver != nil && !d.human && d.driver.Describe().Capabilities.Independent
+}
+
 // configOf names all that decides who answers and how; it holds no secret.
 func configOf(d device, sealed string) string {
 	b, err := json.Marshal([]any{d.Driver, d.Address, d.User, d.Secret, sealed, d.Params, d.Identity, d.Enrolment})
@@ -152,6 +157,9 @@ func ladderOf(devices []device, p power.Profile, least power.Assurance) []power.
 					lv.Ceilings = map[string]power.Assurance{}
 				}
 				lv.Ceilings[d.Name] = d.proves
+			}
+			if d.feeds() {
+				lv.Feeds = append(lv.Feeds, d.Name)
 			}
 		}
 		lv.All = !paths
@@ -206,7 +214,7 @@ func (w *Worker) checkDevices(spec v1.HostSpec, p power.Profile) (errs []error) 
 		if _, err := w.target(spec.ID, d, power.Identity{}, wpower.Limits{}.WithDefaults()); err != nil && !errors.Is(err, errSealed) {
 			errs = append(errs, badField(fmt.Sprintf("power[%d]", i), fmt.Sprintf("power[%d]: device %s: %v", i, d.Name, err)))
 		}
-		if caps.Independent && !d.human {
+		if d.feeds() {
 			if feeds != 0 && feeds != d.Level {
 				fail(i, "level", "%d, allowed is %d: all that feeds the host is cut together, or nothing is proven", d.Level, feeds)
 			}
@@ -215,14 +223,13 @@ func (w *Worker) checkDevices(spec v1.HostSpec, p power.Profile) (errs []error) 
 	}
 	for _, lv := range ladderOf(devices, p, power.A0) {
 		for i, d := range devices {
-			independent := d.driver != nil && d.driver.Describe().Capabilities.Independent
 			switch {
 			case d.Level != lv.N:
 			case d.human && !lv.Human:
 				fail(i, "level", "%d, allowed is a level of its own: device %s is a human", d.Level, d.Name)
 			case d.human && slices.ContainsFunc(devices, func(o device) bool { return o.Level > d.Level }):
 				fail(i, "level", "%d, allowed is the last one: what comes after a human is never tried", d.Level)
-			case independent && !d.human && !lv.All && len(lv.Devices) > 1:
+			case d.feeds() && !lv.All && len(lv.Devices) > 1:
 				fail(i, "level", "%d is of mode any, allowed for what feeds the host is mode all: the others feed it, too", d.Level)
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -46,7 +47,7 @@ func TestDefaultLadder(t *testing.T) {
 	got := ladderOf(idle(t).devices(spec, power.Profile{}), power.Profile{}, power.A3)
 	want := []power.Level{
 		{N: 1, Devices: []string{"board", "web"}, Min: power.A3}, // any: two paths to one BMC
-		{N: 2, Devices: []string{"outlets"}, All: true, Min: power.A3, Ceilings: map[string]power.Assurance{"outlets": power.A5}},
+		{N: 2, Devices: []string{"outlets"}, All: true, Min: power.A3, Ceilings: map[string]power.Assurance{"outlets": power.A5}, Feeds: []string{"outlets"}},
 		{N: 4, Devices: []string{"hand"}, Human: true},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -56,7 +57,7 @@ func TestDefaultLadder(t *testing.T) {
 	got = ladderOf(idle(t).devices(spec, p), p, power.A3)
 	want = []power.Level{
 		{N: 1, Devices: []string{"web"}, All: true, Min: power.A3, Deadline: 90 * time.Second, Ceilings: map[string]power.Assurance{"web": power.A2}},
-		{N: 2, Devices: []string{"outlets"}, All: true, Min: power.A5, Ceilings: map[string]power.Assurance{"outlets": power.A5}},
+		{N: 2, Devices: []string{"outlets"}, All: true, Min: power.A5, Ceilings: map[string]power.Assurance{"outlets": power.A5}, Feeds: []string{"outlets"}},
 		{N: 3, Devices: []string{"board"}, All: true, Min: power.A3},
 		{N: 4, Devices: []string{"hand"}, Human: true},
 	}
@@ -214,6 +215,13 @@ func TestOldIncidentsAreForgotten(t *testing.T) {
 	}
 	if _, rev := read[ha.Incident](t, r, leases.IncidentKey("h2", "other")); rev == 0 {
 		t.Error("another host's incident is gone")
+	}
+	// Nobody closes an incident of a host that was forgotten: h2 is not declared.
+	r.put(t, leases.IncidentKey("h2", "open"), ha.Incident{ID: "open", Opened: now.Add(-3 * maxIncidentAge)})
+	r.put(t, leases.IncidentKey("h2", "young"), ha.Incident{ID: "young", Opened: now.Add(-maxIncidentAge), Ended: now.Add(time.Minute - maxIncidentAge)})
+	ops, err := o.w.oldIncidents(t.Context(), now)
+	if want := []leases.Op{leases.Delete(leases.IncidentKey("h2", "other"))}; err != nil || !reflect.DeepEqual(ops, want) {
+		t.Errorf("to be forgotten: %+v, %v", ops, err)
 	}
 }
 

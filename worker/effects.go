@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/coordinator/guard"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/worker/provider"
@@ -29,6 +30,7 @@ const (
 	jobPlace    jobKind = "place"
 	jobBaseline jobKind = "baseline"
 	jobRepair   jobKind = "repair"
+	jobExamine  jobKind = "examine"
 )
 
 func (j *jobs) init(ctx context.Context, stop context.CancelCauseFunc) {
@@ -70,7 +72,8 @@ type (
 		boot string
 		seen provider.Baseline
 	}
-	repairDone struct{ why string }
+	repairDone  struct{ why string }
+	examineDone struct{}
 )
 
 // start begins one effect of a committed step.
@@ -102,7 +105,7 @@ func (o *owner) startCheck(e ha.Effect) {
 	asked := q.Asked
 	prov := o.provider()
 	// Neighbours need a moment to follow to a new owner: until then their silence is ours.
-	patience := o.live.adopted.Add(grace(o.policy))
+	patience := o.live.adopted.Add(o.policy.Grace())
 	if latest := deadline.Add(-2*o.policy.CheckWindow - time.Second); patience.After(latest) {
 		patience = latest
 	}
@@ -119,7 +122,7 @@ func (o *owner) startCheck(e ha.Effect) {
 			c = prov.Activity(ctx, q)
 			o.w.pools.activity.release()
 		}
-		o.w.metrics.checks.WithLabelValues("activity", verdictWord(c.Verdict)).Inc()
+		o.w.metrics.check("activity", c)
 		o.in.put("", checkDone{c})
 	}
 	if !o.jobs.begin(jobCheck, run) {
@@ -151,11 +154,7 @@ const readersSoon = 100 * time.Millisecond
 // are that should be able to.
 func (w *Worker) readers(partition, host string) (others int, all []provider.Reader) {
 	for host, p := range w.neighbours(partition, host) {
-		switch p.record.State {
-		case ha.Fenced, ha.Failed:
-			continue
-		}
-		if p.record.Admin.Maintenance {
+		if p.record.Excused() {
 			continue
 		}
 		others++
@@ -177,7 +176,46 @@ func (o *owner) onCheck(ctx context.Context, c ha.Check) {
 		c.Verdict, c.Reason = ha.Active, "its agent's pings arrive"
 		c.Signals.Agent = guard.FamilyAlive
 	}
-	o.step(ctx, ha.Event{Kind: ha.EvActivity, Check: &c, Life: o.live.lastPing})
+	o.step(ctx, ha.Event{Kind: ha.EvActivity, Check: &c, Life: ha.HeardBy(o.live.lastPing, o.now())})
+	o.examine(c.Votes)
+}
+
+// examine asks checkers that could not look how they are themselves: one that cannot read
+// its own pool becomes a suspect, and is not asked again (ha.md §§3, 5). Their answers go
+// to their owners, as pings do.
+func (o *owner) examine(votes []ha.Vote) {
+	var readers []string
+	for _, v := range votes {
+		if v.Verdict == ha.Unknown {
+			readers = append(readers, v.Reader)
+		}
+	}
+	if len(readers) == 0 {
+		return
+	}
+	timeout := o.eff.Duration("ha.health.timeout")
+	o.jobs.begin(jobExamine, func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		var wg sync.WaitGroup
+		for _, r := range readers {
+			wg.Go(func() { o.w.examine(ctx, r) })
+		}
+		wg.Wait()
+		o.in.put("", examineDone{})
+	})
+}
+
+func (w *Worker) examine(ctx context.Context, host string) {
+	a, err := w.door.Ask(ctx, host, &agentpb.Request{Epoch: w.epochOf(host), Body: &agentpb.Request_Health{Health: &agentpb.HealthRequest{}}})
+	if err != nil || a.GetHealth().GetReport() == nil {
+		return // its pings say so, or their absence
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if p, own := w.shown[host], w.owners[host]; p != nil && own != nil && p.linked {
+		own.in.put("", pingMsg{boot: p.boot, report: a.GetHealth().Report, at: time.Now().UTC()})
+	}
 }
 
 // takeBaseline looks once at a healthy host, to know which signals it gives while it is

@@ -99,7 +99,7 @@ func TestLostCarrierIsNoFailure(t *testing.T) {
 		t.Fatal("the owner has not taken note")
 	}
 	at := o.live.missAt(o.policy)
-	if room, least := at.Sub(now), grace(o.policy); room <= least {
+	if room, least := at.Sub(now), o.policy.Grace(); room <= least {
 		t.Errorf("pings count as missed after %v, an agent has %v to link elsewhere", room, least)
 	}
 	o.onTime(t.Context(), at.Add(-time.Millisecond))

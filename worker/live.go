@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/coordinator/power"
 	"github.com/holdfast-ha/holdfast/worker/provider"
 )
 
@@ -28,6 +29,7 @@ type liveFacts struct {
 
 	baselineAt time.Time // next look
 	powerAt    time.Time // next ordinary power reading
+	askAt      time.Time // what is held may be let go then
 	powerSeen  bool      // some device was asked since adoption
 	hostile    map[string]hostileCount
 	eligible   ha.Verdict
@@ -38,46 +40,28 @@ func newLiveFacts(now time.Time) liveFacts {
 	return liveFacts{adopted: now, powerAt: now}
 }
 
-// grace is how long a new owner waits for the first Hello before it counts missed
-// pings: a hand-off never makes a suspect (ha.md §3, "adopted").
-func grace(p ha.Policy) time.Duration { return 2*p.PingInterval + time.Second + reconnectJitter }
+func (l *liveFacts) hearing() ha.Hearing {
+	return ha.Hearing{Adopted: l.adopted, Last: l.lastPing, Deaf: l.deaf, Missing: l.missing, Told: l.toldMiss}
+}
 
-const reconnectJitter = time.Second
-
-// listenAgain is how long a worker that stood still listens before it judges: pings wait
-// unread in its sockets, and agents that gave it up have to come back. Who did not listen
-// must not judge.
-func listenAgain(p ha.Policy) time.Duration { return p.PingInterval + reconnectJitter }
-
-// missAt is when the host's pings are overdue if none arrives before; it is also the
-// time to say so again while they are.
+// missAt is when the host's pings are overdue, or to be called overdue again. When the
+// worker that carries its link was lost it may ping all the time: it has to have had time
+// to link elsewhere.
 func (l *liveFacts) missAt(p ha.Policy) time.Time {
-	if l.missing {
-		return l.toldMiss.Add(p.PingInterval)
+	h := l.hearing()
+	at := h.MissAt(p)
+	if l.cut.IsZero() || l.missing {
+		return at
 	}
-	from := l.lastPing
-	if from.IsZero() {
-		from = l.adopted.Add(grace(p))
-	}
-	at := from.Add(time.Duration(p.HealthFailures) * p.PingInterval)
-	if !l.cut.IsZero() { // it may ping all the time: it has to have had time to link elsewhere
-		at = later(at, l.cut.Add(grace(p)+time.Duration(p.HealthFailures)*p.PingInterval))
-	}
-	if deaf := l.deaf.Add(listenAgain(p)); deaf.After(at) && !l.deaf.IsZero() {
-		return deaf
+	h.Adopted, h.Last = l.cut, time.Time{}
+	if relinked := h.MissAt(p); relinked.After(at) {
+		return relinked
 	}
 	return at
 }
 
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}
-
 // alive reports whether pings arrive in time.
-func (l *liveFacts) alive() bool { return !l.missing && !l.lastPing.IsZero() }
+func (l *liveFacts) alive() bool { return l.hearing().Alive() }
 
 // lastLife is when the host was last heard; of one not heard since the takeover nothing
 // later than that is known.
@@ -104,7 +88,7 @@ func (o *owner) missed(ctx context.Context, now time.Time) {
 	if !o.live.lastPing.IsZero() {
 		why = fmt.Sprintf("no ping for %v", now.Sub(o.live.lastPing).Round(100*time.Millisecond))
 	}
-	o.step(ctx, ha.Event{Kind: ha.EvHealth, At: now, Verdict: ha.Fail, Reason: why, Life: o.live.lastPing})
+	o.step(ctx, ha.Event{Kind: ha.EvHealth, At: now, Verdict: ha.Fail, Reason: why, Life: ha.HeardBy(o.live.lastPing, now)})
 }
 
 func (o *owner) onHello(ctx context.Context, m helloMsg) {
@@ -120,7 +104,7 @@ func (o *owner) onHello(ctx context.Context, m helloMsg) {
 		o.tellPolicy(ctx)
 	}
 	o.metricsLinked()
-	o.step(ctx, ha.Event{Kind: ha.EvHello, At: m.at, Boot: m.hello.BootId, Instances: instanceIDs(m.hello.Report)})
+	o.step(ctx, ha.Event{Kind: ha.EvHello, At: m.at, Boot: m.hello.BootId, Instances: instanceIDs(m.hello.Report), Local: localIDs(m.hello.Report, o.spec.Val.Pools)})
 	o.tellEligible(ctx)
 }
 
@@ -129,14 +113,14 @@ func (o *owner) onPing(ctx context.Context, m pingMsg) {
 	o.heard(m.at, m.boot)
 	o.live.report = m.report
 	if o.rec.Boot.ID != m.boot { // the Hello came to an earlier owner, or was lost with it
-		o.step(ctx, ha.Event{Kind: ha.EvHello, At: m.at, Boot: m.boot, Instances: instanceIDs(m.report)})
+		o.step(ctx, ha.Event{Kind: ha.EvHello, At: m.at, Boot: m.boot, Instances: instanceIDs(m.report), Local: localIDs(m.report, o.spec.Val.Pools)})
 	}
 	if g := o.rec.Gate; g != nil && !g.Confirmed && m.gate == g.Generation {
 		o.step(ctx, ha.Event{Kind: ha.EvGate, At: m.at, ID: m.gate})
 	}
 	o.tellEligible(ctx)
 	verdict, why := o.provider().Health(o.facts(), m.report)
-	o.step(ctx, ha.Event{Kind: ha.EvHealth, At: m.at, Verdict: verdict, Reason: why, Boot: m.boot, Life: m.at, Instances: instanceIDs(m.report)})
+	o.step(ctx, ha.Event{Kind: ha.EvHealth, At: m.at, Verdict: verdict, Reason: why, Boot: m.boot, Life: m.at, Instances: instanceIDs(m.report), Local: localIDs(m.report, o.spec.Val.Pools), Lost: lostPools(m.report, o.spec.Val.Pools)})
 	if o.rec.State == ha.Available && o.live.baselineAt.IsZero() {
 		o.live.baselineAt = o.now()
 	}
@@ -157,11 +141,35 @@ func instanceIDs(r *agentpb.Report) []string {
 	return out
 }
 
+// localIDs are the instances with a disk that is on none of the shared pools: they return
+// with their host, never elsewhere (ha.md §5).
+func localIDs(r *agentpb.Report, shared []string) []string {
+	var out []string
+	for _, i := range r.GetInstances() {
+		if slices.ContainsFunc(i.Disks, func(d *agentpb.Disk) bool { return !slices.Contains(shared, d.Pool) }) {
+			out = append(out, i.Id)
+		}
+	}
+	return out
+}
+
+// lostPools are the shared pools that a host's own report says it cannot use.
+func lostPools(r *agentpb.Report, shared []string) []string {
+	var out []string
+	for _, p := range r.GetPools() {
+		if (p.State == agentpb.PoolReport_FAILED || p.State == agentpb.PoolReport_HUNG) && slices.Contains(shared, p.Id) {
+			out = append(out, p.Id)
+		}
+	}
+	return out
+}
+
 // facts are what the provider is told of this host.
 func (o *owner) facts() provider.Facts {
-	ok, why := o.powerTested()
+	ok, why := o.powerOnceTested()
 	return provider.Facts{
 		Host: o.host, Pools: o.spec.Val.Pools, Probes: o.spec.Val.Probes, Instances: o.live.report.GetInstances(),
+		Local: o.eff.Bool("ha.kvm.local"), PowerOn: o.rec.PowerTold && o.rec.Power == power.On,
 		PowerTested: ok, PowerWhy: why, LinkAlive: o.live.alive(), Baseline: provider.Baseline{Disks: o.rec.SeenDisks, Probe: o.rec.SeenProbe},
 	}
 }

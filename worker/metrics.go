@@ -19,69 +19,93 @@ import (
 type metrics struct {
 	reg *prometheus.Registry
 
-	claims, linked prometheus.Gauge
-	taken          *prometheus.CounterVec
-	handovers      prometheus.Counter
-	handoverTime   prometheus.Histogram
-	stuckDeadlines prometheus.Counter
-	steps          *prometheus.HistogramVec
-	transitions    *prometheus.CounterVec
-	stateTime      *prometheus.HistogramVec
-	checks         *prometheus.CounterVec
-	commits        *prometheus.CounterVec
-	events         *prometheus.CounterVec
-	powerOps       *prometheus.CounterVec
-	powerTime      *prometheus.HistogramVec
-	hostile, pages *prometheus.CounterVec
-	unreadable     prometheus.Gauge
+	// families describe every holdfast_ metric of reg, in the order they were made: the
+	// table behind docs/metrics.md.
+	families []MetricFamily
+
+	claims, linked, unreadable prometheus.Gauge
+	taken                      *prometheus.CounterVec
+	handovers, stuckDeadlines  prometheus.Counter
+	handoverTime               prometheus.Histogram
+	steps, stateTime           *prometheus.HistogramVec
+	checkTime, powerTime       *prometheus.HistogramVec
+	transitions, checks        *prometheus.CounterVec
+	commits, events, powerOps  *prometheus.CounterVec
+	hostile, pages             *prometheus.CounterVec
 }
 
 func newMetrics(w *Worker) *metrics {
 	m := &metrics{reg: prometheus.NewRegistry()}
-	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "holdfast_" + name, Help: help}, labels)
-		m.reg.MustRegister(c)
-		return c
-	}
-	histogram := func(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
-		h := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "holdfast_" + name, Help: help, Buckets: buckets}, labels)
-		m.reg.MustRegister(h)
-		return h
-	}
-	gauge := func(name, help string) prometheus.Gauge {
-		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "holdfast_" + name, Help: help})
-		m.reg.MustRegister(g)
-		return g
-	}
-	m.claims = gauge("claims", "Slots owned by this worker.")
-	m.linked = gauge("agents_connected", "Agents linked to this worker.")
-	m.taken = counter("slots_taken_total", "Slots taken by this worker, by how: orphan, back (after its own restart), handed (pushed by another).", "how")
-	m.handovers = prometheus.NewCounter(prometheus.CounterOpts{Name: "holdfast_slots_handed_over_total", Help: "Slots pushed to other workers."})
-	m.handoverTime = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "holdfast_handover_duration_seconds", Help: "Time of one batch of hand-overs, from stopping the work to the answer of etcd.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 14)})
-	m.reg.MustRegister(m.handovers, m.handoverTime)
-	m.stuckDeadlines = prometheus.NewCounter(prometheus.CounterOpts{Name: "holdfast_stuck_deadlines_total", Help: "Deadlines that a tick did not move: a defect of the transition table."})
-	m.reg.MustRegister(m.stuckDeadlines)
-	m.steps = histogram("step_duration_seconds", "Time of one decision of the HA machine by event.", prometheus.ExponentialBuckets(1e-6, 4, 8), "event")
-	m.transitions = counter("transitions_total", "HA state transitions of hosts.", "from", "to")
-	m.stateTime = histogram("state_duration_seconds", "Time hosts spent in a state they left.", prometheus.ExponentialBuckets(0.1, 4, 10), "state")
-	m.checks = counter("checks_total", "Checks by kind and result.", "kind", "result")
-	m.commits = counter("commits_total", "Commits of host records by result: ok, conflict, fenced, error.", "result")
-	m.events = counter("events_total", "Events written to the log.", "type", "severity")
-	m.powerOps = counter("power_operations_total", "Operations on power devices by driver, operation and result.", "driver", "op", "result")
-	m.powerTime = histogram("power_operation_duration_seconds", "Time of operations on power devices.", prometheus.ExponentialBuckets(0.001, 4, 9), "driver", "op")
-	m.hostile = counter("hostile_packets_total", "Packets dropped by the IPMI guard that no healthy device sends, by reason.", "reason")
-	m.pages = counter("pages_total", "Pages by the outcome of the configured hook: none, ok, failed.", "hook")
-	m.reg.MustRegister(
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "holdfast_lease_valid_seconds", Help: "Time for which this worker's lease is certainly valid."}, w.leaseValid),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "holdfast_mailbox_depth", Help: "Messages waiting in all owners' mailboxes."}, w.mailDepth),
-		&stateCollector{w: w, resources: prometheus.NewDesc("holdfast_resources", "Hosts owned by this worker, by partition and HA state.", []string{"partition", "state"}, nil),
-			warnings: prometheus.NewDesc("holdfast_health_warnings", "Named warnings of this worker.", []string{"code", "severity"}, nil)},
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	)
-	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "holdfast_build_info", Help: "Version of this worker."}, []string{"version"})
+	m.claims = m.gauge("claims", "Slots owned by this worker.")
+	m.linked = m.gauge("agents_connected", "Agents linked to this worker.")
+	m.taken = m.counter("slots_taken_total", "Slots taken by this worker, by how: orphan, back (after its own restart), handed (pushed by another).", "how")
+	m.handovers = m.counter("slots_handed_over_total", "Slots pushed to other workers.").WithLabelValues()
+	m.handoverTime = m.histogram("handover_duration_seconds", "Time of one batch of hand-overs, from stopping the work to the answer of etcd.", prometheus.ExponentialBuckets(0.001, 2, 14)).WithLabelValues().(prometheus.Histogram)
+	m.stuckDeadlines = m.counter("stuck_deadlines_total", "Deadlines that a tick did not move: a defect of the transition table.").WithLabelValues()
+	m.steps = m.histogram("step_duration_seconds", "Time of one decision of the HA machine by event.", prometheus.ExponentialBuckets(1e-6, 4, 8), "event")
+	m.transitions = m.counter("transitions_total", "HA state transitions of hosts.", "from", "to")
+	m.stateTime = m.histogram("state_duration_seconds", "Time hosts spent in a state they left.", prometheus.ExponentialBuckets(0.1, 4, 10), "state")
+	m.checks = m.counter("checks_total", "Checks by kind and result.", "kind", "result")
+	m.checkTime = m.histogram("check_duration_seconds", "Time of checks by kind, from the question to the verdict, waiting for a place in the pool included.", prometheus.ExponentialBuckets(0.01, 2, 14), "kind")
+	m.commits = m.counter("commits_total", "Commits of host records by result: ok, conflict, fenced, error.", "result")
+	m.events = m.counter("events_total", "Events written to the log.", "type", "severity")
+	m.powerOps = m.counter("power_operations_total", "Operations on power devices by driver, operation and result.", "driver", "op", "result")
+	m.powerTime = m.histogram("power_operation_duration_seconds", "Time of operations on power devices.", prometheus.ExponentialBuckets(0.001, 4, 9), "driver", "op")
+	m.hostile = m.counter("hostile_packets_total", "Packets dropped by the IPMI guard that no healthy device sends, by reason.", "reason")
+	m.pages = m.counter("pages_total", "Pages by the outcome of the configured hook: none, ok, failed.", "hook")
+	m.unreadable = m.gauge("secrets_unreadable", "Sealed secrets that this worker cannot open.")
+	m.gaugeFunc("lease_valid_seconds", "Time for which this worker's lease is certainly valid.", w.leaseValid)
+	m.gaugeFunc("mailbox_depth", "Messages waiting in all owners' mailboxes.", w.mailDepth)
+	m.gaugeFunc("etcd_read_age_seconds", "Age of this worker's copy of etcd; above 5 seconds nothing is started.", w.readAge)
+	m.gaugeFunc("storms", "Racks, switches, PDUs, pools, clusters, pods and zones in a storm that no other one explains, in the fleet.", func() float64 { return float64(len(w.view.stormy())) })
+	m.gaugeFunc("budgets_latched", "Power-down budgets that are used up and wait for a human, in the fleet.", func() float64 { return float64(len(w.view.latched())) })
+	m.reg.MustRegister(newShownCollector(m, w), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: m.family("gauge", "build_info", "Version of this worker.", "version"), Help: "Version of this worker."}, []string{"version"})
 	m.reg.MustRegister(info)
 	info.WithLabelValues(w.o.Version).Set(1)
+	// Series that alerts take an increase of exist from the start: a series that begins
+	// with its first event has not increased.
+	for _, r := range []string{"ok", "conflict", "fenced", "error"} {
+		m.commits.WithLabelValues(r)
+	}
+	for _, r := range []string{"none", "ok", "failed"} {
+		m.pages.WithLabelValues(r)
+	}
+	for _, r := range []string{"orphan", "back", "handed"} {
+		m.taken.WithLabelValues(r)
+	}
+	for _, v := range []ha.Verdict{ha.Active, ha.Idle, ha.Unknown} {
+		m.checks.WithLabelValues("activity", verdictWord(v))
+	}
 	return m
+}
+
+// family notes a metric in the table and returns its full name.
+func (m *metrics) family(kind, name, help string, labels ...string) string {
+	m.families = append(m.families, MetricFamily{Name: "holdfast_" + name, Type: kind, Help: help, Labels: labels})
+	return "holdfast_" + name
+}
+
+func (m *metrics) counter(name, help string, labels ...string) *prometheus.CounterVec {
+	c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: m.family("counter", name, help, labels...), Help: help}, labels)
+	m.reg.MustRegister(c)
+	return c
+}
+
+func (m *metrics) histogram(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+	h := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: m.family("histogram", name, help, labels...), Help: help, Buckets: buckets}, labels)
+	m.reg.MustRegister(h)
+	return h
+}
+
+func (m *metrics) gauge(name, help string) prometheus.Gauge {
+	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: m.family("gauge", name, help), Help: help})
+	m.reg.MustRegister(g)
+	return g
+}
+
+func (m *metrics) gaugeFunc(name, help string, f func() float64) {
+	m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: m.family("gauge", name, help), Help: help}, f))
 }
 
 func (m *metrics) handler() http.Handler {
@@ -102,6 +126,20 @@ func (m *metrics) power(driver, op string, err error, took time.Duration) {
 	m.powerTime.WithLabelValues(driver, op).Observe(took.Seconds())
 }
 
+// check counts a finished check.
+func (m *metrics) check(kind string, c ha.Check) {
+	m.checks.WithLabelValues(kind, verdictWord(c.Verdict)).Inc()
+	m.checkTime.WithLabelValues(kind).Observe(c.Done.Sub(c.Asked).Seconds())
+}
+
+// readAge is that of the copy of etcd; nothing was read before Run.
+func (w *Worker) readAge() float64 {
+	if w.mirror == nil {
+		return 0
+	}
+	return w.mirror.Age().Seconds()
+}
+
 func (w *Worker) leaseValid() float64 {
 	w.mu.Lock()
 	s := w.session
@@ -119,34 +157,4 @@ func (w *Worker) mailDepth() (n float64) {
 		n += float64(o.in.depth())
 	}
 	return n
-}
-
-// stateCollector counts hosts by state when it is asked, from what owners published.
-type stateCollector struct {
-	w                   *Worker
-	resources, warnings *prometheus.Desc
-}
-
-// Describe implements prometheus.Collector.
-func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	ch <- c.resources
-	ch <- c.warnings
-}
-
-// Collect implements prometheus.Collector.
-func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
-	counts := map[[2]string]int{}
-	c.w.mu.Lock()
-	for host, p := range c.w.shown {
-		if o := c.w.owners[host]; o != nil {
-			counts[[2]string{o.home, string(p.record.State)}]++
-		}
-	}
-	c.w.mu.Unlock()
-	for k, n := range counts {
-		ch <- prometheus.MustNewConstMetric(c.resources, prometheus.GaugeValue, float64(n), k[0], k[1])
-	}
-	for _, x := range c.w.health.list() {
-		ch <- prometheus.MustNewConstMetric(c.warnings, prometheus.GaugeValue, 1, x.Code, x.Severity)
-	}
 }

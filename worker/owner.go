@@ -43,6 +43,7 @@ type owner struct {
 	ordered []budgetState // as they were before the last operator's order
 
 	onNotBefore time.Time // until then a packet of an earlier owner may still come
+	sessions    time.Time // until then it may have a session open on a BMC
 
 	live     liveFacts
 	jobs     jobs
@@ -183,14 +184,17 @@ func (o *owner) load(ctx context.Context) error {
 	}
 	o.live = newLiveFacts(o.now())
 	o.refreshPolicy()
-	wait, err := o.strayTime(ctx)
+	left, err := o.strayTime(ctx)
 	if err != nil {
 		return err
 	}
-	if wait > 0 {
-		o.onNotBefore = o.live.adopted.Add(wait)
-		o.policy.Fence.OnNotBefore = o.onNotBefore
+	if left.packet > 0 {
+		o.onNotBefore = o.live.adopted.Add(left.packet)
 	}
+	if left.session > 0 {
+		o.sessions = o.live.adopted.Add(left.session)
+	}
+	o.refreshPolicy()
 	return nil
 }
 
@@ -286,6 +290,8 @@ func (o *owner) handle(ctx context.Context, msg any) {
 		o.onCheck(ctx, m.check)
 	case baselineDone:
 		o.onBaseline(ctx, m)
+	case examineDone:
+		o.jobs.end(jobExamine)
 	case repairDone:
 		o.jobs.end(jobRepair)
 		o.step(ctx, ha.Event{Kind: ha.EvRepaired, Reason: m.why})
@@ -335,7 +341,7 @@ func (o *owner) committed(from ha.Record, ev ha.Event) {
 		o.log.Info("state", "from", from.State, "to", o.rec.State, "cause", o.rec.Reason, "epoch", o.claim.Epoch)
 		o.w.metrics.transition(from.State, o.rec.State, o.rec.Since.Sub(from.Since))
 	}
-	if from.State != o.rec.State || from.Eligible != o.rec.Eligible || (from.Incident == nil) != (o.rec.Incident == nil) {
+	if from.State != o.rec.State || from.Admin != o.rec.Admin || from.Eligible != o.rec.Eligible || (from.Incident == nil) != (o.rec.Incident == nil) {
 		o.w.memberChanged(o.spec.Val.Partition)
 	}
 	if p := o.rec.Proof; p != nil && (from.Proof == nil || from.Proof.Boot != p.Boot) {
@@ -348,7 +354,7 @@ func (o *owner) committed(from ha.Record, ev ha.Event) {
 // untilNext is the time until something is due without any message.
 func (o *owner) untilNext() time.Duration {
 	next := o.rec.NextDeadline()
-	for _, t := range []time.Time{o.live.missAt(o.policy), o.live.powerAt, o.live.baselineAt} {
+	for _, t := range []time.Time{o.live.missAt(o.policy), o.live.powerAt, o.live.baselineAt, o.live.askAt} {
 		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
 			next = t
 		}
@@ -372,14 +378,9 @@ func (o *owner) onTime(ctx context.Context, now time.Time) {
 		}
 	}
 	if at := o.live.missAt(o.policy); !at.After(now) {
-		switch woke, stood := o.w.still.ended(); {
-		case o.live.missing:
-			o.missed(ctx, now)
-		case now.Sub(at) > o.policy.PingInterval/2:
-			o.live.deaf = now // the timer itself is late
-		case stood && woke.After(o.live.deaf) && now.Sub(woke) < listenAgain(o.policy):
-			o.live.deaf = woke
-		default:
+		woke, stood := o.w.still.ended()
+		deaf, missed := o.live.hearing().Overdue(now, woke, stood, o.policy)
+		if o.live.deaf = deaf; missed {
 			o.missed(ctx, now)
 		}
 	}
@@ -389,6 +390,10 @@ func (o *owner) onTime(ctx context.Context, now time.Time) {
 		o.live.powerAt = now.Add(o.readLimits().ConfirmAfter)
 	default:
 		o.readPower(false)
+	}
+	if at := o.live.askAt; !at.IsZero() && !at.After(now) {
+		o.live.askAt = time.Time{}
+		o.tellPolicy(ctx) // settings with an expiry change by themselves
 	}
 	if !o.live.baselineAt.IsZero() && !o.live.baselineAt.After(now) {
 		o.takeBaseline()

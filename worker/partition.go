@@ -94,23 +94,12 @@ func (p *partition) facts() ha.PartitionFacts {
 	f := ha.PartitionFacts{Disabled: p.w.view.disabled(p.path)}
 	here := p.w.neighbours(p.path, "")
 	for _, host := range p.w.view.members(p.path) {
-		f.Members++
 		m, ok := here[host]
 		if !ok {
 			rec, _ := get(p.w.view, p.w.view.ha, host)
 			m = &published{record: rec.Val}
 		}
-		r := m.record
-		eligible := r.Eligible == ha.Pass && !r.Admin.Forbids()
-		open := r.Incident != nil && r.Incident.Ended.IsZero()
-		if eligible {
-			f.Eligible++
-		}
-		if eligible && m.healthy {
-			f.Fit++
-		} else if open {
-			f.Open++
-		}
+		f.Count(m.record, m.healthy)
 	}
 	return f
 }

@@ -40,22 +40,24 @@ type placeReady struct {
 	seq      int
 	taken    bool // by this asking; whoever handles the report answers for it
 	readings []deviceReading
+	answered map[string]time.Time // siblings that were asked whether they live
 }
 
 // takePlace waits for a place in the recovery pool, then reads every power level
-// freshly: guards want to know what is so now (ha.md §7.1).
+// freshly: guards want to know what is so now (ha.md §7.1), and who fell with this host.
 func (o *owner) takePlace(p guard.Purpose) {
 	o.place.waiting = p
 	o.place.seq++
 	seq := o.place.seq
 	devices, bad := o.targets()
-	held := o.place.held
+	held, since, round, patience := o.place.held, o.rec.Silent(), roundOf(o.policy), o.eff.Duration("ha.health.timeout")
 	for i := range devices {
 		devices[i].test = o.testDue(devices[i].device, o.now())
 	}
 	o.jobs.begin(jobPlace, func(ctx context.Context) { // an earlier asking still runs: its stale answer asks again
 		m := placeReady{seq: seq, taken: !held && o.w.pools.recovery.acquire(ctx)}
 		if held || m.taken {
+			m.answered = o.w.round(ctx, o.host, since, round, patience)
 			m.readings = o.w.readDevices(ctx, devices, bad, wpower.Urgent)
 		}
 		o.in.put("", m)
@@ -90,11 +92,32 @@ func (o *owner) onPlace(ctx context.Context, m placeReady) {
 	if ctx.Err() != nil || o.place.waiting == "" || m.seq != o.place.seq {
 		return // the readings themselves have changed what is wanted
 	}
-	snap := o.snapshot(ctx, o.place.waiting, m.readings)
+	snap := o.snapshot(ctx, o.place.waiting, m)
 	o.place.waiting = ""
 	o.step(ctx, ha.Event{Kind: ha.EvPlace, At: snap.At, Snapshot: &snap})
 	o.latch(ctx, snap.At)
+	o.askLater(snap)
 	o.leaveIdle()
+}
+
+// askLater makes what is held until a known time be asked again then: a cooldown, or a
+// disarming that expires.
+func (o *owner) askLater(s guard.Snapshot) {
+	if len(o.rec.Holds()) == 0 {
+		return
+	}
+	at := o.w.view.rearmed(o.spec.Val.Partition, o.host, s.At)
+	if left := s.Area.Cooldown(); left > 0 {
+		at = later(at, s.At.Add(left))
+	}
+	o.live.askAt = at
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // leaveIdle gives the place back unless it is used or waited for.
@@ -119,7 +142,7 @@ func (o *owner) endPlace() {
 func (o *owner) acting() bool { return o.rec.State == ha.Recovering || o.rec.State == ha.Fencing }
 
 // snapshot gathers all that the guards look at.
-func (o *owner) snapshot(ctx context.Context, p guard.Purpose, readings []deviceReading) guard.Snapshot {
+func (o *owner) snapshot(ctx context.Context, p guard.Purpose, m placeReady) guard.Snapshot {
 	s := guard.Snapshot{Purpose: p, Host: o.host}
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
@@ -138,7 +161,7 @@ func (o *owner) snapshot(ctx context.Context, p guard.Purpose, readings []device
 	if v, ok := o.w.view.spec(o.host); ok {
 		specRev = max(specRev, v.Rev)
 	}
-	s.State = guard.StateFacts{VerdictMaxAge: o.policy.CheckWindow + o.policy.CheckTimeout, RevisionAsked: o.spec.Rev, RevisionPresent: specRev, LastSignOfLife: o.live.lastPing}
+	s.State = guard.StateFacts{VerdictMaxAge: o.policy.CheckWindow + o.policy.CheckTimeout, RevisionAsked: o.spec.Rev, RevisionPresent: specRev, LastSignOfLife: ha.HeardBy(o.live.lastPing, s.At)}
 	if i := o.rec.Incident; i != nil && i.Last != nil {
 		s.State.VerdictAsked = i.Last.Asked
 		s.Signals = i.Last.Signals
@@ -159,9 +182,11 @@ func (o *owner) snapshot(ctx context.Context, p guard.Purpose, readings []device
 	}
 	s.Self = o.w.self(s.At)
 	s.Self.Frozen, _ = o.w.frozen(o.host)
+	age := o.w.mirror.Age()
 	if err == nil {
-		s.Self.ReadAge = 0 // what is shown here has caught up with a linearizable read
+		s.Self.ReadAge, age = 0, 0 // what is shown here has caught up with a linearizable read
 	}
+	s.Area = o.survey(s.At, o.rec.Silent(), age, m.answered)
 	spent := o.rec.Incident != nil && o.rec.Incident.Budgeted
 	for _, b := range budgets {
 		f := b.counter.Facts(s.At, b.limit, b.window)
@@ -171,7 +196,7 @@ func (o *owner) snapshot(ctx context.Context, p guard.Purpose, readings []device
 	if i := o.rec.Incident; i == nil || i.Attempts == 0 {
 		s.Quiet.LastOtherAction = o.rec.LastAction
 	}
-	s.Power.Levels = o.levelFacts(s.At, readings)
+	s.Power.Levels = o.levelFacts(s.At, m.readings)
 	if i := o.rec.Incident; i != nil && i.Action != nil && !i.Action.Done {
 		s.Running = i.Action.ID
 	}
@@ -259,9 +284,11 @@ func (o *owner) readBudgets(ctx context.Context) ([]budgetState, error) {
 // that scope stop until a human resets or grants more (ha.md §4).
 func (o *owner) latch(ctx context.Context, asked time.Time) {
 	i := o.rec.Incident
-	if i == nil || i.Guards == nil || !i.Guards.At.Equal(asked) ||
-		!slices.ContainsFunc(i.Guards.Holding(), func(a guard.Answer) bool { return a.Guard == "budget" }) {
-		return // nobody asked for a slot just now, or there was one
+	if i == nil || i.Guards == nil || !i.Guards.At.Equal(asked) {
+		return
+	}
+	if held := i.Guards.Holding(); len(held) != 1 || held[0].Guard != "budget" {
+		return // there was a slot, or it was not come to that: something else holds as well
 	}
 	now := o.now()
 	for _, b := range o.place.budgets {

@@ -25,51 +25,15 @@ func (o *owner) refreshPolicy() {
 	o.devices = o.w.devices(o.spec.Val, profile)
 	o.policy = policyOf(o.eff, o.devices, profile)
 	o.policy.Fence.OnNotBefore = o.onNotBefore
+	o.policy.Fence.OnDeadline += max(0, o.sessions.Sub(o.now())) // ON may be refused as long
 	o.policy.Frozen, _ = o.w.frozen(o.host)
 	o.policy.Disarmed = strings.Join(o.w.view.disarmed(o.spec.Val.Partition, o.host, o.now()), "; ")
 }
 
 // policyOf is the HA policy of one host: nothing but settings and its own devices.
 func policyOf(e effective, devices []device, profile power.Profile) ha.Policy {
-	p := ha.Policy{
-		Mode:             e.String("ha.policy"),
-		PingInterval:     e.Duration("agent.ping.interval"),
-		HealthFailures:   e.Int("ha.health.failures"),
-		CheckInitial:     e.Duration("ha.activity.interval.initial"),
-		CheckMax:         e.Duration("ha.activity.interval.max"),
-		CheckWindow:      e.Duration("ha.activity.window"),
-		CheckTimeout:     e.Duration("ha.activity.timeout"),
-		ActivityAttempts: e.Int("ha.activity.attempts"),
-		DegradedAfter:    e.Int("ha.degraded.after"),
-		FirstCheckAtOnce: e.Bool("ha.activity.first.at.once"),
-		RecoveryAttempts: e.Int("ha.recovery.attempts"),
-		RecoveryWait:     e.Duration("ha.recovery.wait"),
-		OffConfirmDelay:  e.Duration("ha.off.confirm.delay"),
-		ConfirmSilence:   e.Duration("ha.confirm.silence"),
-		QuietPeriod:      e.Duration("ha.quiet.period"),
-		SoftGrace:        e.Duration("power.soft.grace"),
-		ProofMin:         assurance(e.String("ha.proof.min")),
-		CanSwitchOn:      slices.ContainsFunc(devices, device.canSwitchOn),
-		Ladder:           ladderOf(devices, profile, assurance(e.String("ha.proof.min"))),
-		Fence: power.Limits{
-			PacketTimeout:   e.Duration("power.packet.timeout"),
-			StatusDeadline:  e.Duration("power.status.deadline"),
-			CommandDeadline: e.Duration("power.command.deadline"),
-			VerifyInterval:  e.Duration("power.verify.interval"),
-			SettleWindow:    e.Duration("power.settle.window"),
-			SettleReads:     e.Int("power.settle.reads"),
-			RepeatOffAfter:  e.Duration("power.off.repeat"),
-			MaxOffs:         e.Int("power.off.max"),
-			OffToOn:         e.Duration("power.off.to.on"),
-			OnDeadline:      e.Duration("power.on.deadline"),
-			LevelDeadline:   e.Duration("ha.fence.level.timeout"),
-			TotalDeadline:   e.Duration("ha.fence.timeout"),
-		},
-	}
-	if e.String("ha.repair.command") != "" {
-		p.RepairAttempts = e.Int("ha.repair.attempts")
-	}
-	return p
+	proof := assurance(e.String("ha.proof.min"))
+	return ha.PolicyOf(e, proof, ladderOf(devices, profile, proof), slices.ContainsFunc(devices, device.canSwitchOn))
 }
 
 // assurance reads what the catalogue has checked; anything else asks for the most.
@@ -100,33 +64,44 @@ func (w *Worker) applyPools(e effective) {
 	w.pools.powerRate.SetBurst(n)
 }
 
-// strayTime is how long after the takeover a packet of an earlier owner may still come:
-// ON must wait for it (leases.md §3.5). An earlier owner that could have one on its way
-// has left an intent; how its session ended decides.
-func (o *owner) strayTime(ctx context.Context) (time.Duration, error) {
+// sessionIdle is after how much silence a BMC frees a session: 60 s ± 3 s by IPMI.
+const sessionIdle = 65 * time.Second
+
+// stray is how long after the takeover something of an earlier owner may still be there.
+type stray struct {
+	packet  time.Duration // on its way: ON must wait for it
+	session time.Duration // open on a BMC: a process that was stopped sends through it when it wakes
+}
+
+// strayTime tells what ON must wait for (leases.md §3.5, §3.6). An earlier owner that could
+// have a packet on its way has left an intent; how its session ended decides.
+func (o *owner) strayTime(ctx context.Context) (stray, error) {
 	var left intent
 	rev, err := o.recall(leases.OpsKey(o.host), &left)
 	if err != nil || rev == 0 {
-		return 0, err
+		return stray{}, err
 	}
 	command := o.eff.Duration("power.command.deadline")
 	// What its writer still had to wait for. Clamped: clocks differ.
-	before := min(max(0, left.OnNotBefore.Sub(o.live.adopted)), o.s.TTL()+command)
+	still := func(until time.Time, most time.Duration) time.Duration {
+		return min(max(0, until.Sub(o.live.adopted)), most)
+	}
+	before := stray{still(left.OnNotBefore, o.s.TTL()+command), still(left.Sessions, o.s.TTL()+sessionIdle)}
 	if left.Boot == o.s.Boot() {
 		return before, nil
 	}
 	var end leases.EndRecord
 	if _, err := o.fetch(ctx, leases.EndsKey(left.Worker, left.Boot), &end); err != nil {
-		return 0, err
+		return stray{}, err
 	}
 	slot, _, _ := o.w.view.slotOwner(o.claim.Slot)
 	switch handed := slot.Boot == o.s.Boot() && slot.From == left.Boot; {
 	case end.How == leases.Released || end.How == leases.Reaped:
 		return before, nil
 	case end.How == leases.Expired: // whoever took its slots back, nobody knows what it does
-		return max(before, command), nil
+		return stray{max(before.packet, command), max(before.session, sessionIdle)}, nil
 	case left.Boot != "" && handed: // by one that lives, after all work had stopped
 		return before, nil
 	}
-	return o.s.TTL() + command, nil
+	return stray{o.s.TTL() + command, o.s.TTL() + sessionIdle}, nil
 }

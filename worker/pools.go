@@ -62,6 +62,13 @@ func (l *limiter) resize(n int) {
 	l.hand()
 }
 
+// waiting is how many stand in the queue.
+func (l *limiter) waiting() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.queue)
+}
+
 func (l *limiter) hand() {
 	for l.held < l.n && len(l.queue) > 0 {
 		close(l.queue[0])

@@ -142,7 +142,7 @@ func (o *owner) absorb(ctx context.Context, readings []deviceReading) {
 		var t []power.Transition
 		next.Machine, t = next.Machine.Step(power.ReadingEvent{
 			At: now, Device: r.device, Reading: r.reading, Err: wpower.KindOf(r.err), Detail: errText(r.err),
-			Ordered: o.rec.OrderedOff || o.rec.Incident != nil && o.rec.Incident.Action != nil,
+			Ordered: o.rec.PowerOurs(),
 		}, o.readLimits())
 		transitions = append(transitions, t...)
 		if r.tested {
@@ -260,8 +260,7 @@ func (o *owner) readLimits() power.ReadLimits {
 // readCadence is how often the power of a host in its present state is read (ha.md
 // §3.1: every 10 s, 2 s in preset fast, while it is held, suspect or unsupported).
 func (o *owner) readCadence() time.Duration {
-	switch o.rec.State {
-	case ha.Suspect, ha.Checking, ha.Degraded, ha.Unsupported, ha.Failed, ha.Initializing:
+	if o.rec.ReadSoon() {
 		return o.eff.Duration("ha.suspect.read.interval")
 	}
 	return o.eff.Duration("power.sync.interval")

@@ -144,6 +144,15 @@ func (o *owner) keepTest(devices map[string]deviceRecord, r deviceReading, now t
 		return nil // it could not be tried: the good one counts until it is too old
 	}
 	d := deviceRecord{Pinned: was.Pinned, Tested: now, TestOK: r.testErr == nil, TestErr: errText(r.testErr), Depth: r.depth, Config: is.config, Enrolment: is.Enrolment}
+	switch {
+	case r.testErr == nil:
+		d.Passed = now
+	case was.Config == is.config:
+		d.Passed = was.Passed
+		if was.TestOK && d.Passed.IsZero() { // of a record from before this was kept
+			d.Passed = was.Tested
+		}
+	}
 	if r.testErr == nil && d.Pinned == (power.Identity{}) && declaredIdentity(is) == (power.Identity{}) {
 		d.Pinned = r.identity
 		x := o.plainEvent("power.pinned", ha.Info, fmt.Sprintf("device %s of %s is the box with %s from now on", r.device, o.host, identityWords(r.identity)), map[string]string{})
@@ -207,9 +216,28 @@ func (o *owner) levelTested(lv power.Level, now time.Time) (ok bool, why string)
 	return ok, why
 }
 
+// levelOnceTested says whether a level ever passed its power tests, and if not why.
+func (o *owner) levelOnceTested(lv power.Level, now time.Time) (ok bool, why string) {
+	if ok, why = o.levelTested(lv, now); ok {
+		return ok, why
+	}
+	once := func(name string) bool { t := o.pow.Devices[name]; return t.TestOK || !t.Passed.IsZero() }
+	if lv.All {
+		return !slices.ContainsFunc(lv.Devices, func(name string) bool { return !once(name) }), why
+	}
+	return slices.ContainsFunc(lv.Devices, once), why
+}
+
 // powerTested says whether some level that can prove OFF strongly enough passed its last
-// test, and if not why (power.md §9.4).
-func (o *owner) powerTested() (bool, string) {
+// test lately, and if not why (power.md §9.4). What the guard power asks.
+func (o *owner) powerTested() (bool, string) { return o.someLevel(o.levelTested) }
+
+// powerOnceTested asks no more than that it ever did: that makes a host eligible (ha.md
+// §5). A BMC that died since neither unmakes it nor its neighbours' partition; that is
+// power's business (ha.md §3.1), and the guards'.
+func (o *owner) powerOnceTested() (bool, string) { return o.someLevel(o.levelOnceTested) }
+
+func (o *owner) someLevel(tested func(power.Level, time.Time) (bool, string)) (bool, string) {
 	if len(o.devices) == 0 {
 		return false, "no power device on record: it could never be proven off"
 	}
@@ -222,7 +250,7 @@ func (o *owner) powerTested() (bool, string) {
 			why = fmt.Sprintf("level %d proves no more than %s, and %s is asked for", lv.N, r, lv.Min)
 			continue
 		}
-		ok, bad := o.levelTested(lv, o.now())
+		ok, bad := tested(lv, o.now())
 		if ok {
 			return true, ""
 		}

@@ -183,10 +183,39 @@ var (
 	errFrozen = errors.New("no packet: etcd has forgotten what this host's agent, or others, know")
 )
 
+// alone refuses what may bring power back as long as an earlier owner, of whom nobody knows
+// what it does, may have a session open on the device: it could switch off through it after
+// that. The device's own list of sessions may say earlier that there is none (leases.md
+// §3.6). None is closed: it may be somebody else's. Devices without sessions have no list.
+func (x *exchanger) alone(ctx context.Context, c wpower.Conn, v power.Verb) error {
+	if v == power.HardOff || v == power.SoftOff || v == power.Identify || !time.Now().Before(x.o.sessions) {
+		return nil
+	}
+	s, ok := wpower.As[wpower.Sessions](c)
+	if !ok {
+		return nil
+	}
+	table, err := s.Sessions(ctx)
+	why := "it does not list its sessions"
+	switch {
+	case err != nil:
+		why = err.Error()
+	case len(table.Others) > 0 || table.Active > 1 && table.Complete:
+		why = fmt.Sprintf("it has %d other sessions", table.Active-1)
+	case table.Complete:
+		return nil
+	}
+	return &wpower.Error{Kind: power.Busy, Op: string(v), Err: err,
+		Detail: fmt.Sprintf("no packet: until %s a worker that was not seen to end may have a session with it: %s", x.o.sessions.UTC().Format(time.TimeOnly), why)}
+}
+
 // send sends one command. Immediately before each packet the lease must be certainly
 // valid for that packet's own deadline and the intent must not have ended (leases.md
 // §3.2); the rate of commands per worker is limited.
 func (x *exchanger) send(ctx context.Context, t target, c wpower.Conn, e *power.TxnEffect, ev *power.TxnEvent) error {
+	if err := x.alone(ctx, c, e.Verb); err != nil {
+		return err
+	}
 	if err := x.o.w.pools.powerRate.Wait(ctx); err != nil {
 		return &wpower.Error{Kind: power.DeadlinePassed, Op: string(e.Verb), Detail: "no packet: the worker's rate of power commands is used up", Err: err}
 	}

@@ -13,13 +13,67 @@ import (
 	"github.com/holdfast-ha/holdfast/leases"
 )
 
-// Closed incidents that are kept for each host; more go in the transaction that closes
-// the next one, a bounded number at a time.
+// Closed incidents that are kept for each host. More go in the transaction that closes
+// the next one, a bounded number at a time; what is too old goes once a day, too, also where
+// nothing happens any more because the host was forgotten.
 const (
 	maxIncidents   = 100
 	maxIncidentAge = 90 * 24 * time.Hour
 	maxForgotten   = 32
+
+	trimInterval  = 10 * time.Minute // of the log
+	trimIncidents = 24 * time.Hour
+	trimBatch     = 100
 )
+
+// trim keeps the log by age and count, and closed incidents by age. The owner of slot 0
+// does it for the fleet.
+func (w *Worker) trim(ctx context.Context) error {
+	var incidents time.Time // when they were looked at
+	for pause(ctx, trimInterval) {
+		w.mu.Lock()
+		claim, mine := w.claims[0]
+		s := w.session
+		w.mu.Unlock()
+		if !mine || s == nil {
+			continue
+		}
+		ops, err := w.oldEvents(ctx)
+		if now := time.Now(); err == nil && now.Sub(incidents) >= trimIncidents {
+			var more []leases.Op
+			more, err = w.oldIncidents(ctx, now)
+			ops, incidents = append(ops, more...), now
+		}
+		for batch := range slices.Chunk(ops, trimBatch) {
+			if err != nil {
+				break
+			}
+			cctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+			_, err = s.Commit(cctx, claim.Guard(), batch...)
+			cancel()
+		}
+		if err != nil {
+			w.log.Warn("trim log and incidents", "cause", err)
+		}
+	}
+	return nil
+}
+
+// oldIncidents are the deletions of all incidents that ended too long ago.
+func (w *Worker) oldIncidents(ctx context.Context, now time.Time) (ops []leases.Op, err error) {
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	kvs, _, err := w.client.List(ctx, leases.IncidentsPrefix)
+	for _, kv := range kvs {
+		var i ha.Incident
+		if json.Unmarshal(kv.Value, &i) == nil && outdated(i.Ended, now) {
+			ops = append(ops, leases.Delete(kv.Key))
+		}
+	}
+	return ops, err
+}
+
+func outdated(ended, now time.Time) bool { return !ended.IsZero() && now.Sub(ended) > maxIncidentAge }
 
 // outlived are the deletions of closed incidents beyond those that are kept, the oldest
 // first. When they cannot be listed nothing is forgotten: the next one to close will.
@@ -49,8 +103,7 @@ func (o *owner) outlived(ctx context.Context, closing string, now time.Time) (op
 	slices.SortFunc(all, func(a, b closed) int { return a.opened.Compare(b.opened) })
 	for k, i := range all {
 		beyond := len(all)-k >= maxIncidents // with the one that closes now
-		old := !i.ended.IsZero() && now.Sub(i.ended) > maxIncidentAge
-		if (beyond || old) && len(ops) < maxForgotten {
+		if (beyond || outdated(i.ended, now)) && len(ops) < maxForgotten {
 			ops = append(ops, leases.Delete(leases.IncidentKey(o.host, i.id)))
 		}
 	}

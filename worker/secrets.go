@@ -12,8 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 	wpower "github.com/holdfast-ha/holdfast/worker/power"
@@ -166,11 +164,6 @@ func (w *Worker) warnSecrets(bad map[string]error) {
 		severity = "critical"
 	}
 	w.health.set(secretsUnreadable, severity, strings.Join(said, "; "))
-}
-
-func (w *Worker) registerSecrets() {
-	w.metrics.unreadable = prometheus.NewGauge(prometheus.GaugeOpts{Name: "holdfast_secrets_unreadable", Help: "Sealed secrets that this worker cannot open."})
-	w.metrics.reg.MustRegister(w.metrics.unreadable)
 }
 
 // secretChanged tells an owner to read its devices at once: credentials have changed.

@@ -222,6 +222,31 @@ func TestReferencesContinue(t *testing.T) {
 		r, err := c.Order(t.Context(), "h1", v1.OrderRequest{Verb: "test"})
 		return err == nil && !r.Failed
 	})
+	// A device that is not declared any more takes its secret with it, and no other one's.
+	h, err = c.Host(t.Context(), "h1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	two := h.Spec
+	two.Power = append(slices.Clone(h.Spec.Power), v1.Device{Name: "web", Driver: "ipmi", Address: h.Spec.Power[0].Address, User: "op", Secret: wpower.SealedRef})
+	if h, err = c.PutHost(t.Context(), two, h.Revision, false); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a secret of the second device", func() bool {
+		_, err := c.PutSecret(t.Context(), "h1", "web", v1.SecretRequest{Password: v1.Password("pw")}, -1)
+		return err == nil
+	})
+	one := h.Spec
+	one.Power = slices.Clone(h.Spec.Power[:1])
+	if h, err = c.PutHost(t.Context(), one, h.Revision, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, rev := read[secretRecord](t, v.rig, leases.SecretKey("h1", "web")); rev != 0 {
+		t.Error("the secret of a device that was removed is kept")
+	}
+	if _, rev := read[secretRecord](t, v.rig, leases.SecretKey("h1", "bmc")); rev == 0 {
+		t.Error("the secret of a device that stays is gone")
+	}
 	// A device may be declared before it has a secret, by a worker that could not open it.
 	h.Spec.ID = "h2"
 	if _, err := c.PutHost(t.Context(), h.Spec, 0, false); err != nil {

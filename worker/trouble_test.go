@@ -362,11 +362,11 @@ func TestNothingIsArmedBlind(t *testing.T) {
 	r := newRig(t)
 	r.host(t, "h1", false)
 	o := loaded(t, r, "h1", time.Minute)
-	if snap := o.snapshot(t.Context(), guard.Confirm, nil); !snap.Gathered {
+	if snap := o.snapshot(t.Context(), guard.Confirm, placeReady{}); !snap.Gathered {
 		t.Fatalf("snapshot: %+v", snap)
 	}
 	r.etcd.Stop()
-	snap := o.snapshot(t.Context(), guard.Confirm, nil)
+	snap := o.snapshot(t.Context(), guard.Confirm, placeReady{})
 	if snap.Gathered || guard.Evaluate(snap).Allowed() {
 		t.Errorf("guards allow with an etcd that is away: %+v", snap)
 	}

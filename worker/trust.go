@@ -16,8 +16,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/holdfast-ha/holdfast/agent/trust"
 	"github.com/holdfast-ha/holdfast/leases"
 )
@@ -213,21 +211,6 @@ func (w *Worker) certificates() map[string]*trust.Source {
 		all["etcd"] = w.wire.etcd
 	}
 	return all
-}
-
-func (w *Worker) registerCertificates() {
-	gauge := func(role string, end func() time.Time) {
-		w.metrics.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "holdfast_certificate_expiry_timestamp_seconds", Help: "When the certificate in use ends, by role: worker, etcd; ca is the authority that ends first.",
-			ConstLabels: prometheus.Labels{"role": role},
-		}, func() float64 { return float64(end().Unix()) }))
-	}
-	for role, s := range w.certificates() {
-		gauge(role, func() time.Time { return s.State().NotAfter })
-	}
-	if w.wire.own != nil {
-		gauge("ca", func() time.Time { return w.wire.own.State().CANotAfter })
-	}
 }
 
 // watchCertificates raises warnings about this worker's own certificates in time.

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-ha/holdfast/coordinator/budget"
+	"github.com/holdfast-ha/holdfast/coordinator/guard"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/power"
 	"github.com/holdfast-ha/holdfast/coordinator/ring"
@@ -46,6 +48,7 @@ type deviceRecord struct {
 	Enrolment int            `json:"enrolment,omitempty"` // the one that was pinned
 	Tested    time.Time      `json:"tested,omitzero"`
 	TestOK    bool           `json:"testOK,omitempty"`
+	Passed    time.Time      `json:"passed,omitzero"` // last test that passed, with this configuration
 	TestErr   string         `json:"testError,omitempty"`
 	TestKind  string         `json:"testKind,omitempty"` // kind of the error that was told last
 	Depth     depth          `json:"depth,omitempty"`
@@ -68,6 +71,8 @@ type view struct {
 	power    map[string]versioned[powerRecord]
 	parts    map[string]versioned[v1.PartitionSpec]
 	states   map[string]versioned[ha.PartitionRecord]
+	areas    map[string]versioned[ha.AreaRecord]
+	budgets  map[string]versioned[budget.Counter]
 	workers  map[string]versioned[v1.Worker]
 	drains   map[string]versioned[v1.Drain]
 	slots    map[int]versioned[slotValue]
@@ -81,6 +86,7 @@ type view struct {
 	profiles map[string]versioned[v1.ProfileRecord]            // scope
 	version  int64                                             // of settings and profiles: bumped at every change
 	cache    map[string]cachedSettings                         // by host id
+	census   *census
 
 	laid   sync.Mutex // guards layout, inside of mu
 	layout layout
@@ -96,7 +102,7 @@ type cachedSettings struct {
 }
 
 func newView(log *slog.Logger, changed func(kind, id string)) *view {
-	return &view{
+	v := &view{
 		log: log, changed: changed,
 		specs: map[string]versioned[v1.HostSpec]{}, byPart: map[string]map[string]bool{}, ha: map[string]versioned[ha.Record]{},
 		power: map[string]versioned[powerRecord]{}, parts: map[string]versioned[v1.PartitionSpec]{},
@@ -105,8 +111,10 @@ func newView(log *slog.Logger, changed func(kind, id string)) *view {
 		config: map[string]versioned[leases.GenerationRecord]{}, secrets: map[string]versioned[secretRecord]{},
 		links: map[string]versioned[linkRecord]{}, indices: map[int]versioned[indexRecord]{}, indexOf: map[string]int{},
 		slots: map[int]versioned[slotValue]{}, settings: map[string]map[string]versioned[v1.SettingRecord]{},
-		profiles: map[string]versioned[v1.ProfileRecord]{}, cache: map[string]cachedSettings{},
+		profiles: map[string]versioned[v1.ProfileRecord]{}, areas: map[string]versioned[ha.AreaRecord]{}, budgets: map[string]versioned[budget.Counter]{}, cache: map[string]cachedSettings{}, census: newCensus(),
 	}
+	v.recount(time.Now())
+	return v
 }
 
 // apply takes one change of the mirror. A value that cannot be decoded is reported and
@@ -137,6 +145,12 @@ func (v *view) apply(c leases.Change) {
 		} else {
 			err = put(v.states, id, c)
 		}
+	} else if scope, ok := strings.CutPrefix(c.Key, leases.BudgetsPrefix); ok {
+		kind, id = "budgets", scope
+		err = put(v.budgets, id, c)
+	} else if area, ok := strings.CutPrefix(c.Key, leases.AreasPrefix); ok {
+		kind, id = "areas", area
+		err = put(v.areas, id, c)
 	} else if slot, ok := leases.SplitSlotKey(c.Key); ok {
 		kind = "slots"
 		err = put(v.slots, slot, c)
@@ -181,7 +195,19 @@ func (v *view) apply(c leases.Change) {
 		v.log.Error("unreadable record", "key", c.Key, "cause", err)
 		return
 	}
+	switch kind {
+	case "host-spec", "host-ha":
+		v.count(id)
+	case "settings":
+		v.recount(time.Now())
+	}
 	v.changed(kind, id)
+}
+
+// storm is an area incident as it is on record.
+func (v *view) storm(area string) (guard.AreaNow, bool) {
+	r, ok := get(v, v.areas, area)
+	return r.Val.Now(), ok
 }
 
 func splitSetting(key string) (scope, name string, ok bool) {
@@ -398,6 +424,18 @@ func (v *view) disarmed(path, host string, now time.Time) []string {
 		out = append(out, s)
 	}
 	return out
+}
+
+// rearmed is when the last disarming of a host that expires does; zero: none will.
+func (v *view) rearmed(path, host string, now time.Time) (at time.Time) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	for _, scope := range scopesOf(path, host) {
+		if r, ok := v.settings[scope][settingArmed]; ok && r.Val.Value == "false" && r.Val.Expires.After(now) {
+			at = later(at, r.Val.Expires)
+		}
+	}
+	return at
 }
 
 // settingArmed is the switch behind `holdfast ha arm|disarm`.

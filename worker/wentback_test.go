@@ -149,7 +149,7 @@ func TestFrozenByItsAgent(t *testing.T) {
 		t.Errorf("holds: %+v, %v", h.Status.Holds, err)
 	}
 	err := w.live(t.Context(), "h1", func(ctx context.Context, o *owner) {
-		if g := guard.Evaluate(o.snapshot(ctx, guard.Fence, nil)); g.Allowed() || !slices.ContainsFunc(g.Holding(), func(a guard.Answer) bool {
+		if g := guard.Evaluate(o.snapshot(ctx, guard.Fence, placeReady{})); g.Allowed() || !slices.ContainsFunc(g.Holding(), func(a guard.Answer) bool {
 			return a.Guard == "self" && strings.Contains(a.Reason, "restored from a backup")
 		}) {
 			t.Errorf("guards: %+v", g.Holding())

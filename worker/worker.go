@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -43,6 +44,9 @@ type Worker struct {
 	slotN        int
 
 	wire      wire
+	trusted   *trusted // whom the fleet trusts beside the certificate files
+	renewing  pacer    // of hosts' certificates
+	cuts      cuts     // agents that were cut for what they sent
 	door      *link.Server
 	lists     *listing
 	carried   *carried
@@ -96,8 +100,6 @@ func New(o Options) (*Worker, error) {
 	}
 	w.health = newHealth(time.Now)
 	w.metrics = newMetrics(w)
-	w.registerCertificates()
-	w.registerSecrets()
 	w.ring = sealed.NewFile(o.KeyRing)
 	if w.ring.Refresh(); w.ring.Err() != nil {
 		// No reason to stay down: hosts are watched without it, and it is mended while running.
@@ -107,6 +109,8 @@ func New(o Options) (*Worker, error) {
 	w.lists, w.carried = newListing(), newCarried()
 	w.hook = newPageHook(w.log, w.pageCommand, func(result string) { w.metrics.pages.WithLabelValues(result).Inc() })
 	w.view = newView(w.log, w.changed)
+	w.trusted, w.renewing, w.cuts = newTrusted(), newPacer(), newCuts()
+	w.registerCuts()
 	w.door = link.New(w.o.ID, (*door)(w), w.log)
 	w.gate = wpower.NewGate()
 	if w.drivers, err = wpower.NewRegistry(append(childDrivers(), ipmi.New(w.hostile), redfish.New(redfish.Keep))...); err != nil {
@@ -136,7 +140,7 @@ func (w *Worker) hostile(t wpower.Target, r ipmi.Report) {
 // mirrorPrefixes are what every worker keeps a copy of: the small records of all hosts,
 // so that a takeover reads nothing and any worker answers operators.
 var mirrorPrefixes = []string{
-	leases.ConfigGenerationKey(), leases.WorkersPrefix, leases.DrainsPrefix, leases.SlotsPrefix, leases.EndsPrefix, leases.PartitionsPrefix,
+	leases.ConfigGenerationKey(), leases.WorkersPrefix, leases.DrainsPrefix, leases.SlotsPrefix, leases.EndsPrefix, leases.PartitionsPrefix, leases.AreasPrefix, leases.BudgetsPrefix,
 	leases.HostsPrefix, leases.OpsPrefix, leases.SecretsPrefix, leases.SettingsPrefix, leases.ProfilesPrefix,
 	leases.PoolsPrefix, leases.CommandsPrefix, leases.LinksPrefix, leases.IndicesPrefix,
 }
@@ -175,15 +179,21 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("read fleet configuration: %w", err)
 	}
 	w.slotN = conf.Slots
-	w.mirror = w.client.NewMirror(mirrorPrefixes...)
+	w.mirror = w.client.NewMirror(slices.Concat(mirrorPrefixes, trustPrefixes)...)
 	w.eventsMirror = w.client.NewMirror(leases.EventsPrefix)
 	for _, p := range mirrorPrefixes {
 		w.mirror.Subscribe(p, w.view.apply)
 	}
 
+	for _, p := range trustPrefixes {
+		w.mirror.Subscribe(p, w.trustChanged)
+	}
+	w.door.Issue((*issuer)(w))
+	w.door.OnAbuse(w.agentCut)
+
 	grpcS := link.NewGRPC(w.door, w.wire.own)
 	httpS := &http.Server{
-		Handler:           api.NewHandler((*backend)(w), api.HandlerOptions{Metrics: w.metrics.handler(), Logger: w.log, Version: w.o.Version, Trust: w.wire.own, Forward: w.forward()}),
+		Handler:           api.NewHandler((*backend)(w), api.HandlerOptions{Metrics: w.metrics.handler(), Logger: w.log, Version: w.o.Version, Trust: w.wire.own, Forward: w.forward(), Keeper: (*backend)(w), Rate: w.apiRate}),
 		ReadHeaderTimeout: 10 * time.Second,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
@@ -194,7 +204,11 @@ func (w *Worker) Run(ctx context.Context) error {
 	g.Go(func() error { return w.watchEtcd(ctx) })
 	g.Go(func() error { return w.watchCertificates(ctx) })
 	g.Go(func() error { return w.watchSecrets(ctx) })
-	g.Go(func() error { return w.trimEvents(ctx) })
+	g.Go(func() error { return w.trim(ctx) })
+	g.Go(func() error { return w.watchAreas(ctx) })
+	g.Go(func() error { return w.watchTrust(ctx) })
+	g.Go(func() error { return w.tellCuts(ctx) })
+	g.Go(func() error { return w.trimTrust(ctx) })
 	g.Go(func() error { return w.door.Run(ctx) })
 	g.Go(func() error { return w.watchLists(ctx) })
 	g.Go(func() error { return w.watchLinks(ctx) })
@@ -275,6 +289,12 @@ func (w *Worker) changed(kind, id string) {
 	switch kind {
 	case "workers", "drains", "slots", "ends", "host-spec", "generation":
 		w.look()
+	case "budgets":
+		w.budgetChanged(id)
+		return
+	case "areas":
+		w.areaChanged(id)
+		return
 	case "secrets":
 		w.secretsVersion.Add(1)
 		w.wakeOwner(id)

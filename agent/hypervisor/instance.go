@@ -44,6 +44,9 @@ type InstanceSight struct {
 	Detail     string // the hypervisor's own reason of that state, such as "I/O error"
 	Persistent bool   // it stays defined when it stops
 	Disks      []Disk // that it writes to now, or would if it ran
+	// Elsewhere names disks that lie in no pool of this host, as the hypervisor does: with
+	// any, Disks is not all that it writes to.
+	Elsewhere []string
 }
 
 // Instances is the optional ability to look after single instances of this host.

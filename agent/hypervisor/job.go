@@ -43,8 +43,10 @@ type DiskMove struct {
 type Migrator interface {
 	// Migrate moves the instance and returns when that has ended: nil when it runs at the
 	// target, persistent, and is neither running nor defined here. ErrBusy if it already
-	// has a job; ErrNotFound if it does not run here. When ctx ends the call returns
-	// ErrUnsure and the job goes on: look at the job, then at the instance on both hosts.
+	// has a job; ErrNotFound if it does not run here. When ctx ends, or the hypervisor's
+	// answer is lost, the call returns ErrUnsure and the job goes on. After any error but the
+	// first two look at the job, then at the instance on both hosts: the last step of a
+	// migration can fail on one side only.
 	// Volumes at the source stay. A target that falls silent can hold the call, and an abort,
 	// for many minutes; the instance runs on here meanwhile.
 	Migrate(ctx context.Context, m Migration) error
@@ -59,7 +61,7 @@ type Migrator interface {
 type BlockCopy struct {
 	Instance string
 	From     Disk // one of its disks
-	To       Disk // made by the call: ErrExists if it is there
+	To       Disk // made by the call: ErrExists if it is there; a failed call may leave it
 	Format   Format
 	// BytesPerSecond bounds the rate; 0: no bound.
 	BytesPerSecond int64

@@ -144,7 +144,9 @@ type Copier interface {
 	// not overlap; progress may be nil. When ctx ends, or this process, the copy ends; what
 	// it has written stays, and a look at To shows its writer until that is gone.
 	CopyVolume(ctx context.Context, s CopySpec, progress func(Progress)) error
-	// RenameVolume gives it another path in its pool, durably and at once: ErrExists if the
-	// path is taken, ErrNotFound if there is nothing at from, ErrBusy if it has a user here.
+	// RenameVolume gives it another path in its pool, durably: ErrExists if the path is taken
+	// by another volume, ErrNotFound if there is nothing at from, ErrBusy if it has a user
+	// here. The path never holds anything but the whole volume. On NFS a call that is cut off
+	// may leave the volume under both names; repeated, it goes on.
 	RenameVolume(ctx context.Context, from Disk, path string) error
 }

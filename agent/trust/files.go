@@ -33,7 +33,8 @@ type material struct {
 	leaf  *x509.Certificate
 	id    Identity // zero where none is asked for
 	roots *x509.CertPool
-	caEnd time.Time // of the authority that ends first
+	cas   []*x509.Certificate // those in roots
+	caEnd time.Time           // of the authority that ends first
 }
 
 // mark tells one state of the files from another: renewed in place, renamed over, or
@@ -105,7 +106,7 @@ func (m *material) readCA(file string) error {
 	if err != nil {
 		return err
 	}
-	m.roots = x509.NewCertPool()
+	m.roots, m.cas = x509.NewCertPool(), all
 	for _, c := range all {
 		if !c.IsCA {
 			return fmt.Errorf("certificate %s is no authority: want those that sign the certificates of this fleet", subject(c))

@@ -28,13 +28,21 @@ func (s *Source) Desk(protocols ...string) *tls.Config {
 func (s *Source) listen(auth tls.ClientAuthType, protocols []string) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-			m := s.material()
-			return &tls.Config{
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			m, k := s.material(), s.known.Load()
+			c := &tls.Config{
 				MinVersion: tls.VersionTLS13, NextProtos: protocols, Time: s.c.now,
-				Certificates: []tls.Certificate{m.pair}, ClientCAs: m.roots, ClientAuth: auth,
+				Certificates: []tls.Certificate{m.pair}, ClientCAs: k.pool(m), ClientAuth: auth,
 				SessionTicketsDisabled: true, // every handshake is checked against the files of its time
-			}, nil
+			}
+			switch {
+			case auth != tls.RequireAndVerifyClientCert: // Client is asked later
+			case hello.ServerName == JoinName:
+				c.ClientAuth, c.ClientCAs, c.Certificates = tls.NoClientCert, nil, []tls.Certificate{m.withAuthorities()}
+			default:
+				c.VerifyConnection = func(cs tls.ConnectionState) error { return k.revoked(cs.PeerCertificates[0]) }
+			}
+			return c, nil
 		},
 	}
 }
@@ -136,6 +144,9 @@ func (s *Source) Explain(err error) error {
 		return err
 	}
 	m := s.material()
+	if m.leaf == nil {
+		return &PeerError{RefusedUs, "the other side refused us: " + why}
+	}
 	text := fmt.Sprintf("the other side refused us: %s (%s from %s, valid from %s to %s)", why, subject(m.leaf), s.c.Files.Cert, when(m.leaf.NotBefore), when(m.leaf.NotAfter))
 	if late := s.outOfDate(m); late != nil {
 		text = fmt.Sprintf("the other side refused us: %v (from %s)", late, s.c.Files.Cert)

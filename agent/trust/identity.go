@@ -96,6 +96,26 @@ func Of(c *x509.Certificate) (Identity, error) {
 	return all[0], nil
 }
 
+// rolePrefix begins the organization that says what an operator may do.
+const rolePrefix = "holdfast:"
+
+// RoleOrganization is the organization of an operator's certificate that gives a role.
+func RoleOrganization(role string) string { return rolePrefix + role }
+
+// OperatorRole is what the organization of an operator's certificate says that its holder
+// may do, as in O=holdfast:admin; empty when it says nothing, or more than one thing.
+func OperatorRole(c *x509.Certificate) (role string) {
+	for _, o := range c.Subject.Organization {
+		if r, ours := strings.CutPrefix(o, rolePrefix); ours {
+			if role != "" {
+				return ""
+			}
+			role = r
+		}
+	}
+	return role
+}
+
 // subject names a certificate in an error.
 func subject(c *x509.Certificate) string {
 	for _, u := range c.URIs {

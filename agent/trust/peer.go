@@ -24,6 +24,7 @@ const (
 	WrongRole     Reason = "wrong-role"
 	WrongName     Reason = "wrong-name"
 	WrongUse      Reason = "wrong-use"  // e.g. a client's certificate shown by a server
+	Revoked       Reason = "revoked"    // its serial is on the fleet's list
 	PlainText     Reason = "plaintext"  // it does not speak TLS
 	RefusedUs     Reason = "refused-us" // it does not like our certificate
 	Broken        Reason = "broken"     // everything else
@@ -52,12 +53,12 @@ type Peer struct {
 // Client checks the certificates that a client showed, as it showed them, and returns
 // whose they are. The error is a *PeerError.
 func (s *Source) Client(shown []*x509.Certificate, accept ...Role) (Identity, error) {
-	return s.material().peer(shown, s.c.now(), x509.ExtKeyUsageClientAuth, accept)
+	return s.material().peer(shown, s.c.now(), x509.ExtKeyUsageClientAuth, accept, s.known.Load())
 }
 
 // server checks what a server showed.
 func (s *Source) server(shown []*x509.Certificate, want Peer) error {
-	id, err := s.material().peer(shown, s.c.now(), x509.ExtKeyUsageServerAuth, []Role{want.Role})
+	id, err := s.material().peer(shown, s.c.now(), x509.ExtKeyUsageServerAuth, []Role{want.Role}, s.known.Load())
 	switch {
 	case err != nil:
 		return err
@@ -77,16 +78,27 @@ func (i Identity) SpeaksFor(host string) error {
 	return nil
 }
 
-func (m *material) peer(shown []*x509.Certificate, at time.Time, usage x509.ExtKeyUsage, accept []Role) (Identity, error) {
+func (m *material) peer(shown []*x509.Certificate, at time.Time, usage x509.ExtKeyUsage, accept []Role, k *Known) (Identity, error) {
 	if len(shown) == 0 {
 		return Identity{}, refuse(NoCertificate, "no certificate was shown")
 	}
-	if err := m.chain(shown, at, usage); err != nil {
+	byFleet := false
+	err := m.chain(shown, at, usage)
+	if err != nil && k.signed(shown, at, usage) {
+		byFleet, err = true, nil
+	}
+	if err == nil {
+		err = k.revoked(shown[0])
+	}
+	if err != nil {
 		return Identity{}, err
 	}
 	id, err := Of(shown[0])
 	if err != nil {
 		return Identity{}, refuse(NoIdentity, "%v", err)
+	}
+	if byFleet && id.Role != Host {
+		return Identity{}, refuse(WrongRole, "certificate is that of %s, and the fleet's own authority stands for hosts only", id)
 	}
 	if !slices.Contains(accept, id.Role) {
 		var want []string

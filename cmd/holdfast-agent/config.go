@@ -39,6 +39,8 @@ type config struct {
 	LogLevel   string       `json:"logLevel"`
 	TLS        tlsConfig    `json:"tls"`
 	Pools      []poolConfig `json:"pools"`
+	// JoinToken is a file with a join token, instead of tls.
+	JoinToken string `json:"joinToken"`
 	// InsecureLoopback is plaintext, to workers on this machine only.
 	InsecureLoopback bool `json:"insecureLoopback"`
 
@@ -85,6 +87,7 @@ var fields = []struct {
 	{"log-level", "debug, info, warn or error (default info)", func(c *config) *string { return &c.LogLevel }},
 	{"tls-cert", "file with this host's certificate (holdfast://host/ID)", func(c *config) *string { return &c.TLS.Cert }},
 	{"tls-key", "file with its key", func(c *config) *string { return &c.TLS.Key }},
+	{"join-token", "file with a join token, instead of certificate files", func(c *config) *string { return &c.JoinToken }},
 	{"tls-ca", "file with the workers' certificate authorities", func(c *config) *string { return &c.TLS.CA }},
 }
 
@@ -194,7 +197,7 @@ func (c *config) options() (agent.Options, error) {
 	if o.Hypervisor, err = open(c.LibvirtURI, all); err != nil {
 		return o, fmt.Errorf("%w: hypervisor %s: %w", errUsage, c.Hypervisor, err)
 	}
-	o.TLS, o.InsecureLoopback = trust.Files(c.TLS), c.InsecureLoopback
+	o.TLS, o.JoinToken, o.InsecureLoopback = trust.Files(c.TLS), c.JoinToken, c.InsecureLoopback
 	return o, nil
 }
 

@@ -78,6 +78,10 @@ func (e *env) completeWorkers(cmd *cobra.Command, _ []string, _ string) ([]strin
 	return complete(e, cmd, (*v1.Client).Workers, workersTable.Name)
 }
 
+func (e *env) completeAreas(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return complete(e, cmd, (*v1.Client).Areas, areasTable.Name)
+}
+
 func (e *env) completeIncidents(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 	return complete(e, cmd, func(api *v1.Client, ctx context.Context) ([]v1.Incident, error) { return api.Incidents(ctx, "") }, incidentsTable.Name)
 }

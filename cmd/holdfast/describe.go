@@ -17,10 +17,11 @@ import (
 
 // newDescribeCmd is `holdfast describe`: everything about one thing.
 func newDescribeCmd(e *env) *cobra.Command {
-	return group("describe", "Show everything about one host, partition, worker, incident, pool, volume, template or instance",
+	return group("describe", "Show everything about one host, partition, worker, area, incident, pool, volume, template or instance",
 		"Prints all that is known of one thing, in sections. Why it is so is the business of `holdfast explain`.",
 		`  holdfast describe host h-17
   holdfast describe partition z1/p1/c1
+  holdfast describe area rack/z1/7
   holdfast describe incident 0198c1d2-7f6a-7c11-9a53-1f2e3d4c5b6a`,
 		append(describeResources(e), describeOne(e, "host", []string{"hosts", "h"}, e.completeHosts, func(cmd *cobra.Command, api *v1.Client, id string) (any, func(*text), error) {
 			h, err := api.Host(cmd.Context(), id)
@@ -40,6 +41,10 @@ func newDescribeCmd(e *env) *cobra.Command {
 			describeOne(e, "worker", []string{"workers", "w"}, e.completeWorkers, func(cmd *cobra.Command, api *v1.Client, id string) (any, func(*text), error) {
 				w, err := api.Worker(cmd.Context(), id)
 				return w, func(t *text) { e.describeWorker(t, w) }, err
+			}),
+			describeOne(e, "area", []string{"areas", "a"}, e.completeAreas, func(cmd *cobra.Command, api *v1.Client, area string) (any, func(*text), error) {
+				a, err := api.Area(cmd.Context(), area)
+				return a, func(t *text) { e.describeArea(t, a) }, err
 			}),
 			describeOne(e, "incident", []string{"incidents", "i"}, e.completeIncidents, func(cmd *cobra.Command, api *v1.Client, id string) (any, func(*text), error) {
 				i, err := api.Incident(cmd.Context(), id)
@@ -137,6 +142,7 @@ func (e *env) describeHost(t *text, h v1.Host, events []v1.Event) {
 	}
 	t.section("Power devices:", devices)
 	t.section("Instances:", s.Instances)
+	t.section("On its own pools, they return with the host:", s.Local)
 	if p := s.Proof; p != nil {
 		t.printf("\nProof: boot %s is over, assurance %s, %s, by %s\n", p.Boot, p.Assurance, t.at(p.At), p.How)
 		if p.Revoked != "" {
@@ -203,6 +209,34 @@ func (e *env) describeWorker(t *text, w v1.Worker) {
 	if w.PID > 0 {
 		t.field("PID", fmt.Sprint(w.PID))
 	}
+}
+
+func (e *env) describeArea(t *text, a v1.Area) {
+	t.field("Area", a.Area)
+	t.field("State", e.state(a.State))
+	t.field("Why", a.Why)
+	if a.Under != "" {
+		t.field("Part of", "the storm in "+a.Under)
+	}
+	t.field("Began", t.at(a.Began))
+	t.field("Ended", t.at(a.Ended))
+	if !a.Until.IsZero() {
+		t.field("Left alone", "until "+print.Exact(a.Until))
+	}
+	t.field("Paged", t.at(a.Paged))
+	t.field("Hosts", fmt.Sprintf("%d, %d of them hit", a.Hosts, len(a.Members)+a.More))
+	var lines []string
+	for _, m := range a.Members {
+		l := fmt.Sprintf("%s: %s, since %s", m.Host, e.state(m.State), print.Exact(m.Since))
+		if !m.Left.IsZero() {
+			l += ", left the storm " + print.Exact(m.Left)
+		}
+		lines = append(lines, l)
+	}
+	if a.More > 0 {
+		lines = append(lines, fmt.Sprintf("and %d more", a.More))
+	}
+	t.section("Hosts of the storm:", lines)
 }
 
 func (e *env) describeIncident(t *text, i v1.Incident) {

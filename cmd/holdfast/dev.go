@@ -22,9 +22,10 @@ import (
 
 // newDevCmd is `holdfast dev`: a fleet on this machine, and the verbs that break it.
 func newDevCmd(e *env) *cobra.Command {
-	o := devOptions{context: true}
+	o := devOptions{context: true, faces: true}
 	c := group("dev", "Run a simulated fleet on this machine",
 		"Starts etcd, workers, agents and one simulated BMC per host, all on loopback, and keeps them running until Ctrl-C.\n"+
+			"In clusters of four the third host speaks Redfish, and the fourth of every other one hangs on two PDUs, which workers reach with "+pduAgent+" where that is installed.\n"+
 			"Workers and agents are real processes, power goes over real RMCP+; hosts can be broken and repaired from another terminal, or at the prompt.",
 		`  # a fleet of 12 hosts and 3 workers
   holdfast dev
@@ -68,6 +69,9 @@ func dev(ctx context.Context, e *env, o devOptions) error {
 			fmt.Fprintf(e.Stdout, "  API   %s\n", url)
 		}
 		fmt.Fprintf(e.Stdout, "  data  %s\n", f.dir.path)
+		if f.noPDUs != "" {
+			fmt.Fprintf(e.Stdout, "  note  %s\n", f.noPDUs)
+		}
 		if in, ok := e.Stdin.(*os.File); ok && e.IsTTY(in) {
 			work.Go(func() error { return f.prompt(ctx, in, e.Stdout) })
 		} else {
@@ -185,7 +189,7 @@ func devStatusCmd(e *env) *cobra.Command {
 
 func devTruthCmd(e *env) *cobra.Command {
 	return &cobra.Command{
-		Use: "truth", Short: "Show every command the simulated BMCs ever got, as JSON", Args: cobra.NoArgs,
+		Use: "truth", Short: "Show every command the simulated BMCs and PDUs ever got, as JSON", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := newDevClient(e)
 			if err != nil {

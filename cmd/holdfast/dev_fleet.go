@@ -39,6 +39,7 @@ type devOptions struct {
 	hosts, workers  int
 	dataDir, preset string
 	context         bool // write the context `dev`
+	faces           bool // Redfish services and PDUs, too
 }
 
 func (o devOptions) check() error {
@@ -69,6 +70,7 @@ type devFleet struct {
 	client  *v1.Client
 	warn    func(string)
 	took    time.Duration // until ready
+	noPDUs  string        // why no PDU is declared
 }
 
 // stops is the way down: what was started last ends first.
@@ -136,7 +138,7 @@ func runFleet(ctx context.Context, e *env, o devOptions, use func(context.Contex
 	}
 	f.world, err = world.New(world.Config{
 		Dir: f.dir.path, Places: f.places, Workers: f.workers.agents(), Exec: selfExe, Spawner: f.spawner,
-		Users: f.workers.ids(), Password: secret, BootDelay: bootDelay, Warn: f.warn,
+		Users: f.workers.ids(), Password: secret, BootDelay: bootDelay, Warn: f.warn, Faces: o.faces,
 	})
 	if err != nil {
 		return err
@@ -287,10 +289,7 @@ func (f *devFleet) register(ctx context.Context) error {
 		if _, err := f.client.PutHost(ctx, v1.HostSpec{
 			V: 1, ID: p.Host, Partition: p.Partition(), Provider: "kvm",
 			Labels: map[string]string{"rack": p.Rack}, Probes: []string{p.Probe()}, Pools: []string{p.Pool},
-			Power: []v1.Device{{
-				Name: "bmc", Level: 1, Driver: "ipmi", Address: p.BMC.String(),
-				User: "env:" + bmcUser, Secret: "file:" + f.secretFile(),
-			}},
+			Power: f.devices(p),
 		}, -1, false); err != nil {
 			return fmt.Errorf("register host %s: %w", p.Host, err)
 		}

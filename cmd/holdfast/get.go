@@ -17,7 +17,7 @@ import (
 
 // newGetCmd is `holdfast get`: lists of everything.
 func newGetCmd(e *env) *cobra.Command {
-	return group("get", "List hosts, workers, partitions, pools, volumes, templates, instances, commands, incidents, events or settings",
+	return group("get", "List hosts, workers, partitions, areas, pools, volumes, templates, instances, commands, incidents, events or settings",
 		"Lists things of one kind, or only those that are named. The table is for people, json and yaml are for programs and do not change.",
 		`  # all hosts, and those that are not well
   holdfast get hosts
@@ -32,6 +32,7 @@ func newGetCmd(e *env) *cobra.Command {
 		append(getResources(e), newGetHostsCmd(e),
 			newGetListCmd(e, workersTable, []string{"worker", "w"}, (*v1.Client).Workers),
 			newGetListCmd(e, partitionsTable, []string{"partition", "p"}, (*v1.Client).Partitions),
+			newGetListCmd(e, areasTable, []string{"area", "a"}, (*v1.Client).Areas),
 			newGetIncidentsCmd(e), newGetEventsCmd(e), newSettingsListCmd(e, "settings", "setting"))...)
 }
 

@@ -23,10 +23,13 @@ func newHACmd(e *env) *cobra.Command {
   # no HA in this cluster
   holdfast ha disable cluster/z1/p1/c1 --reason 'test hardware'
 
+  # how many power-downs are left
+  holdfast ha budget
+
   # another try at a host that is FAILED
   holdfast ha retry h-17`,
 		newHAWantedCmd(e, "enable", true), newHAWantedCmd(e, "disable", false),
-		newArmCmd(e, "arm", true), newArmCmd(e, "disarm", false), newRetryCmd(e))
+		newArmCmd(e, "arm", true), newArmCmd(e, "disarm", false), newBudgetCmd(e), newRetryCmd(e))
 }
 
 // splitScope reads zone/…, pod/…, cluster/… or host/… for the switches that live on a

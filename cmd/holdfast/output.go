@@ -200,6 +200,22 @@ func leaseText(w v1.Worker) any {
 	return w.LeaseLeft
 }
 
+var areasTable = print.Table[v1.Area]{
+	Kind: "area", Plural: "areas",
+	Name: func(a v1.Area) string { return a.Area },
+	Columns: []print.Column[v1.Area]{
+		{Name: "AREA", Value: func(a v1.Area) any { return a.Area }},
+		{Name: "STATE", Value: func(a v1.Area) any { return print.State(a.State) }},
+		{Name: "HIT", Value: func(a v1.Area) any { return len(a.Members) + a.More }},
+		{Name: "HOSTS", Value: func(a v1.Area) any { return a.Hosts }},
+		{Name: "BEGAN", Value: func(a v1.Area) any { return a.Began }},
+		{Name: "PART OF", Value: func(a v1.Area) any { return a.Under }},
+		{Name: "ENDED", Wide: true, Value: func(a v1.Area) any { return print.Moment(a.Ended) }},
+		{Name: "PAGED", Wide: true, Value: func(a v1.Area) any { return print.Moment(a.Paged) }},
+		{Name: "WHY", Value: func(a v1.Area) any { return a.Why }},
+	},
+}
+
 var incidentsTable = print.Table[v1.Incident]{
 	Kind: "incident", Plural: "incidents",
 	Name: func(i v1.Incident) string { return i.ID },

@@ -73,6 +73,7 @@ func newPKIIssueCmd(e *env) *cobra.Command {
 		},
 	}
 	pkiFlags(c, &o, pki.LeafLife)
+	c.Flags().StringVar(&o.Role, "role", "", "what an operator may do: viewer, operator or admin (default admin)")
 	c.Flags().StringSliceVar(&o.DNS, "dns", nil, "further host names it is reached at")
 	c.Flags().StringSliceVar(&o.IP, "ip", nil, "further addresses it is reached at")
 	return c

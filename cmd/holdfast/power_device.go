@@ -137,7 +137,7 @@ func newDeviceRemoveCmd(e *env) *cobra.Command {
 	var s safety
 	c := &cobra.Command{
 		Use: "remove HOST DEVICE", Aliases: []string{"rm"}, Short: "Remove a power device of a host", Args: cobra.ExactArgs(2),
-		Long:              "Removes a device from the host's declaration, and with it its pinned identity. A host without a device that was tested is not protected any more.",
+		Long:              "Removes a device from the host's declaration, and with it its pinned identity and its sealed credentials. A host without a device that was tested is not protected any more.",
 		Example:           "  holdfast power device remove h-17 outlets --dry-run\n  holdfast power device remove h-17 outlets\n  holdfast power device remove h-17 outlets --yes",
 		ValidArgsFunction: e.completeHosts,
 	}

@@ -86,9 +86,9 @@ func newRoot(e *env) *cobra.Command {
 		}
 	}
 	add("look", newGetCmd(e), newDescribeCmd(e), newExplainCmd(e), newEventsCmd(e), newWaitCmd(e), newAllocateCmd(e), newPlanCmd(e))
-	add("act", newPowerCmd(e), newHostCmd(e), newHACmd(e), newWorkerCmd(e), newAgentCmd(e), newEtcdCmd(e), newVolumeCmd(e), newTemplateCmd(e), newInstanceCmd(e), newCommandCmd(e))
-	add("set", newApplyCmd(e), newSettingsCmd(e), newContextCmd(e), newPKICmd(e), newSecretCmd(e))
-	add("try", newDevCmd(e), newDemoCmd(e), newSimCmd(e))
+	add("act", newPowerCmd(e), newHostCmd(e), newPartitionCmd(e), newHACmd(e), newWorkerCmd(e), newAgentCmd(e), newEtcdCmd(e), newVolumeCmd(e), newTemplateCmd(e), newInstanceCmd(e), newCommandCmd(e))
+	add("set", newApplyCmd(e), newSettingsCmd(e), newContextCmd(e), newPKICmd(e), newSecretCmd(e), newCertCmd(e), newJoinTokenCmd(e), newAuthCmd(e))
+	add("try", newDevCmd(e), newDemoCmd(e), newSimCmd(e), newSimulateCmd(e))
 	root.AddCommand(newVersionCmd(e), newCompletionCmd(e), newChildCmd(e))
 	e.completeFlag(root, "context", e.completeContexts)
 	markStarted(root, e)
@@ -154,7 +154,7 @@ func (e *env) client() (*v1.Client, error) {
 		return nil, err
 	}
 	e.api, err = v1.NewClient(v1.Options{
-		Endpoints: endpoints, Timeout: e.timeout, Actor: e.actor(), Transport: transport,
+		Endpoints: endpoints, Timeout: e.timeout, Actor: e.actor(), Token: e.Getenv(tokenVariable), Transport: transport,
 		Lost: func(err error) { fmt.Fprintf(e.Stderr, "connection lost: %v; trying again\n", err) },
 	})
 	if err != nil {

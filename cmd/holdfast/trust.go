@@ -38,6 +38,9 @@ func (e *env) registerCertFlags(f *pflag.FlagSet) {
 	}
 }
 
+// tokenVariable holds a bearer token; there is no flag for it, for everybody sees those.
+const tokenVariable = "HOLDFAST_TOKEN"
+
 // transport makes full URLs of the endpoints of a fleet, and what carries requests there.
 // Plaintext goes to this machine only; everybody else must be a worker by certificate.
 func (e *env) transport(c contextEntry) (endpoints []string, _ http.RoundTripper, err error) {
@@ -67,12 +70,15 @@ func (e *env) transport(c contextEntry) (endpoints []string, _ http.RoundTripper
 		return endpoints, t, nil
 	}
 	if files.None() {
-		return nil, nil, &hintError{usage(errors.New("no certificate: workers want to know who asks")), "--cacert, --cert and --key, HOLDFAST_CACERT, HOLDFAST_CERT and HOLDFAST_KEY, or --context with one that has them"}
+		return nil, nil, &hintError{usage(errors.New("no certificate: workers want to know who asks")), "--cacert, --cert and --key, HOLDFAST_CACERT, HOLDFAST_CERT and HOLDFAST_KEY, or --context with one that has them; with a token in HOLDFAST_TOKEN --cacert alone"}
 	}
-	src, err := trust.Open(trust.Config{
-		Files: files, Fields: trust.Files{CA: "cacert", Cert: "cert", Key: "key"},
-		Want: trust.Identity{Role: trust.Operator}, Now: e.Now,
-	})
+	fields := trust.Files{CA: "cacert", Cert: "cert", Key: "key"}
+	var src *trust.Source
+	if e.Getenv(tokenVariable) != "" && files.Cert == "" && files.Key == "" {
+		src, err = trust.OpenCA(files.CA, fields.CA, e.Now)
+	} else {
+		src, err = trust.Open(trust.Config{Files: files, Fields: fields, Want: trust.Identity{Role: trust.Operator}, Now: e.Now})
+	}
 	if err != nil {
 		return nil, nil, usage(err)
 	}

@@ -26,6 +26,12 @@ func good(p Purpose) Snapshot {
 		Armed:   ArmedFacts{Policy: "recover", Partition: "ACTIVE"},
 		Self:    SelfFacts{Agents: 12, AgentsLost: 1, ReadAge: 300 * time.Millisecond, ReadAgeLimit: 5 * time.Second},
 		Signals: SignalFacts{Agent: FamilyDead, Disks: FamilyUnknown, Network: FamilyDead},
+		Area: AreaFacts{
+			Known: true, Age: 300 * time.Millisecond, MaxAge: 5 * time.Second,
+			Levels: []LevelShare{{Area: "zone/z1", Hosts: 40, Unhealthy: 2, Limit: 34}, {Area: "cluster/z1/p1/c1", Hosts: 3, Unhealthy: 1, Limit: 34}},
+			Pools:  []PoolLoss{{Pool: "nfs1", Reporting: 11}},
+			Causes: []Cause{{Area: "pool/nfs1", Suspects: 1}, {Area: "rack/z1/7", Suspects: 1}},
+		},
 		Budgets: []BudgetFacts{
 			{Scope: "host/h1", Used: 0, Limit: 3, Window: 24 * time.Hour, Known: true},
 			{Scope: "cluster/z1/p1/c1", Used: 2, Limit: 3, Window: time.Hour, Known: true},
@@ -64,6 +70,9 @@ func TestEachGuardHolds(t *testing.T) {
 			change(&s.Power.Levels[0])
 		}
 	}
+	pool := func(change func(*PoolLoss)) func(*Snapshot) { return func(s *Snapshot) { change(&s.Area.Pools[0]) } }
+	level1 := func(change func(*LevelShare)) func(*Snapshot) { return func(s *Snapshot) { change(&s.Area.Levels[1]) } }
+	rack := func(change func(*Cause)) func(*Snapshot) { return func(s *Snapshot) { change(&s.Area.Causes[1]) } }
 	for _, c := range []struct {
 		guard   string
 		purpose Purpose
@@ -103,6 +112,26 @@ func TestEachGuardHolds(t *testing.T) {
 		{"signals", Recover, func(s *Snapshot) { s.Signals.Network = FamilyAlive }, Hold, "only the agent is silent: disks not known, network alive"},
 		{"signals", Recover, func(s *Snapshot) { s.Signals.OnlyManagement = true }, Hold, "only the management network says so: it may be the network that is broken"},
 		{"signals", Confirm, func(s *Snapshot) { s.Signals.Disks = FamilyAlive }, Hold, "signs of life: disks"},
+
+		{"storage", Recover, pool(func(p *PoolLoss) { p.Lost, p.Who = 3, []string{"h2", "h3", "h4"} }), Hold,
+			"pool nfs1 is suspect, not the hosts: 3 users and more lost it, 3 of 11 that report, within 1m (h2, h3, h4)"},
+		{"storage", Fence, pool(func(p *PoolLoss) { p.Reporting, p.Lost = 8, 2 }), Hold, "pool nfs1 is suspect, not the hosts: a fifth of its users lost it, 2 of 8 that report, within 1m"},
+		{"storage", Confirm, pool(func(p *PoolLoss) { p.Reporting, p.Lost = 1, 1 }), Hold, "pool nfs1 is suspect, not the hosts: all its live users lost it, 1 of 1 that report, within 1m"},
+		{"storage", Recover, pool(func(p *PoolLoss) { p.Reporting = 0 }), Hold, "no live host reports on pool nfs1"},
+
+		{"share", Recover, level1(func(l *LevelShare) { l.Unhealthy = 2 }), Hold, "2 of 3 hosts of cluster/z1/p1/c1 are unhealthy"},
+		{"share", Confirm, level1(func(l *LevelShare) { l.Hosts, l.Unhealthy = 50, 17 }), Hold, "17 of 50 hosts of cluster/z1/p1/c1 are unhealthy"},
+		{"share", Fence, level1(func(l *LevelShare) { l.Limit = 0 }), Hold, "1 of 3 hosts of cluster/z1/p1/c1 are unhealthy, how many may be is not known"},
+		{"share", Fence, func(s *Snapshot) { s.Area.Levels = nil }, Hold, "its partition is not known"},
+
+		{"common cause", Recover, rack(func(c *Cause) { c.Suspects, c.Who = 3, []string{"h1", "h2", "h3"} }), Hold, "3 hosts under rack/z1/7 fell within 1m30s (h1, h2, h3): it may be what failed"},
+		{"common cause", Confirm, rack(func(c *Cause) { c.Suspects, c.Who = 40, []string{"h1", "h2"} }), Hold, "40 hosts under rack/z1/7 fell within 1m30s (h1, h2 and 38 more): it may be what failed"},
+		{"common cause", Recover, rack(func(c *Cause) { c.Silent, c.Waiting, c.Left = 2, []string{"h5", "h6"}, 3*time.Second }), Hold, "2 others under rack/z1/7 were not heard since it fell silent (h5, h6)"},
+
+		{"cooldown", Recover, func(s *Snapshot) { s.Area.Storms = []Storm{{Area: "rack/z1/7", Open: true}} }, Hold, "a storm is under way in rack/z1/7"},
+		{"cooldown", Confirm, func(s *Snapshot) {
+			s.Area.Storms = []Storm{{Area: "pool/nfs1", Ended: 4 * time.Minute, Cooldown: 10 * time.Minute}}
+		}, Hold, "a storm in pool/nfs1 ended 4m ago"},
 
 		{"budget", Recover, func(s *Snapshot) { s.Budgets[1].Used, s.Budgets[1].NextIn = 3, 12*time.Minute }, Hold,
 			"budget cluster/z1/p1/c1 is used up: 3 of 3 in the last hour; next slot in 12m"},
@@ -161,7 +190,20 @@ func TestEachGuardStillAllows(t *testing.T) {
 		"three of a hundred agents lost: less than a fifth": {Recover, func(s *Snapshot) { s.Self.Agents, s.Self.AgentsLost = 100, 3 }},
 		"disks dead instead of network":                     {Fence, func(s *Snapshot) { s.Signals = SignalFacts{Agent: FamilyDead, Disks: FamilyDead} }},
 		"fence without a way to switch on":                  {Fence, func(s *Snapshot) { s.Power.Levels[0].CanSwitchOn = false }},
-		"no sign of life ever":                              {Recover, func(s *Snapshot) { s.State.LastSignOfLife = time.Time{} }},
+		"one of two hosts is dead: a two-host site must be able to fence": {Recover, func(s *Snapshot) {
+			s.Area.Levels = []LevelShare{{Area: "cluster/z1/p1/c1", Hosts: 2, Unhealthy: 2, Limit: 34}}
+		}},
+		"a third is less than 34%": {Fence, func(s *Snapshot) {
+			s.Area.Levels[0] = LevelShare{Area: "zone/z1", Hosts: 300, Unhealthy: 100, Limit: 34}
+		}},
+		"two of eleven users lost the pool":      {Recover, func(s *Snapshot) { s.Area.Pools[0].Lost = 2 }},
+		"two fell together, the rest was heard":  {Recover, func(s *Snapshot) { s.Area.Causes[1].Suspects = 2 }},
+		"one sibling was not heard, nobody else": {Recover, func(s *Snapshot) { s.Area.Causes[1].Silent = 1 }},
+		"a storm whose cooldown is over": {Recover, func(s *Snapshot) {
+			s.Area.Storms = []Storm{{Area: "rack/z1/7", Ended: 10 * time.Minute, Cooldown: 10 * time.Minute}}
+		}},
+		"a host without shared pools or ancestors": {Recover, func(s *Snapshot) { s.Area.Pools, s.Area.Causes = nil, nil }},
+		"no sign of life ever":                     {Recover, func(s *Snapshot) { s.State.LastSignOfLife = time.Time{} }},
 		"the second level can do it": {Recover, func(s *Snapshot) {
 			s.Power.Levels = append([]LevelFacts{{Level: 1, State: "UNKNOWN", MaxAge: time.Second, Reason: "Unreachable"}}, s.Power.Levels...)
 		}},
@@ -170,6 +212,30 @@ func TestEachGuardStillAllows(t *testing.T) {
 		c.change(&s)
 		if h := Evaluate(s).Holding(); len(h) != 0 {
 			t.Errorf("%s: held by %+v", name, h)
+		}
+	}
+}
+
+// What is known of other hosts must be there and young: the three guards that look at it
+// hold together, and so does cooldown.
+func TestOldFactsHold(t *testing.T) {
+	for reason, change := range map[string]func(*AreaFacts){
+		"what is known of other hosts is 6s old":                   func(a *AreaFacts) { a.Age = 6 * time.Second },
+		"what is on record of the hosts around it is not known":    func(a *AreaFacts) { a.Known = false },
+		"how old a copy of the hosts' records may be is not known": func(a *AreaFacts) { a.MaxAge = 0 },
+	} {
+		for _, p := range []Purpose{Recover, Fence, Confirm} {
+			s := good(p)
+			change(&s.Area)
+			var by []string
+			for _, a := range Evaluate(s).Holding() {
+				if by = append(by, a.Guard); a.Reason != reason || a.Clears == "" {
+					t.Errorf("%s: %s holds because %q", p, a.Guard, a.Reason)
+				}
+			}
+			if got := strings.Join(by, " "); got != "storage share common cause cooldown" {
+				t.Errorf("%s, %s: held by %s", p, reason, got)
+			}
 		}
 	}
 }
@@ -222,7 +288,7 @@ func TestTableIsComplete(t *testing.T) {
 		}
 		names = append(names, g.Name)
 	}
-	if got, want := strings.Join(names, " "), "claim state armed self signals budget quiet power duplicate"; got != want {
+	if got, want := strings.Join(names, " "), "claim state armed self signals storage share common cause cooldown budget quiet power duplicate"; got != want {
 		t.Errorf("guards %s, want %s", got, want)
 	}
 }

@@ -13,7 +13,7 @@ import (
 type Guard struct {
 	Name     string
 	Protects string // from what, for people
-	ask      func(Snapshot) Answer
+	ask      func(*Snapshot) Answer
 }
 
 // Guards is the table of ha.md §6, in the order in which answers are shown.
@@ -23,6 +23,10 @@ var Guards = []Guard{
 	{"armed", "from acting where people said not to", armed},
 	{"self", "from taking our own blindness for the hosts' death", self},
 	{"signals", "from believing a single family of signals", signals},
+	{"storage", "from taking a broken pool for dead hosts", storage},
+	{"share", "from switching off a large part of a cluster, pod or zone", share},
+	{"common cause", "from taking a broken rack, switch or PDU for dead hosts", commonCause},
+	{"cooldown", "from acting on what a storm has left behind", cooldown},
 	{"budget", "from switching off one host after the other", budget},
 	{"quiet", "from acting on a host that boots or was just acted on", quiet},
 	{"power", "from acting through a device that cannot do it or does not tell the truth", power},
@@ -35,7 +39,7 @@ const (
 	blindAgents = 3
 )
 
-func claim(s Snapshot) Answer {
+func claim(s *Snapshot) Answer {
 	c := s.Claim
 	const clears = "a renewed lease of this worker, or the next owner"
 	switch {
@@ -47,10 +51,11 @@ func claim(s Snapshot) Answer {
 		return hold(fmt.Sprintf("the claim is certain for another %s only, one packet may take %s", span(max(0, c.ValidFor)), span(c.NeededFor)), clears).
 			compared(span(max(0, c.ValidFor)), span(c.NeededFor))
 	}
-	return allow("the host is ours (epoch %s) for at least %s", c.Epoch, span(c.ValidFor)).compared(span(c.ValidFor), span(c.NeededFor))
+	left := span(c.ValidFor)
+	return said("the host is ours (epoch "+c.Epoch+") for at least "+left).compared(left, span(c.NeededFor))
 }
 
-func state(s Snapshot) Answer {
+func state(s *Snapshot) Answer {
 	f := s.State
 	const again = "a fresh activity check"
 	switch {
@@ -60,7 +65,7 @@ func state(s Snapshot) Answer {
 		return hold("the host's record was changed since it was checked", again).
 			compared(fmt.Sprint("revision ", f.RevisionPresent), fmt.Sprint("revision ", f.RevisionAsked))
 	case s.Purpose == Confirm: // what it rests on is two OFF readings, which guard power looks at
-		return allow("the host's record is as it was when the power was found OFF")
+		return said("the host's record is as it was when the power was found OFF")
 	case f.VerdictAsked.IsZero():
 		return hold("no activity check said idle", again)
 	case f.VerdictMaxAge <= 0:
@@ -73,10 +78,11 @@ func state(s Snapshot) Answer {
 		return hold(fmt.Sprintf("the verdict was asked for %s ago; no more than %s may pass", span(age), span(f.VerdictMaxAge)), again).
 			compared(span(age), span(f.VerdictMaxAge))
 	}
-	return allow("the verdict is %s old and nothing changed since", span(age)).compared(span(age), span(f.VerdictMaxAge))
+	old := span(age)
+	return said("the verdict is "+old+" old and nothing changed since").compared(old, span(f.VerdictMaxAge))
 }
 
-func armed(s Snapshot) Answer {
+func armed(s *Snapshot) Answer {
 	f := s.Armed
 	switch {
 	case f.Maintenance:
@@ -92,10 +98,10 @@ func armed(s Snapshot) Answer {
 	case f.Policy != "recover" && f.Policy != "fence":
 		return hold("the policy is "+word(f.Policy), "setting ha.policy observe, recover or fence")
 	}
-	return allow("HA is armed, the policy is %s", f.Policy)
+	return said("HA is armed, the policy is " + f.Policy)
 }
 
-func self(s Snapshot) Answer {
+func self(s *Snapshot) Answer {
 	f := s.Self
 	switch {
 	case f.Frozen != "":
@@ -115,9 +121,9 @@ func self(s Snapshot) Answer {
 	return allow("this worker sees: %d of %d agents lost, etcd read %s ago", f.AgentsLost, f.Agents, span(f.ReadAge))
 }
 
-func signals(s Snapshot) Answer {
+func signals(s *Snapshot) Answer {
 	f := s.Signals
-	var alive, dead []string
+	alive, dead := make([]string, 0, 3), make([]string, 0, 3)
 	for _, x := range []struct {
 		name string
 		is   Family
@@ -134,7 +140,7 @@ func signals(s Snapshot) Answer {
 	case len(alive) > 0 && s.Purpose == Confirm:
 		return hold("signs of life: "+strings.Join(alive, " and "), "a check that finds none, or a device that reads ON")
 	case s.Purpose == Confirm: // OFF was read twice and nothing lived since: §3.1 asks no more
-		return allow("no sign of life since the power was found OFF")
+		return said("no sign of life since the power was found OFF")
 	case f.Agent != FamilyDead:
 		return hold("the agent's link and stamp are not both silent: agent "+seen(f.Agent), clears)
 	case f.Disks != FamilyDead && f.Network != FamilyDead:
@@ -142,57 +148,55 @@ func signals(s Snapshot) Answer {
 	case f.OnlyManagement:
 		return hold("only the management network says so: it may be the network that is broken", "a probe over another network, or instance disks that stopped")
 	}
-	return allow("dead: %s", strings.Join(dead, " and "))
+	return said("dead: " + strings.Join(dead, " and "))
 }
 
-func budget(s Snapshot) Answer {
+func budget(s *Snapshot) Answer {
 	if s.Purpose == Confirm {
-		return allow("confirming a host that was found OFF spends none")
+		return said("confirming a host that was found OFF spends none")
 	}
 	if len(s.Budgets) == 0 {
 		return hold("no budget is known", "a read of the budgets")
 	}
+	const clears = "an operator who resets the budget or grants more (holdfast ha budget)"
 	var held []Answer
-	var left []string
-	for _, b := range s.Budgets {
-		name := "budget " + b.Scope
-		used := fmt.Sprintf("%d of %d in the last %s", b.Used, b.Limit, last(b.Window))
+	left := make([]byte, 0, 128)
+	left = append(left, "a slot is free: "...)
+	for i, b := range s.Budgets {
+		if i > 0 {
+			left = append(left, ", "...)
+		}
 		switch {
 		case b.Spent:
-			left = append(left, b.Scope+" spent already by this incident")
+			left = append(append(left, b.Scope...), " spent already by this incident"...)
 		case !b.Known || b.Window <= 0:
-			held = append(held, hold(name+" is not known", "a read of the budgets"))
+			held = append(held, hold("budget "+b.Scope+" is not known", "a read of the budgets"))
 		case b.Latched:
-			held = append(held, human(fmt.Sprintf("%s is latched: an incident asked and found none (%s)", name, used),
-				"an operator who resets the budget or grants more").compared(fmt.Sprint(b.Used), fmt.Sprint(b.Limit)))
+			held = append(held, human(fmt.Sprintf("budget %s is latched: an incident asked and found none (%s)", b.Scope, b.used()), clears).compared(fmt.Sprint(b.Used), fmt.Sprint(b.Limit)))
 		case b.Used >= b.Limit:
-			why := fmt.Sprintf("%s is used up: %s", name, used)
+			why := fmt.Sprintf("budget %s is used up: %s", b.Scope, b.used())
 			if b.NextIn > 0 {
 				why += "; next slot in " + span(b.NextIn)
 			}
-			held = append(held, hold(why, "an operator who resets the budget or grants more").compared(fmt.Sprint(b.Used), fmt.Sprint(b.Limit)))
+			held = append(held, hold(why, clears).compared(fmt.Sprint(b.Used), fmt.Sprint(b.Limit)))
 		default:
-			left = append(left, fmt.Sprintf("%s %d of %d used", b.Scope, b.Used, b.Limit))
+			left = fmt.Appendf(left, "%s %d of %d used", b.Scope, b.Used, b.Limit)
 		}
 	}
 	if len(held) == 0 {
-		return allow("a slot is free: %s", strings.Join(left, ", "))
+		return said(string(left))
 	}
-	a := held[0]
-	for _, h := range held[1:] {
-		a.Reason += "; " + h.Reason
-		a.Clears += "; " + h.Clears
-		if h.Verdict == NeedHuman {
-			a.Verdict = NeedHuman
-		}
-	}
-	return a
+	return all(held)
 }
 
-func quiet(s Snapshot) Answer {
+func (b BudgetFacts) used() string {
+	return fmt.Sprintf("%d of %d in the last %s", b.Used, b.Limit, last(b.Window))
+}
+
+func quiet(s *Snapshot) Answer {
 	f := s.Quiet
 	if s.Purpose == Confirm {
-		return allow("confirming a host that was found OFF does not wait for quiet")
+		return said("confirming a host that was found OFF does not wait for quiet")
 	}
 	gap := s.At.Sub(f.LastOtherAction)
 	switch {
@@ -207,12 +211,13 @@ func quiet(s Snapshot) Answer {
 		return hold(fmt.Sprintf("the host's power was acted on %s ago, outside this incident", span(max(0, gap))), "the end of the gap in "+span(f.MinGap-gap)).
 			compared(span(max(0, gap)), span(f.MinGap))
 	case f.LastOtherAction.IsZero():
-		return allow("no power action of anybody else is known")
+		return said("no power action of anybody else is known")
 	}
-	return allow("the last power action of anybody else was %s ago", span(gap)).compared(span(gap), span(f.MinGap))
+	ago := span(gap)
+	return said("the last power action of anybody else was "+ago+" ago").compared(ago, span(f.MinGap))
 }
 
-func power(s Snapshot) Answer {
+func power(s *Snapshot) Answer {
 	want := "ON"
 	if s.Purpose == Confirm {
 		want = "OFF"
@@ -260,16 +265,17 @@ func (lv LevelFacts) unfit(p Purpose, want string) (why string, human bool) {
 	return "", false
 }
 
-func duplicate(s Snapshot) Answer {
+func duplicate(s *Snapshot) Answer {
 	if s.Running != "" {
 		return hold("an action for this host is running already: "+s.Running, "its end")
 	}
-	return allow("no action for this host is running")
+	return said("no action for this host is running")
 }
 
-func allow(format string, args ...any) Answer {
-	return Answer{Verdict: Allow, Reason: fmt.Sprintf(format, args...)}
-}
+func allow(format string, args ...any) Answer { return said(fmt.Sprintf(format, args...)) }
+
+// said allows, in words that are made already.
+func said(reason string) Answer { return Answer{Verdict: Allow, Reason: reason} }
 
 func hold(reason, clears string) Answer {
 	return Answer{Verdict: Hold, Reason: reason, Clears: clears}

@@ -34,7 +34,14 @@ type Report struct {
 }
 
 // Allowed reports whether every guard allowed. A report without answers allows nothing.
-func (r Report) Allowed() bool { return len(r.Answers) > 0 && len(r.Holding()) == 0 }
+func (r Report) Allowed() bool {
+	for i := range r.Answers {
+		if r.Answers[i].Verdict != Allow {
+			return false
+		}
+	}
+	return len(r.Answers) > 0
+}
 
 // Holding lists the answers that do not allow, in the order of the table.
 func (r Report) Holding() []Answer {
@@ -49,8 +56,9 @@ func (r Report) Holding() []Answer {
 
 // Evaluate asks every guard; none short-circuits (ha.md §6).
 func Evaluate(s Snapshot) Report {
-	r := Report{At: s.At, Purpose: s.Purpose, Snapshot: &s}
-	for _, g := range Guards {
+	r := Report{At: s.At, Purpose: s.Purpose, Snapshot: &s, Answers: make([]Answer, 0, len(Guards))}
+	for i := range Guards {
+		g := &Guards[i]
 		var a Answer
 		switch {
 		case !s.Gathered:
@@ -58,7 +66,7 @@ func Evaluate(s Snapshot) Report {
 		case s.Purpose != Recover && s.Purpose != Fence && s.Purpose != Confirm:
 			a = hold("what is to be done is not known: purpose "+quote(string(s.Purpose))+", allowed are recover, fence, confirm", "a new check")
 		default:
-			a = g.ask(s)
+			a = g.ask(&s)
 		}
 		a.Guard = g.Name
 		r.Answers = append(r.Answers, a)

@@ -28,6 +28,7 @@ type Snapshot struct {
 	Armed    ArmedFacts    `json:"armed"`
 	Self     SelfFacts     `json:"self"`
 	Signals  SignalFacts   `json:"signals"`
+	Area     AreaFacts     `json:"area"`
 	Budgets  []BudgetFacts `json:"budgets,omitempty"`
 	Quiet    QuietFacts    `json:"quiet"`
 	Power    PowerFacts    `json:"power"`

@@ -4,6 +4,7 @@ package ha
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/coordinator/guard"
@@ -107,10 +108,11 @@ func confirmHeld(s *step) {
 		s.keepReport()
 	}
 	o := s.off()
-	o.Waiting, o.ConfirmAt = false, s.now.Add(s.p.confirmDelay())
+	o.Interval = min(max(2*o.Interval, s.p.confirmDelay()), max(s.p.CheckMax, s.p.confirmDelay()))
+	o.Waiting, o.ConfirmAt = false, s.now.Add(o.Interval)
 	s.setOffHolds(guardHolds(rep, s.now))
-	if s.r.State == Suspect || s.r.State == Degraded {
-		s.soon()
+	if _, signs := holdBy(s.r.Off.Holds, "signals"); signs && (s.r.State == Suspect || s.r.State == Degraded) {
+		s.soon() // a check is what clears it
 	}
 	s.effect(Effect{Kind: LeavePlace})
 }
@@ -209,7 +211,7 @@ func (s *step) endReleases(why string) {
 		c.Ended = true
 		s.r.Proof = &c
 		if p.Revoked == "" && p.How != howRebooted {
-			s.effect(Effect{Kind: Announce, Type: "ha.safe-to-restart-ended", Severity: Info, Reason: "no new releases: " + why, Boot: p.Boot, Instances: slices.Clone(p.Instances)})
+			s.effect(Effect{Kind: Announce, Type: "ha.safe-to-restart-ended", Severity: Info, Reason: "no new releases: " + why, Boot: p.Boot, Instances: slices.Clone(p.Instances), Local: p.Local})
 		}
 	}
 }
@@ -299,7 +301,7 @@ func (s *step) recorded() bool {
 func prove(s *step) {
 	i := s.inc()
 	v := i.Action.Verdict
-	s.r.Proof = &Proof{Boot: i.Boot, Assurance: v.Assurance, How: howSettled, At: v.At, OffSince: v.OffSince, By: i.By, Epoch: i.Epoch, Instances: slices.Clone(s.r.Instances)}
+	s.r.Proof = &Proof{Boot: i.Boot, Assurance: v.Assurance, How: howSettled, At: v.At, OffSince: v.OffSince, By: i.By, Epoch: i.Epoch, Instances: s.r.movable(), Local: slices.Clone(s.r.Local)}
 	s.r.Protected = false
 	s.because("OFF is proven (%s): %s", v.Assurance, v.Reason)
 	s.note("reading", "OFF is proven (%s): %s", v.Assurance, v.Reason)
@@ -311,6 +313,20 @@ func prove(s *step) {
 
 func (s *step) release() {
 	p := s.r.Proof
-	s.effect(Effect{Kind: Announce, Type: "ha.safe-to-restart", Severity: Info, Boot: p.Boot, Instances: slices.Clone(p.Instances),
-		Reason: "boot " + orNone(p.Boot) + " is proven over (" + p.Assurance.String() + ", " + p.How + "): its instances may be restarted elsewhere"})
+	s.effect(Effect{Kind: Announce, Type: "ha.safe-to-restart", Severity: Info, Boot: p.Boot, Instances: slices.Clone(p.Instances), Local: slices.Clone(p.Local),
+		Reason: "boot " + orNone(p.Boot) + " is proven over (" + p.Assurance.String() + ", " + p.How + "): its instances may be restarted elsewhere" + staying(p.Local)})
+}
+
+// movable are the instances that may run elsewhere: those without a disk on a pool of
+// this host alone (ha.md §5, mixed hosts).
+func (r Record) movable() []string {
+	return slices.DeleteFunc(slices.Clone(r.Instances), func(i string) bool { return slices.Contains(r.Local, i) })
+}
+
+// staying says in words which instances return with the host.
+func staying(local []string) string {
+	if len(local) == 0 {
+		return ""
+	}
+	return "; on its own pools, and back with it: " + strings.Join(local, ", ")
 }

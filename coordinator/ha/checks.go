@@ -22,7 +22,7 @@ func suspect(s *step) {
 	s.because("%s", why)
 	if s.r.open() {
 		i := s.inc()
-		i.Boot, i.Unknowns, i.Actives, i.AgentBy = s.r.Boot.ID, 0, 0, time.Time{}
+		i.Boot, i.Unknowns, i.Actives, i.AgentBy, i.Fell = s.r.Boot.ID, 0, 0, time.Time{}, s.now
 		s.r.Passes, s.r.PassSince = 0, time.Time{}
 		s.scheduleFirst()
 	} else {
@@ -36,7 +36,7 @@ func suspect(s *step) {
 }
 
 func (s *step) newIncident(cause string) {
-	s.r.Incident = &Incident{ID: s.id("i"), Opened: s.now, Cause: cause, Boot: s.r.Boot.ID, Protected: s.r.Protected, OtherAction: s.r.LastAction}
+	s.r.Incident = &Incident{ID: s.id("i"), Opened: s.now, Fell: s.now, Cause: cause, Boot: s.r.Boot.ID, Protected: s.r.Protected, OtherAction: s.r.LastAction}
 	s.own = true
 	s.r.Passes, s.r.PassSince = 0, time.Time{}
 	s.scheduleFirst()
@@ -161,6 +161,9 @@ func (s *step) complaint() string {
 // hookRepair runs the repair command at most RepairAttempts times an incident; the
 // first active verdict is the moment where a repair can help (ha.md §7, step 0).
 func (s *step) hookRepair() {
+	if s.mayNotAct() != "" {
+		return // hands off means this too
+	}
 	if i := s.inc(); i.Repairs < s.p.RepairAttempts {
 		i.Repairs++
 		s.effect(Effect{Kind: Repair, Reason: i.Last.Reason})
@@ -199,7 +202,7 @@ func idleWhileOff(s *step) {
 	i.Interval = double(i.Interval, s.p)
 	i.CheckAt = s.now.Add(i.Interval)
 	s.because("idle, and its power was found OFF at %s: confirming", clock(s.r.Off.Seen))
-	if len(s.r.Off.Holds) > 0 && !s.r.Off.Waiting {
+	if _, signs := holdBy(s.r.Off.Holds, "signals"); signs && !s.r.Off.Waiting {
 		s.off().ConfirmAt = s.now // what held it may be this very check's news
 	}
 }

@@ -28,9 +28,10 @@ func (s *step) setClock() {
 	for _, t := range []*time.Time{&s.r.Since, &s.r.LastLife, &s.r.LastOff, &s.r.LastAction, &s.r.PassSince} {
 		*t = clamp(*t, s.now, 0)
 	}
+	s.keepOrder()
 	if s.r.open() {
 		i := s.inc()
-		i.OtherAction, i.OffSeen = clamp(i.OtherAction, s.now, 0), clamp(i.OffSeen, s.now, 0)
+		i.OtherAction, i.OffSeen, i.Fell = clamp(i.OtherAction, s.now, 0), clamp(i.OffSeen, s.now, 0), clamp(i.Fell, s.now, 0)
 	}
 	if p := s.r.Proof; p != nil {
 		c := *p
@@ -47,13 +48,26 @@ func (s *step) setClock() {
 	}
 }
 
+// keepOrder clamps what is compared to each other: whether the power was found OFF after
+// the present boot began must be told after the clock was set, too.
+func (s *step) keepOrder() {
+	since := s.r.PowerSince
+	s.r.PowerSince = clamp(since, s.now, 0)
+	for _, t := range []*time.Time{&s.r.Boot.Seen, &s.r.OffVoid} {
+		before := t.Before(since)
+		if *t = clamp(*t, s.now, 0); before && !t.Before(s.r.PowerSince) {
+			*t = s.r.PowerSince.Add(-time.Millisecond)
+		}
+	}
+}
+
 // clampDeadlines brings persisted deadlines into [0, original length] from now
 // (ha.md §7).
 func (s *step) clampDeadlines() {
 	s.r.QuietUntil = clamp(s.r.QuietUntil, s.now, s.p.QuietPeriod)
 	s.r.SoftBy = clamp(s.r.SoftBy, s.now, s.p.SoftGrace)
 	if o := s.r.Off; o != nil {
-		if at := clamp(o.ConfirmAt, s.now, max(s.p.confirmDelay(), s.p.QuietPeriod)); at != o.ConfirmAt {
+		if at := clamp(o.ConfirmAt, s.now, max(s.p.confirmDelay(), s.p.QuietPeriod, o.Interval)); at != o.ConfirmAt {
 			s.off().ConfirmAt = at
 		}
 	}
@@ -61,7 +75,7 @@ func (s *step) clampDeadlines() {
 		return
 	}
 	i := s.r.Incident
-	check, agent := clamp(i.CheckAt, s.now, max(i.Interval, s.p.CheckMax)), clamp(i.AgentBy, s.now, s.p.RecoveryWait)
+	check, agent := clamp(i.CheckAt, s.now, max(i.Interval, s.p.CheckInitial)), clamp(i.AgentBy, s.now, s.p.RecoveryWait)
 	answer := clamp(i.CheckBy, s.now, s.p.CheckTimeout+s.p.PingInterval)
 	if check != i.CheckAt || agent != i.AgentBy || answer != i.CheckBy {
 		i = s.inc()

@@ -12,6 +12,10 @@
 // event the facts on record are looked at once more (the rows on "facts"), so that a
 // fact counts from whatever state it finds the host in.
 //
+// Hosts that fail together are an area's incident: StepArea keeps the record of a rack,
+// switch, PDU, pool, cluster, pod or zone in a storm, with one page for all its hosts;
+// Record.Fact is what a host tells the guards of others.
+//
 // A newcomer reads table.go, then testdata/crash.txt, then acting.go.
 //
 // Invariants: Step is pure and total; an event without a row is a recorded no-op;

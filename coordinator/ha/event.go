@@ -21,7 +21,7 @@ const (
 	EvAdmin     Kind = "admin"     // Admin
 	EvEligible  Kind = "eligible"  // Verdict, Reason
 	EvHello     Kind = "hello"     // Boot, Instances
-	EvHealth    Kind = "health"    // Verdict pass/fail/unknown, Reason, Boot (of the ping), Life (when the last ping arrived), Instances
+	EvHealth    Kind = "health"    // Verdict pass/fail/unknown, Reason, Boot (of the ping), Life (when the last ping arrived), Instances, Lost
 	EvGoodbye   Kind = "goodbye"   // Reason: host-shutdown, host-reboot
 	EvGate      Kind = "gate"      // ID = generation confirmed by the running boot
 	EvActivity  Kind = "activity"  // Check (its ID answers StartCheck)
@@ -52,6 +52,9 @@ type Event struct {
 	Boot      string    `json:"boot,omitempty"`
 	Life      time.Time `json:"life,omitzero"` // newest sign of life the owner knows; with EvOperator until when the host may have lived, which is none
 	Instances []string  `json:"instances,omitempty"`
+	Local     []string  `json:"local,omitempty"` // of the instances, those that return with the host (ha.md §5, mixed hosts)
+
+	Lost []string `json:"lost,omitempty"` // shared pools that the host's own report says it cannot use
 
 	SeenDisks bool `json:"seenDisks,omitempty"`
 	SeenProbe bool `json:"seenProbe,omitempty"`
@@ -122,6 +125,7 @@ type Effect struct {
 	Severity  Severity  `json:"severity,omitempty"` // of the event
 	Reason    string    `json:"reason,omitempty"`   // message of the event, for people
 	Instances []string  `json:"instances,omitempty"`
+	Local     []string  `json:"local,omitempty"` // that return with the host, beside the instances
 	Boot      string    `json:"boot,omitempty"`
 	Incident  *Incident `json:"incident,omitempty"`
 }

@@ -223,7 +223,7 @@ func (e *explainer) proof() {
 	case p.Ended:
 		e.next("boot %s is proven over (%s, %s); no new releases since it was switched on again", orNone(p.Boot), p.Assurance, p.How)
 	default:
-		e.next("boot %s is proven over (%s, %s): its %d instances may be restarted elsewhere", orNone(p.Boot), p.Assurance, p.How, len(p.Instances))
+		e.next("boot %s is proven over (%s, %s): its %d instances may be restarted elsewhere%s", orNone(p.Boot), p.Assurance, p.How, len(p.Instances), staying(p.Local))
 	}
 }
 

@@ -314,7 +314,7 @@ func believeOff(s *step) {
 	if o.Second != "" {
 		by += ", " + o.Second
 	}
-	s.r.Proof = &Proof{Boot: s.r.Boot.ID, Assurance: power.A5, How: howOperator, At: s.now, By: by, Instances: slices.Clone(s.r.Instances)}
+	s.r.Proof = &Proof{Boot: s.r.Boot.ID, Assurance: power.A5, How: howOperator, At: s.now, By: by, Instances: s.r.movable(), Local: slices.Clone(s.r.Local)}
 	s.r.Protected = false
 	s.unorder()
 	s.release()
@@ -361,9 +361,21 @@ func permit(s *step) {
 
 func inactive(s *step) bool { return s.r.Partition != PartitionActive }
 
+// shut: no incident runs. Leaving ACTIVE never erases one (ha.md §2).
+func shut(s *step) bool { return !s.r.open() }
+
 func leavePartition(s *step) {
 	s.because("the partition is %s", orNone(string(s.r.Partition)))
 	s.drop(s.why)
-	s.outcome = "partition left ACTIVE"
+	s.r.Protected = false
+}
+
+// recoveredOutside: a host that came back while its partition is not ACTIVE.
+func recoveredOutside(s *step) bool { return s.r.open() && inactive(s) && returnable(s) }
+
+func leaveRecovered(s *step) {
+	s.settleAvailable()
+	s.endIncident()
+	s.because("healthy again; the partition is %s", orNone(string(s.r.Partition)))
 	s.r.Protected = false
 }

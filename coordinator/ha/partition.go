@@ -30,6 +30,21 @@ type PartitionFacts struct {
 	Open     int      // not fit, with an open incident
 }
 
+// Count adds one member. Healthy: its owner hears it, and its last health check passed; a
+// host whose owner is not there yet is not.
+func (f *PartitionFacts) Count(r Record, healthy bool) {
+	f.Members++
+	if r.Eligible != Pass || r.Admin.Forbids() {
+		return
+	}
+	f.Eligible++
+	if healthy {
+		f.Fit++
+	} else if r.open() {
+		f.Open++
+	}
+}
+
 // NewPartition is the record of a partition nobody has looked at.
 func NewPartition(path string, at time.Time) PartitionRecord {
 	return PartitionRecord{V: Version, Path: path, State: PartitionNone, Since: utc(at), Reason: "new partition"}

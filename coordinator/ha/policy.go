@@ -40,6 +40,57 @@ type Policy struct {
 	CanSwitchOn bool          `json:"canSwitchOn"`
 }
 
+// Figures are settings as they are effective for one host, by their names.
+type Figures interface {
+	String(name string) string
+	Duration(name string) time.Duration
+	Int(name string) int
+	Bool(name string) bool
+}
+
+// PolicyOf is the policy of a host with these settings and this ladder of power levels.
+func PolicyOf(e Figures, proof power.Assurance, ladder []power.Level, canSwitchOn bool) Policy {
+	p := Policy{
+		Mode:             e.String("ha.policy"),
+		PingInterval:     e.Duration("agent.ping.interval"),
+		HealthFailures:   e.Int("ha.health.failures"),
+		CheckInitial:     e.Duration("ha.activity.interval.initial"),
+		CheckMax:         e.Duration("ha.activity.interval.max"),
+		CheckWindow:      e.Duration("ha.activity.window"),
+		CheckTimeout:     e.Duration("ha.activity.timeout"),
+		ActivityAttempts: e.Int("ha.activity.attempts"),
+		DegradedAfter:    e.Int("ha.degraded.after"),
+		FirstCheckAtOnce: e.Bool("ha.activity.first.at.once"),
+		RecoveryAttempts: e.Int("ha.recovery.attempts"),
+		RecoveryWait:     e.Duration("ha.recovery.wait"),
+		OffConfirmDelay:  e.Duration("ha.off.confirm.delay"),
+		ConfirmSilence:   e.Duration("ha.confirm.silence"),
+		QuietPeriod:      e.Duration("ha.quiet.period"),
+		SoftGrace:        e.Duration("power.soft.grace"),
+		ProofMin:         proof,
+		CanSwitchOn:      canSwitchOn,
+		Ladder:           ladder,
+		Fence: power.Limits{
+			PacketTimeout:   e.Duration("power.packet.timeout"),
+			StatusDeadline:  e.Duration("power.status.deadline"),
+			CommandDeadline: e.Duration("power.command.deadline"),
+			VerifyInterval:  e.Duration("power.verify.interval"),
+			SettleWindow:    e.Duration("power.settle.window"),
+			SettleReads:     e.Int("power.settle.reads"),
+			RepeatOffAfter:  e.Duration("power.off.repeat"),
+			MaxOffs:         e.Int("power.off.max"),
+			OffToOn:         e.Duration("power.off.to.on"),
+			OnDeadline:      e.Duration("power.on.deadline"),
+			LevelDeadline:   e.Duration("ha.fence.level.timeout"),
+			TotalDeadline:   e.Duration("ha.fence.timeout"),
+		},
+	}
+	if e.String("ha.repair.command") != "" {
+		p.RepairAttempts = e.Int("ha.repair.attempts")
+	}
+	return p
+}
+
 // PartitionState is the HA state of a partition (ha.md §2).
 type PartitionState string
 

@@ -166,7 +166,9 @@ func readableAgain(s *step) bool {
 }
 
 func clearUnreadable(s *step) {
-	s.because("power reads %s again", s.r.Power)
+	if s.because("power reads %s again", s.r.Power); s.r.Power == power.Unknown {
+		s.because("a power device answers again")
+	}
 	s.unhold("power")
 	s.soon()
 }

@@ -46,7 +46,15 @@ func TestPromisesHoldAtEveryStep(t *testing.T) {
 }
 
 func act(t *rapid.T, w *world) {
-	switch rapid.IntRange(0, 14).Draw(t, "act") {
+	switch rapid.IntRange(0, 16).Draw(t, "act") {
+	case 15:
+		w.storm, w.stormEnded = rapid.SampledFrom([]int{0, 0, 2, 3, 9}).Draw(t, "storm"), time.Time{}
+		w.poolLost = rapid.SampledFrom([]int{0, 0, 1, 3}).Draw(t, "pool lost")
+		w.feed(Event{Kind: EvPolicy})
+	case 16:
+		w.stormEnded = w.now.Add(-time.Duration(rapid.IntRange(0, 20).Draw(t, "ended")) * time.Minute)
+		w.local = rapid.SampledFrom([][]string{nil, {"i-2"}}).Draw(t, "local")
+		w.feed(Event{Kind: EvPolicy})
 	case 11:
 		w.setClock(time.Duration(rapid.SampledFrom([]int{-7200, -60, -5, 5, 60, 7200}).Draw(t, "clock")) * time.Second)
 	case 0, 1, 2, 12, 13:
@@ -115,6 +123,17 @@ func promises(t *rapid.T, w *world, before Record, ev Event, s *step, idle *bool
 		pure(t, w, before, ev, s, fail)
 	}
 	r := s.r
+	if r.Incident != nil && r.Incident.By == "" && ev.Kind == EvPlace && slices.Contains(acting, r.State) && r.Incident.Action != nil && r.Incident.Action.Begun.Equal(ev.At) {
+		// Those that fell silent report no pool.
+		if w.storm >= 3 || w.poolLost-w.storm >= 3 || !w.stormEnded.IsZero() && ev.At.Sub(w.stormEnded) < 10*time.Minute {
+			fail("armed in a storm, or in its cooldown")
+		}
+	}
+	for _, e := range s.out {
+		if slices.ContainsFunc(e.Instances, func(i string) bool { return slices.Contains(before.Local, i) && slices.Contains(e.Local, i) }) {
+			fail("an instance on a pool of the host alone was released")
+		}
+	}
 	if !slices.Contains(States, r.State) {
 		fail("no such state")
 	}

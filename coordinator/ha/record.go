@@ -63,9 +63,11 @@ type Record struct {
 	HealthOwn   bool           `json:"healthOwn,omitempty"`  // the host reports the failure itself: it is alive
 	Seq         int            `json:"seq,omitempty"`        // names given so far: incidents, checks, transactions, gates
 
-	Boot      Boot     `json:"boot"`                // newest authenticated boot
-	Past      []string `json:"past,omitempty"`      // boots that are over, newest last, at most maxPast
-	Instances []string `json:"instances,omitempty"` // instances of the newest boot, as last reported
+	Lost      []LostPool `json:"lost,omitempty"`      // pools that the host reports it cannot use, by name; as its boot said last
+	Boot      Boot       `json:"boot"`                // newest authenticated boot
+	Past      []string   `json:"past,omitempty"`      // boots that are over, newest last, at most maxPast
+	Instances []string   `json:"instances,omitempty"` // instances of the newest boot, as last reported
+	Local     []string   `json:"local,omitempty"`     // of those, with disks on pools of this host alone: they return with it, never elsewhere
 	// SeenDisks and SeenProbe: families of signals that neighbours saw alive during the
 	// present boot (EvSeen; reset with a new boot). Silence of a family never seen alive
 	// proves nothing (ha.md §5).
@@ -102,6 +104,12 @@ type Boot struct {
 	Seen time.Time `json:"seen,omitzero"` // first Hello of this boot
 }
 
+// LostPool is a pool that a host's own report says it cannot use, and since when.
+type LostPool struct {
+	Pool  string    `json:"pool"`
+	Since time.Time `json:"since"`
+}
+
 // Admin is what administrators say of the host; any of them forbids HA.
 type Admin struct {
 	Maintenance bool   `json:"maintenance,omitempty"`
@@ -117,11 +125,12 @@ func (a Admin) Forbids() bool { return a.Maintenance || a.Excluded || a.Disabled
 // proof (A2): the guards are asked at ConfirmAt, and only a hard off and a settled OFF
 // fence the host.
 type OffFound struct {
-	Seen      time.Time `json:"seen"` // first of the equal readings
-	ConfirmAt time.Time `json:"confirmAt"`
-	Devices   []string  `json:"devices,omitempty"`
-	Waiting   bool      `json:"waiting,omitempty"` // asked for a place to confirm
-	Holds     []Hold    `json:"holds,omitempty"`   // why it is not confirmed
+	Seen      time.Time     `json:"seen"` // first of the equal readings
+	ConfirmAt time.Time     `json:"confirmAt"`
+	Devices   []string      `json:"devices,omitempty"`
+	Waiting   bool          `json:"waiting,omitempty"`  // asked for a place to confirm
+	Holds     []Hold        `json:"holds,omitempty"`    // why it is not confirmed
+	Interval  time.Duration `json:"interval,omitempty"` // until the guards are asked again
 }
 
 // Gate is the rejoin contract of ha.md §7: a host that comes back is not AVAILABLE
@@ -141,9 +150,10 @@ type Proof struct {
 	OffSince  time.Time       `json:"offSince,omitzero"`
 	By        string          `json:"by,omitempty"`
 	Epoch     string          `json:"epoch,omitempty"`
-	Revoked   string          `json:"revoked,omitempty"` // why it no longer counts
-	Instances []string        `json:"instances,omitempty"`
-	Ended     bool            `json:"ended,omitempty"` // ON was sent or the host is back: no new releases
+	Revoked   string          `json:"revoked,omitempty"`   // why it no longer counts
+	Instances []string        `json:"instances,omitempty"` // that may run elsewhere
+	Local     []string        `json:"local,omitempty"`     // that return with the host
+	Ended     bool            `json:"ended,omitempty"`     // ON was sent or the host is back: no new releases
 }
 
 // Incident is one episode of suspicion. SUSPECT to FENCING belong to one; it ends with
@@ -151,6 +161,7 @@ type Proof struct {
 type Incident struct {
 	ID        string    `json:"id"`
 	Opened    time.Time `json:"opened"`
+	Fell      time.Time `json:"fell,omitzero"` // when the host fell silent last; Opened, unless it had been coming back since
 	Cause     string    `json:"cause"`
 	Boot      string    `json:"boot"`
 	Protected bool      `json:"protected"`

@@ -30,13 +30,11 @@ func (s *step) seeHello() {
 		}
 		s.r.Boot = Boot{ID: id, Seen: s.now}
 		s.r.LastLife, s.life = s.now, s.now
-		s.r.SeenDisks, s.r.SeenProbe, s.r.QuietBoot = false, false, ""
+		s.r.SeenDisks, s.r.SeenProbe, s.r.QuietBoot, s.r.Lost = false, false, "", nil
 		s.r.Passes, s.r.PassSince = 0, time.Time{}
 		s.unknownHealth()
 	}
-	if !slices.Equal(s.ev.Instances, s.r.Instances) {
-		s.r.Instances = slices.Clone(s.ev.Instances)
-	}
+	s.seeInstances()
 }
 
 func newBoot(s *step) bool { return s.hello == helloNew }
@@ -59,15 +57,15 @@ func rebooted(s *step) {
 	s.note("seen", "%s", s.why)
 	s.endReleases("the host is back")
 	if p := s.r.Proof; old != "" && (p == nil || p.Boot != old || p.Revoked != "") {
-		s.r.Proof = &Proof{Boot: old, Assurance: power.A3, How: howRebooted, At: s.now, Instances: slices.Clone(s.was.Instances)}
+		s.r.Proof = &Proof{Boot: old, Assurance: power.A3, How: howRebooted, At: s.now, Instances: s.was.movable(), Local: slices.Clone(s.was.Local)}
 	}
-	s.gate(s.was.Instances)
+	s.gate(s.was.movable())
 	s.unorder()
 	if p := s.r.Proof; p != nil && p.How == howSettled && p.Boot == old && p.Revoked == "" {
 		s.r.Contradicted = nil // the device switched a boot off for certain
 	}
 	s.drop(s.why)
-	s.effect(Effect{Kind: Announce, Type: "ha.rebooted", Severity: Warning, Reason: "boot " + orNone(old) + " is over, its instances are to be restarted", Boot: old, Instances: slices.Clone(s.was.Instances)})
+	s.effect(Effect{Kind: Announce, Type: "ha.rebooted", Severity: Warning, Reason: "boot " + orNone(old) + " is over, its instances are to be restarted" + staying(s.was.Local), Boot: old, Instances: s.was.movable(), Local: slices.Clone(s.was.Local)})
 	s.effect(Effect{Kind: ReadPower})
 }
 
@@ -131,9 +129,11 @@ func repairedFailed(s *step) {
 }
 
 // admissible: all that AVAILABLE asks for besides the health pass.
-func admissible(s *step) bool {
-	return pass(s) && s.r.Partition == PartitionActive && !s.r.Admin.Forbids() && s.r.Eligible == Pass &&
-		s.r.Power == power.On && !gateClosed(s) && !goingDown(s.r)
+func admissible(s *step) bool { return !inactive(s) && returnable(s) }
+
+// returnable: all that but an ACTIVE partition.
+func returnable(s *step) bool {
+	return pass(s) && !s.r.Admin.Forbids() && s.r.Eligible == Pass && s.r.Power == power.On && !gateClosed(s) && !goingDown(s.r)
 }
 
 // gateClosed: the running boot has not confirmed what it must not run. However well it
@@ -171,6 +171,8 @@ func waitingFor(r Record) string {
 		return "a power reading of ON"
 	case r.Gate != nil && !r.Gate.Confirmed:
 		return "its confirmation of the rejoin gate"
+	case r.Partition != PartitionActive:
+		return "a partition that is ACTIVE"
 	}
 	return "a health pass"
 }
@@ -179,6 +181,11 @@ func waitingFor(r Record) string {
 func available(s *step) {
 	s.because("healthy and protected")
 	s.settleAvailable()
+	s.endIncident()
+}
+
+// endIncident of a host that came back.
+func (s *step) endIncident() {
 	if !s.r.open() {
 		s.r.Incident = nil
 		return

@@ -24,7 +24,7 @@ import (
 //	order verb=off by=ann [second=bob]  an operator's word
 //	feed kind=hello boot=b1 [power=OFF] [verdict=fail] [why=x]
 //	                                    one event by hand
-//	partition|maintenance|exclude|disarm|budget|blind|eligible|instances
+//	partition|maintenance|exclude|disarm|budget|blind|eligible|instances|storm|pool-lost
 //	adopt                               another worker takes the host over
 //	show, explain                       what is on record
 func TestScripts(t *testing.T) {
@@ -119,7 +119,29 @@ func (w *world) command(d *datadriven.TestData) error {
 		w.blind = on
 		w.feed(Event{Kind: EvPolicy})
 	case "instances":
-		w.instances = strings.Split(arg(d, "run"), "+")
+		w.instances, w.local = strings.Split(arg(d, "run"), "+"), nil
+		if l := arg(d, "local"); l != "" {
+			w.local = strings.Split(l, "+")
+		}
+	case "storm": // so many other hosts of the rack are suspects; off=true: it ended now
+		was := w.storm
+		w.storm, w.stormEnded = 0, time.Time{}
+		if on {
+			if _, err := fmt.Sscan(arg(d, "hosts"), &w.storm); err != nil {
+				return err
+			}
+		} else if was > 0 {
+			w.stormEnded = w.now
+		}
+		w.feed(Event{Kind: EvPolicy})
+	case "pool-lost": // by so many other hosts
+		w.poolLost = 0
+		if on {
+			if _, err := fmt.Sscan(arg(d, "hosts"), &w.poolLost); err != nil {
+				return err
+			}
+		}
+		w.feed(Event{Kind: EvPolicy})
 	case "adopt":
 		w.adopt()
 	case "feed":
@@ -133,6 +155,9 @@ func (w *world) command(d *datadriven.TestData) error {
 				return err
 			}
 			ev.PowerTold, ev.PowerFirst = ev.Power != power.Unknown, w.now
+		}
+		if ev.Kind == EvGate && w.rec.Gate != nil {
+			ev.ID = w.rec.Gate.Generation
 		}
 		if ev.Kind == EvHello {
 			w.lastPing = w.now

@@ -5,6 +5,7 @@ package ha
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/coordinator/power"
@@ -75,6 +76,7 @@ type step struct {
 
 	rows    []*Row    // that were applied
 	own     bool      // r.Incident is our own copy
+	ledger  string    // the incident whose ledger is our own copy
 	why     string    // reason of the row that is being applied
 	outcome string    // the row ends the incident with it
 	report  *answered // EvPlace: the guards' answers
@@ -255,9 +257,42 @@ func (s *step) seeHealth() {
 		s.r.Health, s.r.HealthWhy, s.r.HealthOwn = Fail, ev.Reason, own
 	}
 	// A ping carries its boot and all instances; a missed one neither.
-	if ev.Boot != "" && !slices.Equal(ev.Instances, s.r.Instances) {
-		s.r.Instances = slices.Clone(ev.Instances)
+	if ev.Boot != "" {
+		s.seeInstances()
+		s.seeLost()
 	}
+}
+
+// seeInstances takes over what runs there, as the host reports it.
+func (s *step) seeInstances() {
+	if !slices.Equal(s.ev.Instances, s.r.Instances) {
+		s.r.Instances = slices.Clone(s.ev.Instances)
+	}
+	if !slices.Equal(s.ev.Local, s.r.Local) {
+		s.r.Local = slices.Clone(s.ev.Local)
+	}
+}
+
+// seeLost keeps since when the host cannot use which pools: other hosts' guards want to
+// know who lost one together (ha.md §6, guard storage).
+func (s *step) seeLost() {
+	same := len(s.ev.Lost) == len(s.r.Lost)
+	for i := range s.r.Lost {
+		same = same && slices.Contains(s.ev.Lost, s.r.Lost[i].Pool)
+	}
+	if same {
+		return
+	}
+	var lost []LostPool
+	for _, p := range s.ev.Lost {
+		x := LostPool{Pool: p, Since: s.now}
+		if i := slices.IndexFunc(s.r.Lost, func(l LostPool) bool { return l.Pool == p }); i >= 0 {
+			x = s.r.Lost[i]
+		}
+		lost = append(lost, x)
+	}
+	slices.SortFunc(lost, func(a, b LostPool) int { return strings.Compare(a.Pool, b.Pool) })
+	s.r.Lost = lost
 }
 
 func (s *step) unknownHealth() {
@@ -308,7 +343,10 @@ func (s *step) note(what, format string, args ...any) {
 	if len(l) >= MaxLedger {
 		l = l[len(l)-MaxLedger+1:]
 	}
-	i.Ledger = append(slices.Clone(l), Entry{At: s.now, What: what, Text: fmt.Sprintf(format, args...)})
+	if s.ledger != i.ID { // the first line of this step: the argument keeps its own
+		l, s.ledger = append(make([]Entry, 0, len(l)+4), l...), i.ID
+	}
+	i.Ledger = append(l, Entry{At: s.now, What: what, Text: fmt.Sprintf(format, args...)})
 }
 
 // id names an incident (i), check (c), transaction (t) or gate (g) of this host. The

@@ -38,7 +38,7 @@ var Rows = concat(factRows, healthRows, checkRows, actingRows, confirmRows, powe
 
 // What is on record counts, whatever brought it there.
 var factRows = []Row{
-	{From: []State{Initializing, Available, Unsupported, Ineligible}, On: evFacts, When: "partition not ACTIVE", cond: inactive, To: None, Do: leavePartition},
+	{From: []State{Initializing, Available, Unsupported, Ineligible}, On: evFacts, When: "partition not ACTIVE, no running incident", cond: both(inactive, shut), To: None, Do: leavePartition},
 	{From: in(None), On: evFacts, When: "partition ACTIVE", cond: func(s *step) bool { return !inactive(s) }, To: Initializing},
 	{From: []State{Initializing, Available, Unsupported, Suspect, Checking, Degraded}, On: evFacts, When: "maintenance on, excluded or host disabled", cond: forbidden, To: Ineligible, Event: "ha.ineligible", Do: forbid},
 	{From: in(Ineligible), On: evFacts, When: "no administrative condition forbids HA", cond: func(s *step) bool { return !forbidden(s) }, To: Initializing, Event: "ha.initializing", Do: permit},
@@ -69,6 +69,7 @@ var factRows = []Row{
 
 var healthRows = []Row{
 	{From: in(Initializing), On: EvHealth, When: "eligible, health pass, power ON, gate confirmed", cond: admissible, To: Available, Event: "ha.available", Do: available},
+	{From: in(Initializing), On: EvHealth, When: "health pass, nothing is missing but an ACTIVE partition: its incident ends", cond: recoveredOutside, To: None, Do: leaveRecovered},
 	{From: in(Initializing), On: EvHealth, When: "health pass, something is still missing", cond: pass, Do: sayWaiting},
 	{From: in(Initializing), On: EvHealth, When: "health fail within the quiet period", cond: both(fail, withinQuiet)},
 	{From: in(Available), On: EvHealth, When: "health fail", cond: fail, To: Suspect, Event: "ha.suspect", Do: suspect},

@@ -43,6 +43,7 @@ type world struct {
 	bootTakes                time.Duration // 0: does not boot
 	softTakes                time.Duration
 	instances                []string
+	local                    []string // of the instances: on pools of this host alone
 
 	agents   []timed // future events, sorted by time
 	lastPing time.Time
@@ -55,19 +56,22 @@ type world struct {
 	equal    int
 	fails    int
 
-	disarmed  string
-	budget    string // why the budget holds
-	blind     bool
-	txnSeq    map[string]bool
-	out       strings.Builder
-	visited   map[*Row]bool
-	packets   []power.Verb
-	quietLogs bool
-	fed       int
-	events    int  // fed so far
-	deaf      bool // its agent does not confirm gates
-	jumped    bool // the clock was set
-	check     func(before Record, ev Event, s *step)
+	disarmed   string
+	budget     string // why the budget holds
+	blind      bool
+	storm      int // other hosts of the rack that are suspects
+	poolLost   int // other hosts that cannot use the pool
+	stormEnded time.Time
+	txnSeq     map[string]bool
+	out        strings.Builder
+	visited    map[*Row]bool
+	packets    []power.Verb
+	quietLogs  bool
+	fed        int
+	events     int  // fed so far
+	deaf       bool // its agent does not confirm gates
+	jumped     bool // the clock was set
+	check      func(before Record, ev Event, s *step)
 }
 
 type timed struct {
@@ -142,6 +146,9 @@ func (w *world) start(e Effect) {
 		if len(e.Instances) > 0 {
 			text += fmt.Sprintf(" boot %s %v", e.Boot, e.Instances)
 		}
+		if len(e.Local) > 0 {
+			text += fmt.Sprintf(" with the host %v", e.Local)
+		}
 		switch e.Type {
 		case "ha.hold-placed", "ha.hold-cleared", "power.contradicted", "ha.order", "ha.order-refused", "power.order-done", "power.order-failed", "ha.proof-revoked":
 			text += ": " + e.Reason
@@ -155,7 +162,13 @@ func (w *world) start(e Effect) {
 			w.feed(Event{Kind: EvActivity, Check: &Check{ID: e.ID, Asked: asked, Done: w.now, Verdict: v, Reason: why, Signals: sig}})
 		})
 	case TakePlace:
-		w.job(100*time.Millisecond, func() { snap := w.snapshot(e.Purpose); w.feed(Event{Kind: EvPlace, Snapshot: &snap}) })
+		w.job(100*time.Millisecond, func() {
+			snap := w.snapshot(e.Purpose)
+			w.feed(Event{Kind: EvPlace, Snapshot: &snap})
+			if left := snap.Area.Cooldown(); left > 0 { // as an owner asks again then
+				w.job(left, func() { w.feed(Event{Kind: EvPolicy}) })
+			}
+		})
 	case ReadPower:
 		w.nextRead = w.now
 	case TxnDo:
@@ -215,12 +228,38 @@ func (w *world) snapshot(p guard.Purpose) guard.Snapshot {
 	}
 	s.Budgets = []guard.BudgetFacts{b}
 	s.Quiet = guard.QuietFacts{Until: w.rec.QuietUntil, MinGap: 180 * time.Second, Known: true}
+	s.Area = w.area()
 	l := guard.LevelFacts{Level: 1, State: w.read().String(), MaxAge: 10 * time.Second, Tested: true, CanSwitchOn: true, Contradicted: len(w.rec.Contradicted) > 0}
 	if w.bmc == "dead" {
 		l.State, l.Reason = "UNKNOWN", "bmc: Timeout"
 	}
 	s.Power = guard.PowerFacts{Levels: []guard.LevelFacts{l}}
 	return s
+}
+
+// area is a cluster of ten hosts around this one, as scripts say that it is.
+func (w *world) area() guard.AreaFacts {
+	var facts []guard.HostFact
+	own := w.rec.Fact("z/p/c", map[string]string{"rack": "7"}, []string{"p1"})
+	for n := range 10 {
+		f := guard.HostFact{Host: fmt.Sprintf("n%d", n), Partition: "z/p/c", Labels: map[string]string{"rack": "8"}, Pools: []string{"p1"}, Live: true}
+		if n < 4 {
+			f.Labels = own.Labels
+		}
+		if n < w.storm {
+			f.Unhealthy, f.Live, f.Suspect = true, false, w.now.Add(-30*time.Second)
+		}
+		if n < w.poolLost {
+			f.Lost = map[string]time.Time{"p1": w.now.Add(-20 * time.Second)}
+		}
+		facts = append(facts, f)
+	}
+	q := guard.Question{At: w.now, Host: w.rec.Host, Since: w.rec.Silent(), MaxAge: 5 * time.Second, Round: w.p.PingInterval + time.Second, Cooldown: 10 * time.Minute,
+		Share: map[string]int{"zone/z": 34, "pod/z/p": 34, "cluster/z/p/c": 34},
+		Storms: func(area string) (guard.AreaNow, bool) {
+			return guard.AreaNow{Open: false, Ended: w.stormEnded}, area == "rack/z/7" && !w.stormEnded.IsZero()
+		}}
+	return guard.Survey(append(facts, own), []string{"rack"}, q)
 }
 
 func (w *world) read() power.State {
@@ -308,7 +347,7 @@ func (w *world) startBoot() {
 		w.bootNo++
 		w.lastPing = w.now
 		w.feed(Event{Kind: EvHello, Boot: w.boot(), Instances: nil})
-		w.instances, w.nextPing = nil, w.now.Add(w.p.PingInterval)
+		w.instances, w.local, w.nextPing = nil, nil, w.now.Add(w.p.PingInterval)
 	})
 }
 
@@ -360,10 +399,11 @@ func (w *world) ping() {
 	if w.os && w.agent && w.link {
 		w.lastPing = w.now
 		v, why := Pass, ""
+		var lost []string
 		if !w.pool || !w.cluster {
-			v, why = Fail, "pool p1 is unreadable"
+			v, why, lost = Fail, "pool p1 is unreadable", []string{"p1"}
 		}
-		w.feed(Event{Kind: EvHealth, Verdict: v, Reason: why, Boot: w.boot(), Life: w.now, Instances: w.instances})
+		w.feed(Event{Kind: EvHealth, Verdict: v, Reason: why, Boot: w.boot(), Life: w.now, Instances: w.instances, Local: w.local, Lost: lost})
 		return
 	}
 	if silent := w.now.Sub(w.lastPing); silent >= w.p.silence() {

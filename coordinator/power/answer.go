@@ -43,6 +43,10 @@ func (r *run) read(d *DeviceProgress, out TxnEffect, ev TxnEvent) {
 	switch d.Phase {
 	case PhaseStatus:
 		r.note(d.Name, "read "+word)
+		if r.needless(g) {
+			d.Phase = PhaseEnd
+			return
+		}
 		r.command(d)
 	case PhaseSettle:
 		if off {
@@ -89,7 +93,7 @@ func (r *run) command(d *DeviceProgress) {
 	if d.Fails == 0 {
 		d.Due = r.at
 	}
-	if r.Goal == GoalOff || r.Goal == GoalCycle {
+	if r.Goal != GoalVerb && !r.rising() {
 		d.Phase = PhaseOff
 		if !d.LastOff.IsZero() {
 			d.Due = later(d.Due, d.LastOff.Add(r.l.RepeatOffAfter))
@@ -169,6 +173,24 @@ func (r *run) sent(d *DeviceProgress, out TxnEffect, ev TxnEvent) {
 func (r *run) settled(d DeviceProgress) bool {
 	window := max(r.l.SettleWindow, d.Window)
 	return d.Over == "" && d.Commanded && d.Run.Adjacent && d.Run.Count >= r.l.SettleReads && d.Run.Last.Sub(d.Run.First) >= window
+}
+
+// together is the rule for devices of which all must be off: what settled first must still
+// read OFF, and all of them for the longest of their windows at the same time. Feeds that
+// were cut one after the other leave the host its mains.
+func (r *run) together(ds []DeviceProgress) bool {
+	var first, last time.Time
+	window := r.l.SettleWindow
+	for i, d := range ds {
+		if !r.settled(d) || d.Run.Failed {
+			return false
+		}
+		first, window = later(first, d.Run.First), max(window, d.Window)
+		if i == 0 || d.Run.Last.Before(last) {
+			last = d.Run.Last
+		}
+	}
+	return len(ds) > 0 && last.Sub(first) >= window
 }
 
 // add counts one authentic OFF reading.

@@ -26,6 +26,11 @@ func Begin(id string, goal Goal, verb Verb, boot string, ladder []Level, at time
 		r.end(Verdict{Reason: fmt.Sprintf("goal %q: allowed are off, cycle, on, verb", goal)})
 	case goal == GoalVerb && !slices.Contains([]Verb{SoftOff, Reset, Cycle, Identify}, verb):
 		r.end(Verdict{Reason: fmt.Sprintf("verb %q: allowed are soft, reset, cycle, identify", verb)})
+	case goal == GoalOn:
+		if !r.rise(r.stages()) {
+			r.unproven()
+		}
+		r.next()
 	default:
 		r.enter(0)
 		r.next()
@@ -51,7 +56,7 @@ func (r *run) enter(rung int) {
 			break
 		}
 		if lv.Human {
-			if r.Goal != GoalOff && r.Goal != GoalCycle {
+			if r.Goal == GoalVerb {
 				continue
 			}
 			r.fail(fmt.Sprintf("level %d waits for an operator", lv.N))
@@ -59,7 +64,7 @@ func (r *run) enter(rung int) {
 			break
 		}
 		if len(lv.Devices) == 0 {
-			r.fail(fmt.Sprintf("level %d has no device", lv.N))
+			r.fail(noDevice(lv))
 			continue
 		}
 		p.Rung, p.Phase = rung, PhaseIdentify
@@ -73,6 +78,8 @@ func (r *run) enter(rung int) {
 	}
 	r.unproven()
 }
+
+func noDevice(lv Level) string { return fmt.Sprintf("level %d has no device", lv.N) }
 
 // extend lets the present level last at least d from its begin, within the total.
 func (r *run) extend(d time.Duration) {
@@ -131,7 +138,14 @@ func (r *run) unproven() {
 		v.Human, v.Reason = p.Human, "OFF could not be proven: "+why
 		r.end(v)
 	case GoalOn:
-		r.end(Verdict{Silent: r.silent(), On: r.lastState(), Reason: "the host was not switched on: " + why})
+		v := Verdict{Silent: r.silent(), On: r.lastState(), Reason: "the host was not switched on: " + why}
+		switch {
+		case r.unseen():
+			v.On, v.Reason = On, "what feeds it is ON, and nobody could read the chassis: "+why
+		case v.On == Unknown && r.OnSent():
+			v.Reason = "nobody could read whether the host came on: " + why
+		}
+		r.end(v)
 	default:
 		r.end(Verdict{Silent: r.silent(), On: r.lastState(), Reason: fmt.Sprintf("%s was not carried out: %s", r.Verb, why)})
 	}
@@ -170,8 +184,13 @@ func (r *run) levelTime() time.Duration {
 	return l.levelTime()
 }
 
+// lastState is what the host was last read as. Outlets that are on say nothing of a chassis
+// that comes after them.
 func (r *run) lastState() State {
 	var d DeviceProgress
+	if r.Progress.Feeding && len(r.rest()) > 0 {
+		return Unknown
+	}
 	for _, e := range r.Progress.Devices {
 		if !e.LastAt.Before(d.LastAt) {
 			d = e

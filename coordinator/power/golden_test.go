@@ -15,7 +15,7 @@ import (
 // and the verdict. Commands:
 //
 //	bmc NAME [ARG…]                     how it behaves, see scripted
-//	run goal=G [verb=V] [until=D]       with ladder lines "N all|any DEVICE…" as input
+//	run goal=G [verb=V] [until=D]       with ladder lines "N all|any DEVICE…" as input; +DEVICE feeds the host
 //	adopt [died] [after=D] [on-not-before=D] [until=D]
 //	                                    the next owner takes it over and runs on; died: the old
 //	                                    one carried the outstanding exchange out and told nobody
@@ -27,7 +27,7 @@ func TestGolden(t *testing.T) {
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			switch d.Cmd {
 			case "bmc":
-				b := scripted(t, d)
+				b := scripted(t, d, devices)
 				devices[d.CmdArgs[0].Key] = b
 				if w != nil {
 					w.devices = devices
@@ -90,13 +90,20 @@ func ladderOf(t *testing.T, input string) []Level {
 		if _, err := fmt.Sscan(f[0], &l.N); err != nil || len(f) < 2 {
 			t.Fatalf("ladder line %q", line)
 		}
-		l.All, l.Devices = f[1] == "all", f[2:]
+		l.All = f[1] == "all"
+		for _, name := range f[2:] {
+			device, feeds := strings.CutPrefix(name, "+")
+			l.Devices = append(l.Devices, device)
+			if feeds {
+				l.Feeds = append(l.Feeds, device)
+			}
+		}
 		out = append(out, l)
 	}
 	return out
 }
 
-func scripted(t *testing.T, d *datadriven.TestData) *bmc {
+func scripted(t *testing.T, d *datadriven.TestData, others map[string]*bmc) *bmc {
 	b := honest()
 	for _, a := range d.CmdArgs[1:] {
 		n := 0
@@ -110,6 +117,14 @@ func scripted(t *testing.T, d *datadriven.TestData) *bmc {
 			b.offTakes = duration(t, a.Vals[0])
 		case "on-takes":
 			b.onTakes = duration(t, a.Vals[0])
+		case "fed-by":
+			for _, name := range a.Vals {
+				b.feeds = append(b.feeds, others[name])
+			}
+		case "boots":
+			b.boots = duration(t, a.Vals[0])
+		case "comes-up":
+			b.comesUp = duration(t, a.Vals[0])
 		case "mute":
 			b.identity = func(time.Time) TxnEvent { return TxnEvent{Err: Unreachable} }
 		case "auth":

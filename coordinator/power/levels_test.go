@@ -145,3 +145,49 @@ func TestSilentDevicesAreAskedLessOften(t *testing.T) {
 		t.Errorf("without a back-off it is read in %v", g)
 	}
 }
+
+// All devices of a level must be off together (power.md §9.1): one that settled early and
+// was not read since proves nothing any more, and feeds cut one after the other never left
+// the host without mains.
+func TestLevelSettlesTogether(t *testing.T) {
+	feeds := Level{N: 1, Devices: []string{"a", "b"}, All: true, Ceilings: map[string]Assurance{"a": A5, "b": A5}}
+	for _, c := range []struct {
+		name   string
+		silent time.Duration // b gives no reading from 10 s, when somebody switches it on, until then
+		proven bool
+	}{
+		{"b is switched on and silent from then on", time.Hour, false},
+		{"b is switched on, and reads ON before a settles", 15 * time.Second, true}, // by another hard off
+		{"b is switched on, and reads ON after a settled", 35 * time.Second, true},
+	} {
+		a, b := honest(), honest()
+		a.identity = func(now time.Time) TxnEvent {
+			if now.Sub(start) < 20*time.Second {
+				return TxnEvent{Err: Busy}
+			}
+			return TxnEvent{Matched: true}
+		}
+		touched := false
+		b.read = func(now time.Time) (Reading, Kind) {
+			if now.Sub(start) >= 10*time.Second && !touched {
+				touched = true
+				b.command(now, HardOn)
+			}
+			if at := now.Sub(start); at >= 10*time.Second && at < c.silent {
+				return Reading{}, ProtocolViolation
+			}
+			s := Off
+			if b.truth(now) {
+				s = On
+			}
+			return Reading{State: s, Authentic: true, At: now}, NoError
+		}
+		w := newWorld(t, Limits{}, map[string]*bmc{"a": a, "b": b})
+		w.honest = true
+		w.begin(GoalOff, "", []Level{feeds})
+		v := w.run()
+		if proven := v.Assurance >= A3; proven != c.proven || proven && (a.truth(w.now) || b.truth(w.now)) {
+			t.Errorf("%s: %s: %s\n%s", c.name, v.Assurance, v.Reason, w.trace.String())
+		}
+	}
+}

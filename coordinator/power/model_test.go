@@ -20,7 +20,14 @@ type bmc struct {
 	onTakes  time.Duration
 	offAt    time.Time // pending change
 	onAt     time.Time
+	since    time.Time // it is on since then, zero: from the beginning
 	latency  time.Duration
+
+	feeds   []*bmc        // outlets that feed it: without any it is dark, and so is its chassis
+	boots   time.Duration // from mains until it answers
+	comesUp time.Duration // from mains until its chassis switches itself on; 0: it stays off
+	dark    bool
+	lit     time.Time
 
 	identity func(now time.Time) TxnEvent
 	read     func(now time.Time) (Reading, Kind)
@@ -35,9 +42,30 @@ func (b *bmc) truth(now time.Time) bool {
 		b.on, b.offAt = false, time.Time{}
 	}
 	if !b.onAt.IsZero() && !now.Before(b.onAt) {
+		if !b.on {
+			b.since = b.onAt
+		}
 		b.on, b.onAt = true, time.Time{}
 	}
 	return b.on
+}
+
+// mains follows the outlets and tells whether it can answer.
+func (b *bmc) mains(now time.Time) bool {
+	fed := len(b.feeds) == 0
+	for _, f := range b.feeds {
+		fed = f.truth(now) || fed
+	}
+	switch {
+	case !fed:
+		b.dark, b.on, b.offAt, b.onAt = true, false, time.Time{}, time.Time{}
+	case b.dark:
+		b.dark, b.lit = false, now
+		if b.comesUp > 0 {
+			b.onAt = now.Add(b.comesUp)
+		}
+	}
+	return fed && !now.Before(b.lit.Add(b.boots))
 }
 
 func (b *bmc) command(now time.Time, v Verb) {
@@ -144,8 +172,17 @@ func (w *world) exchange(e TxnEffect) {
 	b := w.devices[e.Device]
 	asked := w.now
 	w.now = w.now.Add(b.latency)
+	for _, d := range w.devices {
+		d.mains(w.now)
+	}
 	on := b.truth(w.now)
 	var ev TxnEvent
+	if !b.mains(w.now) {
+		ev.Err, ev.Seq = Unreachable, e.Seq
+		w.say(asked, e, ev)
+		w.feed(ev)
+		return
+	}
 	switch e.Do {
 	case DoIdentity:
 		ev = TxnEvent{Matched: true}
@@ -184,10 +221,10 @@ func (w *world) exchange(e TxnEffect) {
 		if ev.Err != NoError {
 			w.now = w.now.Add(silence(ev.Err))
 		}
-		if e.Verb == HardOff && ev.Sent && ev.Err != Busy && ev.Err != SessionLimit {
+		if e.Verb == HardOff && ev.Sent && (ev.Outcome == Indeterminate || ev.Err != Busy && ev.Err != SessionLimit) {
 			key := fmt.Sprint(w.adopted, "/", w.txn.Progress.Rung, "/", e.Device)
 			w.sends[key] = append(w.sends[key], w.now)
-			w.remember(e.Device, reading{at: w.now, send: ev.Outcome != Rejected})
+			w.remember(e.Device, reading{at: w.now, send: ev.Outcome != Rejected || ev.Err == InvalidState})
 		}
 		w.say(asked, e, ev)
 	}
@@ -291,8 +328,19 @@ func (w *world) check(before *Verdict) {
 // proven level read a settled OFF.
 func (w *world) proof() {
 	l := w.l.WithDefaults()
+	var first, common time.Time // all were read OFF from first to common
+	for i, d := range w.txn.Progress.Devices {
+		first = later(first, d.Run.First)
+		if i == 0 || d.Run.Last.Before(common) {
+			common = d.Run.Last
+		}
+	}
+	if common.Sub(first) < l.SettleWindow {
+		w.t.Fatalf("proven by readings that have %s in common\n%s", common.Sub(first), w.trace.String())
+	}
 	for _, d := range w.txn.Progress.Devices {
-		if w.honest && w.devices[d.Name].truth(w.now) {
+		// Nobody can tell what was switched on since it was last read.
+		if on := w.devices[d.Name]; w.honest && on.truth(w.now) && !on.since.After(common) {
 			w.t.Fatalf("%s: proven off while it is on\n%s", d.Name, w.trace.String())
 		}
 		log := w.log[d.Name]
@@ -318,7 +366,7 @@ func (w *world) proof() {
 			w.t.Fatalf("%s: proven with %d OFF readings\n%s", d.Name, len(offs), w.trace.String())
 		case offs[len(offs)-1].at.Sub(offs[0].at) < l.SettleWindow:
 			w.t.Fatalf("%s: proven within %s\n%s", d.Name, offs[len(offs)-1].at.Sub(offs[0].at), w.trace.String())
-		case len(w.txn.Progress.Devices) == 1 && (run[n-1].failed || run[n-2].failed):
+		case run[n-1].failed || run[n-2].failed:
 			w.t.Fatalf("%s: the last two OFF readings are not adjacent\n%s", d.Name, w.trace.String())
 		}
 	}

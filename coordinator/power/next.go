@@ -4,6 +4,7 @@ package power
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -36,6 +37,9 @@ func (r *run) pause() (wait bool) {
 		p.Wake = due
 		return true
 	}
+	if stages := r.stages(); !r.stay(stages) {
+		return !r.rise(stages)
+	}
 	p.Phase, p.OnEnds = PhaseOn, r.onBy()
 	for i := range p.Devices {
 		d := &p.Devices[i]
@@ -50,18 +54,15 @@ func (r *run) pause() (wait bool) {
 // work asks the device whose turn it is for its next exchange, or closes the level.
 func (r *run) work() (wait bool) {
 	p := &r.Progress
-	if why := r.given(); why != "" {
+	switch why := r.given(); {
+	case r.done():
+		r.carriedOut()
+		return false
+	case why != "":
 		r.leave(why)
 		return false
-	}
-	if r.Goal == GoalOff || r.Goal == GoalCycle {
-		if r.Verdict == nil && r.every(func(d DeviceProgress) bool { return r.settled(d) }) {
-			r.proven()
-			return false
-		}
-	}
-	if r.every(func(d DeviceProgress) bool { return d.Phase == PhaseEnd }) {
-		r.carriedOut()
+	case !r.rising() && r.Goal != GoalVerb && r.off():
+		r.proven()
 		return false
 	}
 	d := r.turn()
@@ -135,8 +136,8 @@ func (r *run) ends() time.Time {
 	return r.Progress.OnEnds
 }
 
-// turn picks the live device that is due first; of an any-level only the first live one
-// is worked with.
+// turn picks the live device that is due first. Of an any-level only the first live one is
+// worked with; of paths to what has to boot, the first that answers.
 func (r *run) turn() *DeviceProgress {
 	var best *DeviceProgress
 	for i := range r.Progress.Devices {
@@ -147,34 +148,37 @@ func (r *run) turn() *DeviceProgress {
 		if best == nil || d.Due.Before(best.Due) {
 			best = d
 		}
-		if r.either() {
-			break
+		if r.either() && (!r.rising() || !r.powered() || d.Identified || d.Ons > 0) {
+			return d
 		}
 	}
 	return best
 }
 
-// either: one of the level's devices is enough and none has been proven off yet.
-func (r *run) either() bool { return !r.level().All && r.Verdict == nil }
+// either: one of the level's devices is enough.
+func (r *run) either() bool { return !r.level().All }
 
-// every reports whether ok holds for the devices that count: all of them, or the one
-// being worked with.
-func (r *run) every(ok func(DeviceProgress) bool) bool {
-	for _, d := range r.Progress.Devices {
-		switch {
-		case r.either() && d.Over != "":
-		case !ok(d):
-			return false
-		case r.either():
-			return true
-		}
+// off: OFF is settled, by the device being worked with or by all together.
+func (r *run) off() bool {
+	if r.either() {
+		d := r.turn()
+		return d != nil && r.settled(*d)
 	}
-	return true
+	return r.together(r.Progress.Devices)
+}
+
+// done: the devices that count have carried their verb out.
+func (r *run) done() bool {
+	over := func(d DeviceProgress) bool { return d.Phase == PhaseEnd }
+	if r.either() {
+		return slices.ContainsFunc(r.Progress.Devices, over)
+	}
+	return !slices.ContainsFunc(r.Progress.Devices, func(d DeviceProgress) bool { return !over(d) })
 }
 
 // given says why the level cannot succeed any more: of an all-level one device was given
-// up, of an any-level every one. While switching on after a proof it waits until the
-// other devices had their turn.
+// up, of an any-level every one. While switching on it waits until the other
+// devices had their turn.
 func (r *run) given() string {
 	var over []string
 	open := false
@@ -185,7 +189,7 @@ func (r *run) given() string {
 			open = true
 		}
 	}
-	if len(over) == 0 || (r.either() || r.Verdict != nil) && open {
+	if len(over) == 0 || (r.either() || r.rising()) && open {
 		return ""
 	}
 	return strings.Join(over, ", ")
@@ -224,12 +228,20 @@ func (r *run) leave(why string) {
 		}
 	}
 	r.fail(fmt.Sprintf("level %d: %s", r.level().N, why))
+	if p.Feeding {
+		p.Unfed = append(p.Unfed, fmt.Sprintf("level %d: %s", r.level().N, why))
+	}
 	switch {
+	case r.rising() && !r.darkens() && r.rise(r.rest()):
 	case r.Verdict != nil:
 		v := *r.Verdict
-		v.On, v.Reason = r.lastState(), v.Reason+"; but it was not read ON again: "+why
+		if v.On = r.lastState(); r.unseen() {
+			v.On, v.Reason = On, v.Reason+"; what feeds it is ON, and nobody could read the chassis: "+why
+		} else {
+			v.Reason += "; but it was not read ON again: " + why
+		}
 		r.end(v)
-	case r.Goal == GoalOff || r.Goal == GoalCycle || p.OnPackets == 0 && p.Outcome == "":
+	case r.Goal != GoalOn && p.Outcome == "":
 		p.OnEnds = time.Time{}
 		r.enter(p.Rung + 1)
 	default:
@@ -237,8 +249,15 @@ func (r *run) leave(why string) {
 	}
 }
 
-// carriedOut ends a transaction whose last verb was verified.
+// carriedOut ends a transaction whose last verb was verified. What feeds the host is not
+// the host.
 func (r *run) carriedOut() {
+	if p := &r.Progress; p.Feeding {
+		p.Fed = true
+		if r.rise(r.rest()) {
+			return
+		}
+	}
 	v := Verdict{Level: r.level().N, On: r.lastState()}
 	switch {
 	case r.Goal == GoalVerb:
@@ -248,6 +267,9 @@ func (r *run) carriedOut() {
 		v.On, v.Reason = On, v.Reason+"; switched on and read ON"
 	default:
 		v.Reason = "switched on and read ON"
+	}
+	if len(r.Progress.Unfed) > 0 {
+		v.Reason += "; but not all that feeds it came back: " + strings.Join(r.Progress.Unfed, "; ")
 	}
 	r.end(v)
 }

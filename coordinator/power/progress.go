@@ -29,7 +29,8 @@ const MaxEvidence = 32
 // Begin and Step write it, everybody may read it.
 type Progress struct {
 	Phase      Phase            `json:"phase"`
-	Rung       int              `json:"rung"` // index into Txn.Ladder
+	Rung       int              `json:"rung"`              // index into Txn.Ladder
+	Feeding    bool             `json:"feeding,omitempty"` // while switching on: what feeds the host, not yet the chassis
 	LevelBegun time.Time        `json:"levelBegun,omitzero"`
 	LevelEnds  time.Time        `json:"levelEnds,omitzero"`
 	Devices    []DeviceProgress `json:"devices,omitempty"` // of the present level, in its order
@@ -47,6 +48,8 @@ type Progress struct {
 	Outcome  Outcome      `json:"outcome,omitempty"`  // of an operator's verb
 	Errors   map[Kind]int `json:"errors,omitempty"`   // met so far, by kind
 	Answered bool         `json:"answered,omitempty"` // some device answered against us: read ON after a hard off, or refused it
+	Fed      bool         `json:"fed,omitempty"`      // all that feeds the host was read ON
+	Unfed    []string     `json:"unfed,omitempty"`    // why feeds did not come back, for people
 	Weak     *Verdict     `json:"weak,omitempty"`     // strongest OFF that was settled and is not strong enough
 	Human    bool         `json:"human,omitempty"`    // the ladder came to a level that only an operator can answer
 	Failed   []string     `json:"failed,omitempty"`   // why devices and levels were given up, for people
@@ -94,6 +97,7 @@ func (p Progress) clone() Progress {
 	p.Devices = slices.Clone(p.Devices)
 	p.Errors = maps.Clone(p.Errors)
 	p.Failed = slices.Clone(p.Failed)
+	p.Unfed = slices.Clone(p.Unfed)
 	p.Evidence = slices.Clone(p.Evidence)
 	return p
 }

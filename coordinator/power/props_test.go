@@ -121,7 +121,9 @@ func TestProperties(t *testing.T) {
 		var ladder []Level
 		for i := range rapid.IntRange(0, 3).Draw(t, "levels") {
 			names := rapid.Permutation([]string{"a", "b", "c"}).Draw(t, "devices")
-			ladder = append(ladder, Level{N: i + 1, All: rapid.Bool().Draw(t, "all"), Devices: names[:rapid.IntRange(0, 3).Draw(t, "count")]})
+			lv := Level{N: i + 1, All: rapid.Bool().Draw(t, "all"), Devices: names[:rapid.IntRange(0, 3).Draw(t, "count")]}
+			lv.Feeds = lv.Devices[:min(len(lv.Devices), rapid.IntRange(0, 3).Draw(t, "feeds"))]
+			ladder = append(ladder, lv)
 		}
 		w := newWorld(t, Limits{VerifyInterval: time.Duration(rapid.IntRange(1, 7).Draw(t, "verify")) * time.Second}, devices)
 		w.honest = honest
@@ -179,7 +181,8 @@ func TestProperties(t *testing.T) {
 		if next, eff := w.txn.Step(TxnEvent{Tick: true, At: w.now.Add(time.Hour)}, w.l); len(eff) > 0 || !cmp.Equal(next, w.txn) {
 			t.Fatal("an event after the end changed something")
 		}
-		if took := w.now.Sub(start); !disturb && took > 8*time.Minute+30*time.Second {
+		most := 8*time.Minute + 30*time.Second + time.Duration(len((&run{Txn: w.txn}).stages()))*4*time.Minute
+		if took := w.now.Sub(start); !disturb && took > most {
 			t.Fatalf("took %s\n%s", took, w.trace.String())
 		}
 		if v := w.txn.Verdict; (goal == GoalOn || goal == GoalVerb) && v.Assurance != A0 {
@@ -187,6 +190,15 @@ func TestProperties(t *testing.T) {
 		}
 		if v := w.txn.Verdict; v.Assurance >= A3 && !w.txn.OffSent() {
 			t.Fatal("proven, and no hard off was sent")
+		}
+		if v := w.txn.Verdict; honest && v.On == On && goal != GoalVerb && len(w.txn.Progress.Unfed) == 0 {
+			for _, st := range (&run{Txn: w.txn}).stages() {
+				for _, name := range ladder[st.rung].Feeds {
+					if st.feeds && ladder[st.rung].All && !devices[name].truth(w.now) {
+						t.Fatalf("switched on, and %s does not feed it\n%s", name, w.trace.String())
+					}
+				}
+			}
 		}
 	})
 }

@@ -223,25 +223,39 @@ func (r *run) failed(d *DeviceProgress, what string, ev TxnEvent) {
 		if kind == SessionLimit {
 			r.extend(youngWindow + levelMargin)
 		}
-	case kind == Unreachable && d.Fails >= unreachFails && r.Verdict == nil && r.elsewhere():
+	case kind == Unreachable && d.Fails >= unreachFails && r.elsewhere():
 		d.Over = text
 	}
 }
 
 // elsewhere reports whether there is another path to try when a device is silent.
 func (r *run) elsewhere() bool {
-	for _, lv := range r.Ladder[r.Progress.Rung+1:] {
+	p := &r.Progress
+	switch {
+	case !r.rising():
+	case p.Feeding:
+		return r.Verdict == nil && len(r.rest()) > 0 // what was cut is asked as long as there is time
+	case r.powered() && r.at.Before(p.LevelBegun.Add(r.l.OnDeadline/2)):
+		return false // it may have to boot
+	default:
+		return r.either() && r.live() > 1 || !r.darkens() && len(r.rest()) > 0
+	}
+	for _, lv := range r.Ladder[p.Rung+1:] {
 		if !lv.Human {
 			return true
 		}
 	}
-	live := 0
+	return r.either() && r.live() > 1
+}
+
+// live counts the devices of the level that were not given up.
+func (r *run) live() (n int) {
 	for _, d := range r.Progress.Devices {
 		if d.Over == "" {
-			live++
+			n++
 		}
 	}
-	return r.either() && live > 1
+	return n
 }
 
 func (i Identity) words() string {

@@ -2,15 +2,18 @@
 
 package power
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Goal is what a transaction must reach.
 type Goal string
 
 const (
 	GoalOff   Goal = "off"   // prove OFF
-	GoalCycle Goal = "cycle" // prove OFF, pause, switch on, read ON
-	GoalOn    Goal = "on"    // switch on, read ON
+	GoalCycle Goal = "cycle" // prove OFF, pause, switch on as GoalOn does, read ON
+	GoalOn    Goal = "on"    // switch on, feeds first, and read ON
 	GoalVerb  Goal = "verb"  // operator's soft, reset or chassis cycle: send once, read once
 )
 
@@ -22,6 +25,7 @@ type Level struct {
 	Deadline time.Duration        `json:"deadline,omitempty"` // of this level; 0: Limits.LevelDeadline
 	Min      Assurance            `json:"min,omitempty"`      // a weaker OFF of this level is no proof: the next one is tried
 	Ceilings map[string]Assurance `json:"ceilings,omitempty"` // what a settled OFF proves through a device; default A3
+	Feeds    []string             `json:"feeds,omitempty"`    // which of the devices feed the host: they come back before the chassis is switched on
 	Human    bool                 `json:"human,omitempty"`    // nothing to command: the ladder ends here and waits for an operator's word
 }
 
@@ -43,6 +47,12 @@ func (lv Level) Proves(devices ...string) Assurance {
 		return A0
 	}
 	return a
+}
+
+func (lv Level) feeds(device string) bool { return slices.Contains(lv.Feeds, device) }
+
+func (lv Level) feedsOnly() bool {
+	return len(lv.Devices) > 0 && !slices.ContainsFunc(lv.Devices, func(d string) bool { return !lv.feeds(d) })
 }
 
 // Reaches is the strongest verdict the level can end with.

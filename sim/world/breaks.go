@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-
-	"github.com/holdfast-ha/holdfast/sim/bmc"
 )
 
 // How names a way to break a host.
@@ -52,14 +50,14 @@ var breaks = []aBreak{
 		return nil
 	}},
 	{MainsLost, "host and BMC dead", false, func(h *Host) error {
-		h.halt(SystemOff)
-		h.on, h.mains = false, false
-		return h.bmc.SetFaults(bmc.Faults{Mute: true})
+		h.mains = false
+		h.power()
+		return nil
 	}},
-	{BMCDead, "only the BMC is dead", false, func(h *Host) error { return h.bmc.SetFaults(bmc.Faults{Mute: true}) }},
+	{BMCDead, "only the BMC is dead", false, func(h *Host) error { return h.deafen(true, false) }},
 	{BMCLies, "host crashed and its BMC accepts every command, does nothing", true, func(h *Host) error {
 		h.halt(SystemCrashed)
-		return h.bmc.SetFaults(bmc.Faults{IgnoreCommands: true})
+		return h.deafen(false, true)
 	}},
 }
 
@@ -138,8 +136,10 @@ func (h *Host) Repair() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.mains, h.linkCut, h.agentDown = true, false, false
-	err := errors.Join(h.bmc.SetFaults(bmc.Faults{}), h.fault.Set(false))
+	err := errors.Join(h.deafen(false, false), h.fault.Set(false))
+	h.power()
 	switch {
+	case !h.lit: // its outlets are off, which is no break
 	case !h.on:
 		h.powerOn()
 	case h.system == SystemCrashed:
@@ -178,7 +178,7 @@ func (h *Host) Status() Status {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := Status{
-		Host: h.Host, Partition: h.Partition(), Mains: h.mains, Power: h.on, System: h.system, Boot: h.boot,
+		Host: h.Host, Partition: h.Partition(), Mains: h.lit, Power: h.on, System: h.system, Boot: h.boot,
 	}
 	if h.agent != nil && !h.agent.over() {
 		s.Agent = h.agent.PID()
@@ -187,8 +187,8 @@ func (h *Host) Status() Status {
 		is   bool
 		text string
 	}{
-		{!h.mains, "no mains"},
-		{h.mains && faults.Mute, "BMC is mute"},
+		{!h.lit, "no mains"},
+		{h.lit && faults.Mute, "BMC is mute"},
 		{faults.IgnoreCommands, "BMC lies"},
 		{h.linkCut, "link cut"},
 		{h.agentDown, "agent killed"},

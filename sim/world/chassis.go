@@ -19,7 +19,7 @@ func (h *Host) SetPower(on bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
-	case !h.mains:
+	case !h.lit:
 	case !on:
 		h.halt(SystemOff)
 		h.on = false

@@ -79,9 +79,6 @@ func (a Agent) Hypervisor(ctx context.Context) (hypervisor.Hypervisor, error) {
 func (h *Host) pools() []dirs.Dir {
 	return []dirs.Dir{
 		{ID: h.Pool, Type: hypervisor.NFS, Path: h.cfg.poolDir(h.Pool)},
-		{ID: "local-" + h.Host, Type: hypervisor.Local, Path: filepath.Join(h.dir, "local")},
+		{ID: h.LocalPool(), Type: hypervisor.Local, Path: filepath.Join(h.dir, "local")},
 	}
 }
-
-// engine is the socket of the host's hypervisor, for its agent and for migrations to it.
-func (h *Host) engine() string { return "@holdfast-hypervisor-" + h.Addr.String() }

@@ -20,6 +20,7 @@ import (
 	"github.com/holdfast-ha/holdfast/agent/hypervisor"
 	"github.com/holdfast-ha/holdfast/sim/bmc"
 	simhv "github.com/holdfast-ha/holdfast/sim/hypervisor"
+	"github.com/holdfast-ha/holdfast/sim/redfish"
 )
 
 // System is what runs on a host.
@@ -41,15 +42,18 @@ const (
 // methods are safe for concurrent use and do not wait for anything outside.
 type Host struct {
 	Place
-	cfg   Config
-	dir   string
-	cable *Cable
-	bmc   *bmc.BMC
-	fault Fault
-	wake  chan struct{}
+	cfg     Config
+	dir     string
+	cable   *Cable
+	bmc     *bmc.BMC
+	redfish *redfish.Server // nil for most
+	fault   Fault
+	wake    chan struct{}
 
 	mu           sync.Mutex
-	mains, on    bool
+	mains, on    bool    // mains may be lost for the whole rack
+	fed          [2]bool // by outlets
+	lit, wasOn   bool    // has power by one of them; was on when it lost that
 	system       System
 	linkCut      bool
 	agentDown    bool // stays so until repaired
@@ -66,7 +70,7 @@ var _ bmc.Chassis = (*Host)(nil)
 func newHost(p Place, cfg Config) (*Host, error) {
 	h := &Host{
 		Place: p, cfg: cfg, dir: filepath.Join(cfg.Dir, "hosts", p.Host),
-		wake: make(chan struct{}, 1), system: SystemOff, mains: true,
+		wake: make(chan struct{}, 1), system: SystemOff, mains: true, fed: [2]bool{true, true}, lit: true,
 	}
 	if err := os.MkdirAll(h.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make host %s: %w", p.Host, err)
@@ -79,11 +83,9 @@ func newHost(p Place, cfg Config) (*Host, error) {
 	for _, name := range cfg.Users {
 		users = append(users, bmc.User{Name: name, Password: cfg.Password, Privilege: bmc.Operator})
 	}
-	h.bmc = bmc.New(bmc.Config{
-		Name: p.Host, Addr: p.BMC.String(), Chassis: h, Users: users,
-		GUID: uuid.NewSHA1(uuid.NameSpaceDNS, []byte(p.Host+".holdfast.example")),
-	})
-	if err := h.bmc.Listen(); err != nil {
+	guid := uuid.NewSHA1(uuid.NameSpaceDNS, []byte(p.Host+".holdfast.example"))
+	h.bmc = bmc.New(bmc.Config{Name: p.Host, Addr: p.BMC.String(), Chassis: h, Users: users, GUID: guid})
+	if err := errors.Join(h.bmc.Listen(), h.listenRedfish(users, guid.String())); err != nil {
 		return nil, fmt.Errorf("make host %s: %w", p.Host, err)
 	}
 	var err error
@@ -246,7 +248,7 @@ func (h *Host) carry() {
 
 func (h *Host) startAgent() {
 	h.agent = h.child("agent", Agent{
-		Host: h.Host, Boot: h.boot, Engine: h.engine(), Dirs: h.pools(), Refused: h.refused(),
+		Host: h.Host, Boot: h.boot, Engine: h.Control(), Dirs: h.pools(), Refused: h.refused(),
 		Workers: h.cfg.Workers, Cable: h.socket(), StateDir: filepath.Join(h.dir, "agent"),
 		Pool: h.Pool, PoolDir: h.cfg.poolDir(h.Pool), Fault: h.fault,
 	})
@@ -254,7 +256,7 @@ func (h *Host) startAgent() {
 
 func (h *Host) startGuest() {
 	h.guest = h.child("guest", Guest{
-		Host: h.Host, Socket: h.engine(), Dir: filepath.Join(h.dir, "definitions"), Dirs: h.pools(), Fault: h.fault,
+		Host: h.Host, Socket: h.Control(), Dir: filepath.Join(h.dir, "definitions"), Dirs: h.pools(), Fault: h.fault,
 		Instances: h.instances, Refused: h.refused(),
 	})
 }

@@ -15,8 +15,10 @@ const (
 	clustersPerPod = 2
 	podsPerZone    = 2
 
-	echoPort = 7007 // of a host's kernel
-	bmcPort  = 6230
+	echoPort    = 7007 // of a host's kernel
+	bmcPort     = 6230
+	redfishPort = 6231
+	pduPort     = 6232
 )
 
 // Place is where a host stands and what it is wired to.
@@ -26,6 +28,9 @@ type Place struct {
 	Pool                     string     // the cluster's shared pool
 	Addr                     netip.Addr // its own address
 	BMC                      netip.AddrPort
+	Redfish                  netip.AddrPort    // of the same chassis; none for most
+	PDUs                     [2]netip.AddrPort // that feed it, both through this outlet
+	Outlet                   int               // 0 for most: nobody can cut its mains
 }
 
 // Partition is the path zone/pod/cluster.
@@ -36,15 +41,24 @@ func (p Place) Probe() string {
 	return "udp-echo://" + netip.AddrPortFrom(p.Addr, echoPort).String()
 }
 
+// Control is the control address of the host's hypervisor: for its agent, and for
+// migrations to it.
+func (p Place) Control() string { return "@holdfast-hypervisor-" + p.Addr.String() }
+
+// LocalPool is the pool that the host has for itself.
+func (p Place) LocalPool() string { return "local-" + p.Host }
+
 // Plan places n hosts, h001 and on, in clusters of 3 to 4 (one smaller or of 5 where n
 // allows nothing else), pods of two clusters and zones of two pods, with addresses
-// out of b. It is pure: the same n gives the same fleet.
+// out of b. In clusters of four the third host has a Redfish service, and the fourth of
+// every other one hangs on two PDUs. It is pure: the same n gives the same fleet.
 func Plan(n int, b Block) ([]Place, error) {
 	if n < 1 || n > MaxHosts {
 		return nil, fmt.Errorf("hosts: %d, allowed are 1 to %d", n, MaxHosts)
 	}
 	clusters := max(1, min((n+3)/4, n/3))
 	out := make([]Place, 0, n)
+	outlets := 0
 	for c := range clusters {
 		pod := c / clustersPerPod
 		size := n / clusters
@@ -53,7 +67,7 @@ func Plan(n int, b Block) ([]Place, error) {
 		}
 		for i := range size {
 			k := len(out) + 1
-			out = append(out, Place{
+			p := Place{
 				Host:    fmt.Sprintf("h%03d", k),
 				Zone:    fmt.Sprintf("z%d", pod/podsPerZone+1),
 				Pod:     fmt.Sprintf("p%d", pod+1),
@@ -62,7 +76,16 @@ func Plan(n int, b Block) ([]Place, error) {
 				Pool:    fmt.Sprintf("pool-c%d", c+1),
 				Addr:    b.addr(0, byte(k)),
 				BMC:     netip.AddrPortFrom(b.addr(100, byte(k)), bmcPort),
-			})
+			}
+			switch {
+			case size < 4:
+			case i == 2:
+				p.Redfish = netip.AddrPortFrom(p.BMC.Addr(), redfishPort)
+			case i == 3 && c%2 == 1:
+				outlets++
+				p.Outlet, p.PDUs = outlets, [2]netip.AddrPort{netip.AddrPortFrom(b.addr(101, 1), pduPort), netip.AddrPortFrom(b.addr(101, 2), pduPort)}
+			}
+			out = append(out, p)
 		}
 	}
 	return out, nil

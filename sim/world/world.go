@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-ha/holdfast/agent/hypervisor/dirs"
 	"github.com/holdfast-ha/holdfast/sim/bmc"
 	simhv "github.com/holdfast-ha/holdfast/sim/hypervisor"
+	"github.com/holdfast-ha/holdfast/sim/pdu"
 )
 
 // ChildEnv is the environment variable in which a child finds its Agent or Guest as
@@ -47,6 +48,7 @@ type Config struct {
 	Users     []string // accounts of every BMC, one a worker: the truth log then says who sent what
 	Password  string   // of all of them
 	BootDelay time.Duration
+	Faces     bool         // the Redfish services and PDUs of the places, too
 	Warn      func(string) // told of children that end by themselves
 }
 
@@ -57,6 +59,7 @@ func (c Config) allowed(addr string) bool { return slices.Contains(c.Workers, ad
 // World is all simulated hosts.
 type World struct {
 	hosts []*Host
+	pdus  []*pdu.PDU
 }
 
 // New makes directories and opens sockets, and starts nothing. Run closes them.
@@ -72,6 +75,12 @@ func New(cfg Config) (*World, error) {
 		}
 		w.hosts = append(w.hosts, h)
 	}
+	if cfg.Faces {
+		var err error
+		if w.pdus, err = newPDUs(w.hosts, cfg.Password); err != nil {
+			return nil, err
+		}
+	}
 	return w, nil
 }
 
@@ -81,8 +90,14 @@ func (w *World) Run(ctx context.Context) error {
 	all, ctx := errgroup.WithContext(ctx)
 	for _, h := range w.hosts {
 		all.Go(func() error { return h.bmc.Run(ctx) })
+		if h.redfish != nil {
+			all.Go(func() error { return h.redfish.Run(ctx) })
+		}
 		all.Go(func() error { return h.cable.Run(ctx) })
 		all.Go(func() error { return h.run(ctx) })
+	}
+	for _, p := range w.pdus {
+		all.Go(func() error { return p.Run(ctx) })
 	}
 	return all.Wait()
 }
@@ -148,11 +163,17 @@ func (w *World) Status() []Status {
 	return out
 }
 
-// Truth is what all BMCs were ever told, in the order of time.
+// Truth is what all BMCs, Redfish services and PDUs were ever told, in the order of time.
 func (w *World) Truth() []bmc.Entry {
 	out := []bmc.Entry{}
 	for _, h := range w.hosts {
 		out = append(out, h.bmc.Truth()...)
+		if h.redfish != nil {
+			out = append(out, h.redfish.Truth()...)
+		}
+	}
+	for _, p := range w.pdus {
+		out = append(out, p.Truth()...)
 	}
 	slices.SortStableFunc(out, func(a, b bmc.Entry) int { return a.At.Compare(b.At) })
 	return out

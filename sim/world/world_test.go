@@ -317,6 +317,18 @@ func TestPlan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var faces []string
+	for _, p := range got {
+		if p.Redfish.IsValid() {
+			faces = append(faces, p.Host+" "+p.Redfish.String())
+		}
+		if p.Outlet > 0 {
+			faces = append(faces, fmt.Sprintf("%s%v %d", p.Host, p.PDUs, p.Outlet))
+		}
+	}
+	if d := cmp.Diff([]string{"h003 127.99.100.3:6231", "h007 127.99.100.7:6231", "h008[127.99.101.1:6232 127.99.101.2:6232] 1", "h011 127.99.100.11:6231"}, faces); d != "" {
+		t.Error(d)
+	}
 	want := Place{
 		Host: "h012", Zone: "z1", Pod: "p2", Cluster: "c3", Rack: "p2-r4", Pool: "pool-c3",
 		Addr: netip.MustParseAddr("127.99.0.12"), BMC: netip.MustParseAddrPort("127.99.100.12:6230"),

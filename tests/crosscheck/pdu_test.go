@@ -6,6 +6,8 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -153,24 +155,33 @@ func TestPDUFence(t *testing.T) {
 	}
 }
 
-// TestPDUMissingOutlet: fence_apc_snmp takes "no such object" of SNMP v2c for OFF. An
-// outlet that does not exist must not prove anything: its identity cannot be read.
+// TestPDUMissingOutlet: an outlet that does not exist must not prove anything. Its identity
+// cannot be read, and it does not read OFF; in SNMP 2c fence_apc_snmp says that it does,
+// which is why that is refused.
 func TestPDUMissingOutlet(t *testing.T) {
 	r := startPDU(t, password)
 	d, target := pdu.New(fenceagent.New(proc.NewRunner(4), fenceagent.Options{})), r.target(t)
-	for _, version := range []string{"1", "2c"} {
-		target.Params["snmp_version"], target.Params["outlets"] = version, "9"
-		target.Pinned = corepower.Identity{}
-		c, err := d.Open(t.Context(), target)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if id, err := c.Identity(t.Context()); err == nil {
-			t.Errorf("version %s: an outlet that is not there has identity %+v", version, id)
-		}
-		target.Pinned = corepower.Identity{Fingerprint: "pdu:of another set"}
-		if _, err := d.Open(t.Context(), target); err == nil {
-			t.Errorf("version %s: an outlet that is not there passes for an enrolled one", version)
-		}
+	target.Params["outlets"] = "9"
+	c, err := d.Open(t.Context(), target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id, err := c.Identity(t.Context()); err == nil {
+		t.Errorf("an outlet that is not there has identity %+v", id)
+	}
+	if got, err := c.Status(t.Context()); err == nil || got.State != corepower.Unknown {
+		t.Errorf("an outlet that is not there reads %+v", got)
+	}
+	target.Pinned = corepower.Identity{Fingerprint: "pdu:of another set"}
+	if _, err := d.Open(t.Context(), target); err == nil {
+		t.Error("an outlet that is not there passes for an enrolled one")
+	}
+	stdin := "ip=" + r.Addr().Addr().String() + "\nipport=" + strconv.Itoa(int(r.Addr().Port())) + "\ncommunity=" + password + "\nsnmp_version=2c\nplug=9\naction=status\n"
+	if out, code := run(t, stdin, "", snmpAgent); code != 2 || !strings.Contains(out, "Status: OFF") {
+		t.Errorf("%s can be believed in SNMP 2c: %d, %s", snmpAgent, code, out)
+	}
+	target.Params["snmp_version"] = "2c"
+	if err := d.Check(target); power.KindOf(err) != corepower.BadConfig || !strings.Contains(err.Error(), "allowed are 1, 3") {
+		t.Errorf("SNMP 2c: %v", err)
 	}
 }

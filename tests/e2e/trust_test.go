@@ -25,10 +25,11 @@ import (
 // trusted is a lab where every connection is mutual TLS: the walk-through of docs/pki.md
 // with the programs that operators run.
 type trusted struct {
-	t    *testing.T
-	home string
-	bin  string
-	api  map[string]string // of workers
+	t     *testing.T
+	home  string
+	bin   string
+	api   map[string]string // of workers
+	doors []string          // of workers, for agents
 }
 
 func (l *trusted) path(elem ...string) string {
@@ -97,6 +98,7 @@ func startTrusted(t *testing.T) *trusted {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 	l.must("pki", "init", "--dir", l.path("pki"))
+	l.must("secret", "keygen", l.path("ring"))
 	l.issue("etcd", "etcd-1")
 	etcd := etcdtest.StartTLS(t, etcdtest.TLS{CA: l.path("pki/ca.crt"), Cert: l.path("pki/etcd-etcd-1.crt"), Key: l.path("pki/etcd-etcd-1.key"), AllowedCNs: []string{"w1", "w2"}})
 	var doors, apis []string
@@ -104,9 +106,10 @@ func startTrusted(t *testing.T) *trusted {
 		l.issue("worker", w)
 		l.api[w] = freeAddress(t)
 		doors, apis = append(doors, freeAddress(t)), append(apis, "https://"+l.api[w])
-		l.start("holdfast-worker", w, fmt.Sprintf("id: %s\netcd: [%s]\nlistenAPI: %s\nlistenAgents: %s\ntlsCA: %s\ntlsCert: %s\ntlsKey: %s\n",
-			w, etcd.Endpoints()[0], l.api[w], doors[len(doors)-1], l.path("pki/ca.crt"), l.path("pki/worker-"+w+".crt"), l.path("pki/worker-"+w+".key")))
+		l.start("holdfast-worker", w, fmt.Sprintf("id: %s\netcd: [%s]\nlistenAPI: %s\nlistenAgents: %s\ntlsCA: %s\ntlsCert: %s\ntlsKey: %s\nkeyRing: %s\n",
+			w, etcd.Endpoints()[0], l.api[w], doors[len(doors)-1], l.path("pki/ca.crt"), l.path("pki/worker-"+w+".crt"), l.path("pki/worker-"+w+".key"), l.path("ring")))
 	}
+	l.doors = doors
 	l.issue("operator", "ann")
 	l.must("context", "set", "lab", "--endpoint", strings.Join(apis, ","), "--cacert", l.path("pki/ca.crt"), "--cert", l.path("pki/operator-ann.crt"), "--key", l.path("pki/operator-ann.key"))
 	until(t, startTime, func() string {
@@ -133,9 +136,11 @@ func startTrusted(t *testing.T) *trusted {
 	return l
 }
 
-func (l *trusted) host() (h v1.Host) {
+func (l *trusted) host() (h v1.Host) { l.t.Helper(); return l.hostOf("h-1") }
+
+func (l *trusted) hostOf(id string) (h v1.Host) {
 	l.t.Helper()
-	if err := json.Unmarshal([]byte(l.must("get", "host", "h-1", "-o", "json")), &h); err != nil {
+	if err := json.Unmarshal([]byte(l.must("get", "host", id, "-o", "json")), &h); err != nil {
 		l.t.Fatal(err)
 	}
 	return h

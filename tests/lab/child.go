@@ -101,6 +101,9 @@ func (p part) init() error {
 	if err := errors.Join(os.Unsetenv(childEnv), os.MkdirAll("/run/libvirt", 0o755), os.MkdirAll("/var/log/libvirt/qemu", 0o755)); err != nil {
 		return err
 	}
+	if err := p.onBoot(); err != nil {
+		return err
+	}
 	for {
 		daemon, err := os.StartProcess("/usr/sbin/libvirtd", []string{"libvirtd", "--listen"}, &os.ProcAttr{Files: []*os.File{nil, os.Stdout, os.Stderr}, Env: os.Environ()})
 		if err != nil {
@@ -117,4 +120,21 @@ func (p part) init() error {
 		}
 		<-time.After(200 * time.Millisecond) // it comes back, as under any supervisor
 	}
+}
+
+// onBoot starts the host's own script; process 1 reaps it.
+func (p part) onBoot() error {
+	script := filepath.Join(p.Dir, "rc.local")
+	if _, err := os.Stat(script); err != nil {
+		return nil // there is none
+	}
+	log, err := os.OpenFile(filepath.Join(p.Dir, "boot.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("run %s: %w", script, err)
+	}
+	defer log.Close()
+	if _, err := os.StartProcess("/bin/sh", []string{"sh", script}, &os.ProcAttr{Files: []*os.File{nil, log, log}, Env: os.Environ()}); err != nil {
+		return fmt.Errorf("run %s: %w", script, err)
+	}
+	return nil
 }

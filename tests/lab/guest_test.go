@@ -49,7 +49,7 @@ func (r *rig) clear() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*limit)
 	defer cancel()
 	for _, h := range []host{r.a, r.b} {
-		err := errors.Join(h.node.Thaw(), h.node.SetFault(lab.NoFault), h.node.Cable(ctx, true), h.node.On(ctx))
+		err := errors.Join(h.node.Thaw(), h.node.SetFault(ctx, lab.NoFault), h.node.Cable(ctx, true), h.node.On(ctx))
 		wait(r.T, h.node.Name+" answers", func() bool { return h.Healthy(ctx) == nil })
 		if err := errors.Join(err, h.AbortMigration(ctx, r.id), h.Stop(ctx, r.id, true), h.Undefine(ctx, r.id)); err != nil {
 			r.Errorf("clear %s: %v", h.node.Name, err)

@@ -37,11 +37,13 @@ const cycleGap = time.Second
 // Host is one host. Its methods are safe for concurrent use.
 type Host struct {
 	Name, Addr string
-	BMC        *bmc.BMC
+	BMC        *bmc.BMC // on this machine's loopback
+	Remote     *bmc.BMC // the same chassis, for workers in the lab
 
-	lab  *Lab
-	dir  string
-	asks chan func(context.Context) error // of the BMC, in order
+	lab    *Lab
+	dir    string
+	remote chan struct{}                    // closed when Remote listens
+	asks   chan func(context.Context) error // of the BMC, in order
 
 	mu          sync.Mutex // one change of power at a time
 	on          bool
@@ -53,16 +55,42 @@ var _ bmc.Chassis = (*Host)(nil)
 func newHost(l *Lab, i int) *Host {
 	h := &Host{
 		Name: fmt.Sprintf("lab%d", i), Addr: fmt.Sprintf("10.77.0.%d", 10+i), lab: l,
-		asks: make(chan func(context.Context) error, 16),
+		asks: make(chan func(context.Context) error, 16), remote: make(chan struct{}),
 	}
 	h.dir = filepath.Join(Dir, "hosts", h.Name)
-	h.BMC = bmc.New(bmc.Config{
+	cfg := bmc.Config{
 		Name: h.Name, Addr: fmt.Sprintf("127.0.0.1:%d", 6630+i), Chassis: h,
 		GUID:  uuid.NewSHA1(uuid.NameSpaceDNS, []byte(h.Name+".lab.holdfast")),
 		Users: []bmc.User{{Name: User, Password: Password, Privilege: bmc.Operator}},
-	})
+	}
+	h.BMC = bmc.New(cfg)
+	cfg.Addr = h.bmcAddr() + ":623"
+	h.Remote = bmc.New(cfg)
 	return h
 }
+
+func (h *Host) bmcAddr() string { return strings.Replace(h.Addr, "10.77.0.", "10.77.0.1", 1) }
+
+// answerManager lets the remote BMC listen.
+func (h *Host) answerManager() error {
+	if err := inManager(h.Remote.Listen); err != nil {
+		return fmt.Errorf("BMC of %s: %w", h.Name, err)
+	}
+	close(h.remote)
+	return nil
+}
+
+// OnBoot is a shell script that the host runs at the end of each boot, beside libvirtd,
+// such as one that starts an agent. It logs to boot.log in the host's directory.
+func (h *Host) OnBoot(script string) error {
+	if err := os.MkdirAll(h.dir, 0o755); err != nil {
+		return err
+	}
+	return write(filepath.Join(h.dir, "rc.local"), script)
+}
+
+// Dir is the host's directory: it looks the same from the host.
+func (h *Host) Dir() string { return h.dir }
 
 func (h *Host) space() string { return prefix + h.Name }
 func (h *Host) port() string  { return "p-" + h.Name }
@@ -84,8 +112,21 @@ func (h *Host) Dirs() []dirs.Dir {
 	}
 }
 
-// SetFault breaks the host's mount of the shared pool (Fault), until the next.
-func (h *Host) SetFault(f Fault) error { return write(filepath.Join(h.dir, "fault"), string(f)) }
+// SetFault breaks the host's mount of the shared pool until the next fault or the next
+// boot. When it returns the fault is in force.
+func (h *Host) SetFault(ctx context.Context, f Fault) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := write(h.fault(), string(f)); err != nil || !h.on {
+		return err
+	}
+	return until(ctx, fmt.Sprintf("fault %q of %s is in force", f, h.Name), func() bool {
+		text, err := os.ReadFile(h.fault() + ".is")
+		return err == nil && string(text) == string(f)
+	})
+}
+
+func (h *Host) fault() string { return filepath.Join(h.dir, "fault") }
 
 // serve is the BMC and what it was asked to do.
 func (h *Host) serve(ctx context.Context) error {
@@ -94,6 +135,14 @@ func (h *Host) serve(ctx context.Context) error {
 	}
 	work, ctx := errgroup.WithContext(ctx)
 	work.Go(func() error { return h.BMC.Run(ctx) })
+	work.Go(func() error {
+		select {
+		case <-h.remote:
+			return h.Remote.Run(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	work.Go(func() error {
 		for {
 			select {
@@ -167,7 +216,7 @@ func (h *Host) furnish() error {
 			return err
 		}
 	}
-	if err := h.SetFault(""); err != nil {
+	if err := write(h.fault(), string(NoFault)); err != nil {
 		return err
 	}
 	conf := filepath.Join(h.dir, "etc", "libvirtd.conf")

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 
@@ -23,6 +25,13 @@ const (
 	network = prefix + "net" // the namespace with the switch
 	fusectl = "/sys/fs/fuse/connections"
 	cgroups = "/sys/fs/cgroup"
+)
+
+// Manager is the namespace for workers and whatever else manages hosts, ManagerAddr its
+// address for them.
+const (
+	Manager     = prefix + "mgr"
+	ManagerAddr = "10.77.0.1"
 )
 
 // Dir is where a lab keeps its files; Clean removes it.
@@ -124,31 +133,80 @@ func (l *Lab) up(ctx context.Context) error {
 
 // wire makes the switch, and a namespace with a cable to it for each host.
 func (l *Lab) wire(ctx context.Context) error {
-	names := "127.0.0.1 localhost\n"
+	names := "127.0.0.1 localhost\n" + ManagerAddr + " manager\n"
 	for _, h := range l.Hosts {
 		names += h.Addr + " " + h.Name + "\n"
 	}
 	steps := [][]string{{"netns", "add", network}, {"-n", network, "link", "add", "br0", "type", "bridge"}, {"-n", network, "link", "set", "br0", "up"}}
+	for _, s := range steps {
+		if _, err := run(ctx, "ip", s...); err != nil {
+			return err
+		}
+	}
+	addrs := []string{ManagerAddr}
 	for _, h := range l.Hosts {
-		steps = append(steps, [][]string{
-			{"netns", "add", h.space()}, {"-n", h.space(), "link", "set", "lo", "up"},
-			{"link", "add", h.port(), "netns", network, "type", "veth", "peer", "name", "eth0", "netns", h.space()},
-			{"-n", network, "link", "set", h.port(), "master", "br0"},
-			{"-n", h.space(), "addr", "add", h.Addr + "/24", "dev", "eth0"}, {"-n", h.space(), "link", "set", "eth0", "up"},
-		}...)
-		if err := os.MkdirAll(filepath.Join("/etc/netns", h.space()), 0o755); err != nil {
+		addrs = append(addrs, h.bmcAddr())
+		if err := plug(ctx, h.space(), h.port(), names, h.Addr); err != nil {
 			return err
 		}
-		if err := write(filepath.Join("/etc/netns", h.space(), "hosts"), names); err != nil {
+	}
+	if err := plug(ctx, Manager, "p-manager", names, addrs...); err != nil {
+		return err
+	}
+	if _, err := run(ctx, "ip", "-n", network, "link", "set", "p-manager", "up"); err != nil {
+		return err
+	}
+	for _, h := range l.Hosts {
+		if err := h.answerManager(); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// plug makes a namespace with addresses and a cable to the switch that is not plugged in.
+func plug(ctx context.Context, space, port, names string, addrs ...string) error {
+	steps := [][]string{
+		{"netns", "add", space}, {"-n", space, "link", "set", "lo", "up"},
+		{"link", "add", port, "netns", network, "type", "veth", "peer", "name", "eth0", "netns", space},
+		{"-n", network, "link", "set", port, "master", "br0"}, {"-n", space, "link", "set", "eth0", "up"},
+	}
+	for _, a := range addrs {
+		steps = append(steps, []string{"-n", space, "addr", "add", a + "/24", "dev", "eth0"})
 	}
 	for _, s := range steps {
 		if _, err := run(ctx, "ip", s...); err != nil {
 			return err
 		}
 	}
-	return nil
+	etc := filepath.Join("/etc/netns", space)
+	if err := os.MkdirAll(etc, 0o755); err != nil {
+		return err
+	}
+	return write(filepath.Join(etc, "hosts"), names)
+}
+
+// Manager is a command that will run where workers do: it reaches hosts by name and their
+// BMCs. The caller starts and ends it.
+func (l *Lab) Manager(ctx context.Context, name string, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", Manager, name}, args...)...)
+}
+
+// inManager runs f in the manager's network, on a thread of its own that ends with it.
+func inManager(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked
+		space, err := os.Open("/run/netns/" + Manager)
+		if err == nil {
+			err = errors.Join(unix.Setns(int(space.Fd()), unix.CLONE_NEWNET), space.Close())
+		}
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
 }
 
 // Close cuts the power of all hosts and removes everything.

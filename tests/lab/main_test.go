@@ -31,6 +31,7 @@ var theLab *lab.Lab
 func TestMain(m *testing.M) {
 	lab.Child()
 	copyChild()
+	workerChild()
 	os.Exit(func() (code int) {
 		l, err := lab.Start(context.Background(), lab.Config{})
 		if err != nil {
@@ -77,7 +78,7 @@ func must(t *testing.T, err error) {
 
 func wait(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
+	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for end := time.After(limit); !ok(); {
 		select {

@@ -6,8 +6,6 @@ package lab_test
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -15,7 +13,6 @@ import (
 	corepower "github.com/holdfast-ha/holdfast/coordinator/power"
 	"github.com/holdfast-ha/holdfast/tests/lab"
 	"github.com/holdfast-ha/holdfast/worker/power"
-	"github.com/holdfast-ha/holdfast/worker/power/ipmi"
 )
 
 // offLimit is how long a power cut may take, whatever hangs on the host.
@@ -106,13 +103,9 @@ func (r *rig) cut() {
 // ha.md: proof of OFF through the BMC is proof that the guest has stopped.
 func TestBMCCutsPower(t *testing.T) {
 	r := newRig(t, "shared", "shared")
-	dir := t.TempDir()
-	must(t, os.WriteFile(filepath.Join(dir, "bmc"), []byte(lab.Password+"\n"), 0o600))
-	secret, err := power.NewSecret(lab.User, "file:bmc", dir)
-	must(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
-	conn, err := ipmi.New(nil).Open(ctx, power.Target{Host: r.a.node.Name, Device: "bmc", Address: r.a.node.BMC.Addr().String(), Secret: secret})
+	conn, err := open(ctx, r.a.node.Name, r.a.node.BMC.Addr().String(), t.TempDir())
 	must(t, err)
 	defer conn.Close(ctx)
 	is := func(want corepower.State) func() bool {
@@ -145,7 +138,7 @@ func TestBMCCutsPower(t *testing.T) {
 // A power cut does not wait for what hangs.
 func TestPowerCutOfHungHost(t *testing.T) {
 	r := newRig(t, "shared", "local")
-	must(t, r.a.node.SetFault(lab.Hang))
+	must(t, r.a.node.SetFault(t.Context(), lab.Hang))
 	stuck := make(chan hypervisor.VolumeSight, 1)
 	go func() { stuck <- r.a.LookVolume(context.Background(), r.from) }()
 	if s := r.a.LookInstance(t.Context(), r.id); s.Answer != hypervisor.Present {

@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -39,7 +40,9 @@ func serveShare(export, at, faults string) error {
 	}
 	none := time.Duration(0) // two hosts' mounts agree
 	g := &gate{RawFileSystem: fs.NewNodeFS(root, &fs.Options{EntryTimeout: &none, AttrTimeout: &none, NegativeTimeout: &none})}
-	g.read(faults)
+	if err := g.read(faults); err != nil {
+		return err
+	}
 	server, err := fuse.NewServer(g, at, &fuse.MountOptions{DirectMount: true, DirectMountStrict: true, AllowOther: true, FsName: "holdfast-lab", Name: "glusterfs"})
 	if err != nil {
 		return fmt.Errorf("serve share: %w", err)
@@ -50,7 +53,9 @@ func serveShare(export, at, faults string) error {
 	for tick := time.NewTicker(faultPoll); ; {
 		select {
 		case <-tick.C:
-			g.read(faults)
+			if err := g.read(faults); err != nil {
+				return errors.Join(err, server.Unmount())
+			}
 		case <-over:
 			return nil
 		}
@@ -63,15 +68,21 @@ type gate struct {
 	fault atomic.Value // Fault
 }
 
-func (g *gate) read(file string) {
+// read takes over the fault in the file and tells in another what is in force.
+func (g *gate) read(file string) error {
 	text, err := os.ReadFile(file)
-	if err == nil || g.fault.Load() == nil {
-		g.fault.Store(Fault(strings.TrimSpace(string(text))))
+	if err != nil {
+		return fmt.Errorf("read fault: %w", err)
 	}
+	fault := Fault(strings.TrimSpace(string(text)))
+	if g.fault.Swap(fault) == fault {
+		return nil
+	}
+	return write(file+".is", string(fault))
 }
 
-// pass says what becomes of a request; writes are those that take space, changes those
-// that alter anything.
+// pass says what becomes of a request: one that changes anything, one that takes space
+// for content.
 func (g *gate) pass(change, space bool) fuse.Status {
 	for g.fault.Load() == Hang {
 		<-time.After(faultPoll)
@@ -128,7 +139,7 @@ func (g *gate) Open(c <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.
 }
 
 func (g *gate) Create(c <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
-	if s := g.pass(true, true); s != fuse.OK {
+	if s := g.pass(true, false); s != fuse.OK {
 		return s
 	}
 	in.Flags &^= syscall.O_DIRECT
@@ -196,7 +207,7 @@ func (g *gate) Link(c <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.E
 }
 
 func (g *gate) Mkdir(c <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
-	if s := g.pass(true, true); s != fuse.OK {
+	if s := g.pass(true, false); s != fuse.OK {
 		return s
 	}
 	return g.RawFileSystem.Mkdir(c, in, name, out)

@@ -101,28 +101,21 @@ func TestFaultyDestination(t *testing.T) {
 	defer func() { must(t, r.a.DeleteVolume(context.Background(), source)) }()
 	must(t, os.WriteFile(r.path(r.a, source), bytes.Repeat([]byte("x"), 1<<20), 0o600))
 	for fault, want := range map[lab.Fault]error{lab.Full: syscall.ENOSPC, lab.ReadOnly: syscall.EROFS, lab.Stale: syscall.ESTALE, lab.Broken: syscall.EIO} {
-		must(t, r.a.node.SetFault(fault))
-		wait(t, "the fault "+string(fault), func() bool {
-			err := r.a.CopyVolume(t.Context(), hypervisor.CopySpec{From: source, To: r.to, Format: hypervisor.Raw}, nil)
-			if errors.Is(err, want) {
-				return true
-			}
-			must(t, r.a.node.SetFault(lab.NoFault))
-			wait(t, "what came of it is gone", func() bool { return r.a.DeleteVolume(t.Context(), r.to) == nil })
-			must(t, r.a.node.SetFault(fault))
-			return false
-		})
+		must(t, r.a.node.SetFault(t.Context(), fault))
+		if err := r.a.CopyVolume(t.Context(), hypervisor.CopySpec{From: source, To: r.to, Format: hypervisor.Raw}, nil); !errors.Is(err, want) {
+			t.Errorf("%s: copy = %v, want %v", fault, err, want)
+		}
 		s := r.a.LookVolume(t.Context(), r.to)
 		if unseen := fault == lab.Stale || fault == lab.Broken; unseen != (s.Answer == hypervisor.CouldNotLook) {
 			t.Errorf("%s: a look is %+v", fault, s)
 		}
-		must(t, r.a.node.SetFault(lab.NoFault))
+		must(t, r.a.node.SetFault(t.Context(), lab.NoFault))
 		wait(t, "what came of it is gone", func() bool { return r.a.DeleteVolume(t.Context(), r.to) == nil })
 	}
 	r.copyDisk(diskSize / 20)
-	must(t, r.a.node.SetFault(lab.Full))
+	must(t, r.a.node.SetFault(t.Context(), lab.Full))
 	wait(t, "the job has failed", func() bool { return r.a.BlockJob(t.Context(), r.id, r.from).Answer == hypervisor.Absent })
-	must(t, r.a.node.SetFault(lab.NoFault))
+	must(t, r.a.node.SetFault(t.Context(), lab.NoFault))
 	r.state(r.a, hypervisor.Running, r.from)
 	r.writes(r.a, r.from)
 	r.torn(r.a)
@@ -132,12 +125,12 @@ func TestFaultyDestination(t *testing.T) {
 // be written is lost.
 func TestDiskErrorPauses(t *testing.T) {
 	r := newRig(t, "shared", "local")
-	must(t, r.a.node.SetFault(lab.Broken))
+	must(t, r.a.node.SetFault(t.Context(), lab.Broken))
 	wait(t, "the guest is paused", func() bool {
 		s := r.a.LookInstance(t.Context(), r.id)
 		return s.State == hypervisor.Paused && s.Detail == "I/O error"
 	})
-	must(t, r.a.node.SetFault(lab.NoFault))
+	must(t, r.a.node.SetFault(t.Context(), lab.NoFault))
 	must(t, r.a.Stop(t.Context(), r.id, true))
 	r.restarts(r.a, r.from)
 }

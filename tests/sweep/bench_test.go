@@ -101,7 +101,7 @@ func TestFull(t *testing.T) {
 	b.add(got.ratio(got.fence) >= 300, "one status read, one after another: fence_ipmilan ÷ ours", "≥ 300", "%.0f (%.1f ms ÷ %.3f ms)", got.ratio(got.fence), ms(got.fence), ms(got.ours))
 	got.ours = 0
 	for range 3 {
-		w = newWorker(t, c, power.Limits{Gap: -1})
+		w = newWorker(t, c, power.Limits{})
 		used = cpu(t)
 		w.once(t.Context())
 		if each := (cpu(t) - used) / hosts; got.ours == 0 || each < got.ours {

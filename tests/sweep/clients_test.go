@@ -25,7 +25,7 @@ func (c cost) ratio(of time.Duration) float64 { return float64(of) / float64(max
 // meets all alike, and the best round of each counts.
 func measure(t *testing.T, c *child, rounds, ours, tools int) (best cost) {
 	t.Helper()
-	w := newWorker(t, c, power.Limits{Gap: -1})
+	w := newWorker(t, c, power.Limits{})
 	least := func(have *time.Duration, got time.Duration) {
 		if *have == 0 || got < *have {
 			*have = got

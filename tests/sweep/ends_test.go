@@ -127,7 +127,7 @@ var ends = []struct {
 	}, 30 * time.Millisecond},
 }
 
-var limits = power.Limits{Packet: 150 * time.Millisecond, Answer: 400 * time.Millisecond, Command: 700 * time.Millisecond, Gap: -1}
+var limits = power.Limits{Packet: 150 * time.Millisecond, Answer: 400 * time.Millisecond, Command: 700 * time.Millisecond}
 
 const slack = 250 * time.Millisecond
 

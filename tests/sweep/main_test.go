@@ -121,7 +121,7 @@ type child struct {
 	stop  func() error
 }
 
-func startFleet(t *testing.T, hosts int) *child {
+func startFleet(t testing.TB, hosts int) *child {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {

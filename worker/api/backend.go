@@ -61,9 +61,13 @@ type Backend interface {
 	RaiseGeneration(ctx context.Context, who string, r v1.GenerationRequest, dryRun bool) (v1.Generation, error)
 	Incidents(ctx context.Context, host string) ([]v1.Incident, error) // newest first; host "": all
 	Incident(ctx context.Context, id string) (v1.Incident, error)
-	Events(ctx context.Context, f EventFilter) ([]v1.Event, error)                 // oldest first
-	WatchEvents(ctx context.Context, f EventFilter, fn func(v1.Event) error) error // replays after f.After, then follows until ctx ends
-	WatchHosts(ctx context.Context, f HostFilter, fn func(v1.Host) error) error    // present ones, then changes
+	Areas(ctx context.Context) ([]v1.Area, error)
+	Area(ctx context.Context, area string) (v1.Area, error)
+	Budgets(ctx context.Context, scope string) ([]v1.Budget, error)                                         // scope "": all
+	ChangeBudget(ctx context.Context, who, scope string, grant bool, r v1.BudgetRequest) (v1.Budget, error) // else a reset
+	Events(ctx context.Context, f EventFilter) ([]v1.Event, error)                                          // oldest first
+	WatchEvents(ctx context.Context, f EventFilter, fn func(v1.Event) error) error                          // replays after f.After, then follows until ctx ends
+	WatchHosts(ctx context.Context, f HostFilter, fn func(v1.Host) error) error                             // present ones, then changes
 
 	Settings(ctx context.Context, scope string) ([]v1.Setting, error) // effective at the scope
 	PutSetting(ctx context.Context, who, scope, name, value, reason string, expires time.Time, dryRun bool) (v1.Setting, error)

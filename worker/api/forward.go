@@ -87,6 +87,7 @@ func (c *call) passOn(base string, body []byte, wait time.Duration) error {
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.SetURL(target)
 			p.Out.Header.Set(forwardedHeader, c.who)
+			p.Out.Header.Del("Authorization") // the token is for this worker, which has checked it
 		},
 		ModifyResponse: func(r *http.Response) error {
 			if r.StatusCode == http.StatusServiceUnavailable {

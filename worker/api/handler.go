@@ -40,6 +40,10 @@ type HandlerOptions struct {
 	Version string
 	Forward http.RoundTripper // to other workers; default: a plaintext pool of its own
 	Trust   *trust.Source     // whose certificates are admitted; nil: everybody, as on loopback
+	Keeper  Keeper            // nil: there are no tokens and no authorities
+	Rate    func() int        // requests a second that one caller may send; default: 200
+
+	limits *limits
 }
 
 // NewHandler serves Routes from a backend. Watches end when the request's context ends:
@@ -48,6 +52,10 @@ func NewHandler(b Backend, o HandlerOptions) http.Handler {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Rate == nil {
+		o.Rate = func() int { return 200 }
+	}
+	o.limits = &limits{}
 	if o.Forward == nil {
 		o.Forward = &http.Transport{
 			DialContext:         (&net.Dialer{Timeout: 2 * time.Second}).DialContext,
@@ -141,11 +149,23 @@ func serve(b Backend, o *HandlerOptions, rows []*Route, w http.ResponseWriter, r
 		return
 	}
 	ctx := r.Context()
+	c.r, c.who = r, caller(r)
+	if p := c.allowed(); p != nil {
+		if p.Status == http.StatusTooManyRequests {
+			w.Header().Set("Retry-After", "1")
+		}
+		writeProblem(w, p)
+		return
+	}
 	if err := c.check(); err != nil {
 		writeProblem(w, problemOf(err))
 		return
 	}
-	if !c.watch {
+	if c.watch {
+		var stop func()
+		ctx, stop = c.whileAdmitted(ctx)
+		defer stop()
+	} else {
 		d := callTimeout
 		if strings.HasSuffix(c.route.Path, "/orders") || strings.HasSuffix(c.route.Path, "/secret") {
 			d = orderTimeout
@@ -155,7 +175,6 @@ func serve(b Backend, o *HandlerOptions, rows []*Route, w http.ResponseWriter, r
 		defer cancel()
 	}
 	c.r = r.WithContext(ctx)
-	c.who = caller(r)
 	c.r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	if err := c.route.handler(c); err != nil {
 		p := problemOf(err)

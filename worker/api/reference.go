@@ -20,11 +20,12 @@ func RoutesMarkdown() string {
 		"- Unknown fields and query parameters are errors. A body is at most 1 MiB.\n" +
 		"- `ETag` is the revision of the declaration; writes know `If-Match` and `If-None-Match: *`.\n" +
 		"- `?watch=true` answers with server-sent events (`host` or `event`, `error` as the last). Watches are at least once: after a lost connection send `Last-Event-ID` and drop the ids already seen.\n" +
-		"- `Holdfast-Actor` names who asks, for the record.\n\n" +
-		"| method | path | needs | in | out | what |\n|---|---|---|---|---|---|\n")
+		"- Who asks is told by a certificate or by `Authorization: Bearer TOKEN`; what that allows is the column role, where admin includes operator and operator includes viewer (docs/security-trust.md). 401 is a token that is not good, 403 a role that does not suffice, 429 more requests a second than `api.rate`: nothing was done then.\n" +
+		"- `Holdfast-Actor` names who asks, for the record, on loopback alone.\n\n" +
+		"| method | path | role | in | out | what |\n|---|---|---|---|---|---|\n")
 	types := map[string]reflect.Type{}
 	for _, r := range Routes {
-		fmt.Fprintf(&b, "| %s | `%s` | %s | %s | %s | %s |\n", r.Method, r.Path, orDash(r.Scope), typeLink(r.In, types), typeLink(r.Out, types), r.Summary)
+		fmt.Fprintf(&b, "| %s | `%s` | %s | %s | %s | %s |\n", r.Method, r.Path, orDash(roleShown(&r)), typeLink(r.In, types), typeLink(r.Out, types), r.Summary)
 	}
 	b.WriteString("\n## Query parameters\n")
 	for _, r := range Routes {
@@ -43,6 +44,14 @@ func RoutesMarkdown() string {
 	b.WriteString("\n## Types\n\nFields marked ? are left out when empty. Times are RFC 3339 in UTC.\n")
 	writeTypes(&b, types)
 	return b.String()
+}
+
+// roleShown is empty for what anybody may ask.
+func roleShown(r *Route) string {
+	if open[r.Path] {
+		return ""
+	}
+	return string(r.Role())
 }
 
 func orDash(s string) string {

@@ -93,6 +93,76 @@ func getIncident(c *call) error {
 	return c.reply(i)
 }
 
+func listAreas(c *call) error {
+	as, err := c.b.Areas(c.ctx())
+	if err != nil {
+		return err
+	}
+	return page(c, as, func(a v1.Area) string { return a.Area }, false)
+}
+
+func getArea(c *call) error {
+	a, err := c.b.Area(c.ctx(), c.path)
+	if err != nil {
+		return err
+	}
+	return c.reply(a)
+}
+
+func listBudgets(c *call) error {
+	at := c.query.Get("scope")
+	if at != "" {
+		var err error
+		if at, err = budgetScope(at); err != nil {
+			return err
+		}
+	}
+	bs, err := c.b.Budgets(c.ctx(), at)
+	if err != nil {
+		return err
+	}
+	return page(c, bs, func(b v1.Budget) string { return b.Scope }, false)
+}
+
+// budgetScope is a scope that has a budget: all but global.
+func budgetScope(s string) (string, error) {
+	at, err := scope(s)
+	if err == nil && at == "global" {
+		err = v1.BadField("scope", "%q, allowed are zone/<zone>, pod/<zone>/<pod>, cluster/<zone>/<pod>/<cluster>, host/<host>", s)
+	}
+	return at, err
+}
+
+// changeBudget resets a budget or grants it more.
+func changeBudget(grant bool) func(*call) error {
+	return func(c *call) error {
+		var r v1.BudgetRequest
+		if err := c.body(&r); err != nil {
+			return err
+		}
+		at, err := budgetScope(c.path)
+		if err != nil {
+			return err
+		}
+		d, durErr := time.ParseDuration(r.For)
+		switch {
+		case strings.TrimSpace(r.Reason) == "":
+			return v1.BadField("reason", "empty: whoever reads the log wants to know why")
+		case !grant && (r.Extra != 0 || r.For != ""):
+			return v1.BadField("extra", "given with a reset, allowed with a grant only")
+		case grant && (r.Extra < 1 || r.Extra > 1000):
+			return v1.BadField("extra", "%d, allowed are 1 to 1000", r.Extra)
+		case grant && (durErr != nil || d <= 0 || d > 720*time.Hour):
+			return v1.BadField("for", "%q, allowed are durations up to 720h such as 2h or 30m", r.For)
+		}
+		b, err := c.b.ChangeBudget(c.ctx(), c.who, at, grant, r)
+		if err != nil {
+			return err
+		}
+		return c.reply(b)
+	}
+}
+
 func (c *call) eventFilter() (EventFilter, error) {
 	f := EventFilter{
 		Host: c.query.Get("host"), Partition: strings.Trim(c.query.Get("partition"), "/"),

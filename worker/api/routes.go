@@ -12,11 +12,10 @@ type Param struct {
 	Many      bool // may be given several times
 }
 
-// Route is one row of the API: the mux, the reference and, later, who may call it are
-// made of it. A path may end in `{path...}:verb`, for names that contain slashes.
+// Route is one row of the API: the mux, the reference and who may call it are made of it. A path may end in `{path...}:verb`, for names that contain slashes.
 type Route struct {
 	Method, Path string
-	Scope        string // what a caller must be allowed to; "" for anybody
+	Scope        string // what a caller must be allowed to, see roles; "" for whoever is admitted
 	In, Out      any    // zero values of the body's and the answer's type; nil: none
 	Query        []Param
 	Summary      string
@@ -60,11 +59,11 @@ var (
 )
 
 // Routes is the whole API.
-var Routes = []Route{
+var Routes = append([]Route{
 	{"GET", "/v1/hosts", "hosts:read", nil, v1.List[v1.Host]{}, join(hostParams, pageParams, watchParam), "List or watch hosts.", listHosts},
 	{"GET", "/v1/hosts/{id}", "hosts:read", nil, v1.Host{}, nil, "One host, with live facts from its owner.", getHost},
-	{"PUT", "/v1/hosts/{id}", "hosts:write", v1.HostSpec{}, v1.Host{}, []Param{dryParam}, "Declare a host. `If-Match`: revision it must have; `If-None-Match: *`: must not exist.", putHost},
-	{"DELETE", "/v1/hosts/{id}", "hosts:write", nil, nil, nil, "Forget a host. Knows `If-Match`.", deleteHost},
+	{"PUT", "/v1/hosts/{id}", "inventory:write", v1.HostSpec{}, v1.Host{}, []Param{dryParam}, "Declare a host. `If-Match`: revision it must have; `If-None-Match: *`: must not exist.", putHost},
+	{"DELETE", "/v1/hosts/{id}", "inventory:write", nil, nil, nil, "Forget a host. Knows `If-Match`.", deleteHost},
 	{"GET", "/v1/hosts/{id}/explain", "hosts:read", nil, v1.Explanation{}, nil, "Why a host is as it is, what holds, what comes next.", explainHost},
 	{"POST", "/v1/hosts/{id}/maintenance", "hosts:write", v1.Switch{}, v1.Host{}, nil, "Maintenance on or off.", setHost("maintenance")},
 	{"POST", "/v1/hosts/{id}/ha", "ha:write", v1.Switch{}, v1.Host{}, nil, "HA of one host wanted or not.", setHost("ha")},
@@ -78,11 +77,11 @@ var Routes = []Route{
 	{"POST", "/v1/secrets/reseal", "secrets:write", v1.ResealRequest{}, v1.ResealResult{}, []Param{dryParam}, "Seal secrets anew under the newest key, some at a time: repeat it until none is left. Refused while some worker does not have that key, unless forced.", resealSecrets},
 	{"GET", "/v1/hosts/{id}/power", "hosts:read", nil, v1.PowerExplanation{}, nil, "Which power device would be used for a host, at which level, and why; with all that is effective and who said so.", explainPower},
 	{"GET", "/v1/power/profile", "hosts:read", nil, v1.PowerProfile{}, []Param{scopeParam}, "Power profile as it is effective at a scope: what declarations of hosts leave out.", getProfile},
-	{"PATCH", "/v1/power/profile", "power:write", v1.ProfileChange{}, v1.PowerProfile{}, []Param{scopeParam, dryParam}, "Set and take back fields of the power profile of a scope, all or none; the answer names the hosts that it reaches. Knows `If-Match`.", patchProfile},
+	{"PATCH", "/v1/power/profile", "settings:write", v1.ProfileChange{}, v1.PowerProfile{}, []Param{scopeParam, dryParam}, "Set and take back fields of the power profile of a scope, all or none; the answer names the hosts that it reaches. Knows `If-Match`.", patchProfile},
 
 	{"GET", "/v1/partitions", "hosts:read", nil, v1.List[v1.Partition]{}, pageParams, "List zones, pods and clusters.", listPartitions},
 	{"GET", "/v1/partitions/{path...}", "hosts:read", nil, v1.Partition{}, nil, "One zone, pod or cluster.", getPartition},
-	{"PUT", "/v1/partitions/{path...}", "hosts:write", v1.PartitionSpec{}, v1.Partition{}, nil, "Declare a partition. Knows `If-Match` and `If-None-Match`.", putPartition},
+	{"PUT", "/v1/partitions/{path...}", "inventory:write", v1.PartitionSpec{}, v1.Partition{}, nil, "Declare a partition. Knows `If-Match` and `If-None-Match`.", putPartition},
 	{"GET", "/v1/partitions/{path...}:explain", "hosts:read", nil, v1.Explanation{}, nil, "Why a partition is as it is.", explainPartition},
 	{"POST", "/v1/partitions/{path...}:ha", "ha:write", v1.Switch{}, v1.Partition{}, nil, "HA wanted here or not.", setPartition("ha")},
 	{"POST", "/v1/partitions/{path...}:enabled", "hosts:write", v1.Switch{}, v1.Partition{}, nil, "Partition enabled or not.", setPartition("enabled")},
@@ -118,9 +117,14 @@ var Routes = []Route{
 	{"GET", "/v1/plan", "workers:read", nil, v1.FleetPlan{}, planParams, "What would move between workers, nothing is changed. Without parameters: what is to move now.", planFleet},
 	{"GET", "/v1/agents", "hosts:read", nil, v1.List[v1.Agent]{}, join([]Param{{Name: "algorithm", Doc: "`ring`, `static`, `roundrobin` or `shuffle`: as if this one were set"}}, pageParams), "Where agents belong, by their lists of workers, and which worker holds their link.", listAgents},
 	{"POST", "/v1/hosts/{id}/rebalance", "hosts:write", nil, v1.Agent{}, nil, "Ask an agent to move to the preferred worker of its list now. Carried out by the host's owner.", rebalanceAgent},
-	{"POST", "/v1/etcd/generation", "workers:write", v1.GenerationRequest{}, v1.Generation{}, []Param{dryParam}, "Raise the generation of the etcd data after a restore, above everything agents have reported: all workers open new sessions, and agents obey them again. With `dryRun` nothing is changed.", raiseGeneration},
+	{"POST", "/v1/etcd/generation", "settings:write", v1.GenerationRequest{}, v1.Generation{}, []Param{dryParam}, "Raise the generation of the etcd data after a restore, above everything agents have reported: all workers open new sessions, and agents obey them again. With `dryRun` nothing is changed.", raiseGeneration},
 	{"GET", "/v1/incidents", "hosts:read", nil, v1.List[v1.Incident]{}, join([]Param{{Name: "host", Doc: "incidents of this host"}}, pageParams), "List incidents, newest first.", listIncidents},
 	{"GET", "/v1/incidents/{id}", "hosts:read", nil, v1.Incident{}, nil, "One incident with its ledger.", getIncident},
+	{"GET", "/v1/areas", "hosts:read", nil, v1.List[v1.Area]{}, pageParams, "List racks, switches, PDUs, pools, clusters, pods and zones that are in a storm, or were.", listAreas},
+	{"GET", "/v1/areas/{path...}", "hosts:read", nil, v1.Area{}, nil, "One area: its last storm.", getArea},
+	{"GET", "/v1/budgets", "hosts:read", nil, v1.List[v1.Budget]{}, join([]Param{{Name: "scope", Doc: "the budget of this scope and those below it; default all"}}, pageParams), "List power-down budgets: of all zones, pods and clusters, and of hosts that spent some.", listBudgets},
+	{"POST", "/v1/budgets/{path...}:reset", "ha:write", v1.BudgetRequest{}, v1.Budget{}, nil, "Forget what a budget (`host/…`, `cluster/…`, `pod/…`, `zone/…`) has spent and open it again, with a reason.", changeBudget(false)},
+	{"POST", "/v1/budgets/{path...}:grant", "ha:write", v1.BudgetRequest{}, v1.Budget{}, nil, "Add slots to a budget for a while and open it again, with a reason.", changeBudget(true)},
 	{"GET", "/v1/events", "events:read", nil, v1.List[v1.Event]{}, join(eventParams, nil, watchParam), "List or watch events, oldest first. A watch goes on after `Last-Event-ID`; it repeats the events of that revision.", listEvents},
 
 	{"GET", "/v1/settings", "settings:read", nil, v1.List[v1.Setting]{}, []Param{scopeParam}, "Settings as they are effective at a scope.", listSettings},
@@ -136,7 +140,7 @@ var Routes = []Route{
 	{"GET", "/healthz", "", nil, nil, nil, "200 while the process serves.", healthz},
 	{"GET", "/readyz", "", nil, nil, nil, "200 once synced and the lease is valid, else 503.", readyz},
 	{"GET", "/metrics", "", nil, nil, nil, "Prometheus metrics.", metrics},
-}
+}, trustRoutes...)
 
 // join puts parameters together without sharing memory with the lists above.
 func join(a, b []Param, more ...Param) []Param {

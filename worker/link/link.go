@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
@@ -80,6 +81,11 @@ type Server struct {
 	now   func() time.Time
 	trust *trust.Source // nil: plaintext
 
+	issuer  Issuer      // nil: hosts get no certificates here
+	hostile func(Abuse) // told of each session that was cut for what it sent
+	guards  *guards
+	agentpb.UnimplementedEnrollServer
+
 	standbys atomic.Int64
 	work     sync.WaitGroup // relays to owners
 
@@ -97,7 +103,7 @@ type Server struct {
 func New(id string, h Handler, log *slog.Logger) *Server {
 	return &Server{
 		h: h, id: id, boot: uuid.NewString(), log: log, now: time.Now, sessions: map[string]*Session{}, wires: map[*wire]bool{},
-		relays: map[string]*relay{}, lost: map[string]time.Time{},
+		relays: map[string]*relay{}, lost: map[string]time.Time{}, hostile: func(Abuse) {}, guards: newGuards(time.Now),
 	}
 }
 
@@ -108,16 +114,21 @@ func New(id string, h Handler, log *slog.Logger) *Server {
 // loopback address may be.
 func NewGRPC(s *Server, src *trust.Source, opts ...grpc.ServerOption) *grpc.Server {
 	if s.trust = src; src != nil {
-		opts = append(opts, grpc.Creds(newDoorCreds(src)))
+		opts = append(opts, grpc.Creds(newDoorCreds(src, newCrowd(s))))
 	}
 	g := grpc.NewServer(append([]grpc.ServerOption{
-		grpc.MaxRecvMsgSize(maxFrame), grpc.MaxSendMsgSize(maxFrame),
+		grpc.MaxRecvMsgSize(maxFrame), grpc.MaxSendMsgSize(maxFrame), grpc.ForceServerCodecV2(frugal{encoding.GetCodecV2("proto")}),
+		grpc.MaxConcurrentStreams(maxStreams), grpc.MaxHeaderListSize(8 << 10), grpc.ConnectionTimeout(handshakeLimit),
+		grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(window), // fixed: what one connection may keep here
 		grpc.ReadBufferSize(4 << 10), grpc.WriteBufferSize(4 << 10), grpc.SharedWriteBuffer(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	}, opts...)...)
 	agentpb.RegisterLinkServer(g, s)
 	agentpb.RegisterRelayServer(g, s)
+	if s.issuer != nil {
+		agentpb.RegisterEnrollServer(g, s)
+	}
 	return g
 }
 

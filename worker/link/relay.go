@@ -302,7 +302,7 @@ type inbound struct {
 
 // Carry implements agentpb.RelayServer.
 func (s *Server) Carry(st grpc.BidiStreamingServer[agentpb.FromCarrier, agentpb.FromOwner]) error {
-	who, err := s.admit(st.Context(), trust.Worker)
+	who, _, err := s.admit(st.Context(), trust.Worker)
 	if err != nil {
 		return err
 	}

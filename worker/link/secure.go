@@ -4,6 +4,7 @@ package link
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -24,17 +25,18 @@ const lastWord = 500 * time.Millisecond
 // doorCreds is TLS that says who was not let in. gRPC itself drops them in silence.
 type doorCreds struct {
 	credentials.TransportCredentials
-	src  *trust.Source
-	pace *bucket
+	src   *trust.Source
+	crowd *crowd
+	pace  *bucket
 }
 
-func newDoorCreds(src *trust.Source) credentials.TransportCredentials {
-	return &doorCreds{credentials.NewTLS(src.Door("h2")), src, &bucket{now: time.Now}}
+func newDoorCreds(src *trust.Source, c *crowd) credentials.TransportCredentials {
+	return &doorCreds{credentials.NewTLS(src.Door("h2")), src, c, &bucket{now: time.Now}}
 }
 
 // Clone implements credentials.TransportCredentials.
 func (d *doorCreds) Clone() credentials.TransportCredentials {
-	return &doorCreds{d.TransportCredentials.Clone(), d.src, d.pace}
+	return &doorCreds{d.TransportCredentials.Clone(), d.src, d.crowd, d.pace}
 }
 
 // ServerHandshake implements credentials.TransportCredentials.
@@ -49,8 +51,19 @@ func (d *doorCreds) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInf
 	if err != nil {
 		d.src.Refused("agents", raw.RemoteAddr().String(), err)
 		leave(raw)
+		return conn, info, err
 	}
-	return conn, info, err
+	shown := []*x509.Certificate(nil)
+	if t, ok := info.(credentials.TLSInfo); ok {
+		shown = t.State.PeerCertificates
+	}
+	held, err := d.crowd.enter(conn, shown)
+	if err != nil {
+		d.src.Refused("agents", raw.RemoteAddr().String(), err)
+		_ = conn.Close() // it was told enough
+		return nil, nil, err
+	}
+	return held, info, nil
 }
 
 // kept is a connection that a failed handshake does not close.
@@ -75,11 +88,11 @@ func leave(raw net.Conn) {
 	}
 }
 
-// admit says whose stream it is; the zero identity on plaintext. Agents' streams are the
-// hosts', relays are other workers'.
-func (s *Server) admit(ctx context.Context, role trust.Role) (trust.Identity, error) {
+// admit says whose stream it is, and what was shown; the zero identity on plaintext.
+// Agents' streams are the hosts', relays are other workers'.
+func (s *Server) admit(ctx context.Context, role trust.Role) (trust.Identity, []*x509.Certificate, error) {
 	if s.trust == nil {
-		return trust.Identity{}, nil
+		return trust.Identity{}, nil, nil
 	}
 	from := "unknown"
 	err := errors.New("the connection is not TLS")
@@ -88,12 +101,12 @@ func (s *Server) admit(ctx context.Context, role trust.Role) (trust.Identity, er
 		if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
 			var id trust.Identity
 			if id, err = s.trust.Client(info.State.PeerCertificates, role); err == nil {
-				return id, nil
+				return id, info.State.PeerCertificates, nil
 			}
 		}
 	}
 	s.trust.Refused("agents", from, err)
-	return trust.Identity{}, status.Error(codes.PermissionDenied, err.Error())
+	return trust.Identity{}, nil, status.Error(codes.PermissionDenied, err.Error())
 }
 
 // speaksFor says whether who may say Hello for a host: for its own only.

@@ -4,6 +4,7 @@ package link
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -38,7 +39,8 @@ type wire struct {
 	s      *Server
 	stream stream
 	who    trust.Identity
-	host   string // set by the first Hello
+	shown  []*x509.Certificate // nil on plaintext
+	last   *agentpb.Hello      // of this stream
 	out    chan *agentpb.Down
 	cancel context.CancelCauseFunc
 	done   <-chan struct{}
@@ -47,6 +49,7 @@ type wire struct {
 	limit atomic.Int64 // silence after which the link is half-open, nanoseconds; 0: not known yet
 
 	mu      sync.Mutex
+	host    string      // set by the first Hello
 	ses     *Session    // owned here
 	channel *channel    // carried to its owner
 	orphan  *time.Timer // runs while neither is set
@@ -54,23 +57,26 @@ type wire struct {
 
 // Connect implements agentpb.LinkServer.
 func (s *Server) Connect(st stream) error {
-	who, err := s.admit(st.Context(), trust.Host)
+	who, shown, err := s.admit(st.Context(), trust.Host)
 	if err != nil {
 		return err
 	}
-	up, err := st.Recv()
+	up, err := firstFrame(st)
 	for err == nil && up.GetHello().GetRole() == agentpb.Hello_STANDBY {
-		up, err = s.standBy(st, who, up.GetHello())
+		up, err = s.standBy(st, who, up)
 	}
-	if err != nil || up == nil {
-		return err
+	if err != nil {
+		return s.cut(who.ID, orElse(who.ID, up.GetHello().GetHost()), err)
+	}
+	if up == nil { // refused
+		return nil
 	}
 	if up.GetHello() == nil {
 		return refuse(st, badHello("the first frame must be a Hello"))
 	}
 	ctx, cancel := context.WithCancelCause(st.Context())
 	defer cancel(nil)
-	w := &wire{s: s, stream: st, who: who, out: make(chan *agentpb.Down, sendQueue), cancel: cancel, done: ctx.Done()}
+	w := &wire{s: s, stream: st, who: who, shown: shown, out: make(chan *agentpb.Down, sendQueue), cancel: cancel, done: ctx.Done()}
 	if !s.keep(w) {
 		return refuse(st, stopping)
 	}
@@ -82,32 +88,53 @@ func (s *Server) Connect(st stream) error {
 	go func() {
 		// Recv returns only when the handler returns or the peer ends the stream, so it
 		// runs beside and the handler below waits for the wire's own end.
-		cancel(w.read(up))
+		err := w.read(up)
+		w.mu.Lock()
+		host := w.host
+		w.mu.Unlock()
+		err = s.abused(who.ID, host, err)
+		var a *abuseError
+		if errors.As(err, &a) { // told here: gRPC may have ended the stream's context before us
+			s.tell(orElse(who.ID, host), a)
+		}
+		cancel(err)
 	}()
 	<-ctx.Done()
 	cause := context.Cause(ctx)
 	s.forget(w, cause)
+	var abuse *abuseError
+	if errors.As(cause, &abuse) && abuse.reason == SlowReader {
+		s.guards.of(w.host).punish(abuse.reason)
+		s.tell(w.host, abuse)
+	}
 	// A writer stuck in flow control is freed only by this handler's return.
 	idle := time.NewTimer(sendTimeout)
 	defer idle.Stop()
 	select {
 	case <-sent:
 		var r *refusedError
-		if errors.As(cause, &r) {
-			return refuse(st, r.Refusal)
+		switch {
+		case errors.As(cause, &r):
+			return lastFrame(st, r.Refusal)
+		case abuse != nil && abuse.reason != SlowReader:
+			return lastFrame(st, &agentpb.Refusal{Reason: agentpb.Refusal_BAD_HELLO, Detail: abuse.Error()})
 		}
 	case <-idle.C:
 	}
-	if status.Code(cause) == codes.PermissionDenied {
+	if status.Code(cause) == codes.PermissionDenied || status.Code(cause) == codes.Unavailable {
 		return cause
 	}
 	return status.Error(codes.Unavailable, "session ended")
 }
 
 // standBy holds a silent stream until its agent says something. It costs one goroutine.
-func (s *Server) standBy(st stream, who trust.Identity, h *agentpb.Hello) (*agentpb.Up, error) {
+func (s *Server) standBy(st stream, who trust.Identity, up *agentpb.Up) (*agentpb.Up, error) {
+	h := up.GetHello()
 	if r, err := s.examine(st.Context(), who, h, ""); r != nil || err != nil {
 		return nil, orRefuse(st, r, err)
+	}
+	if err := s.guards.of(h.Host).hello(up); err != nil {
+		return up, err
 	}
 	if r := s.h.Standby(h); r != nil {
 		return nil, refuse(st, r)
@@ -129,6 +156,21 @@ func orRefuse(st stream, r *agentpb.Refusal, err error) error {
 
 func refuse(st stream, r *agentpb.Refusal) error {
 	return st.Send(&agentpb.Down{Frame: &agentpb.Down_Refusal{Refusal: r}})
+}
+
+// lastFrame says why a session ends, to a peer that may read nothing any more: the return
+// of the handler frees a send that is stuck.
+func lastFrame(st stream, r *agentpb.Refusal) error {
+	sent := make(chan error, 1)
+	go func() { sent <- refuse(st, r) }()
+	limit := time.NewTimer(lastWord)
+	defer limit.Stop()
+	select {
+	case err := <-sent:
+		return err
+	case <-limit.C:
+		return status.Error(codes.Unavailable, "session ended")
+	}
 }
 
 func badHello(why string) *agentpb.Refusal {
@@ -172,10 +214,13 @@ func (w *wire) read(up *agentpb.Up) (err error) {
 	for ; err == nil; up, err = w.stream.Recv() {
 		w.heard.Store(w.s.now().UnixNano())
 		if h := up.GetHello(); h != nil {
-			if err := w.greet(h); err != nil {
+			if err := w.greet(up); err != nil {
 				return err
 			}
 			continue
+		}
+		if err := w.s.guards.of(w.last.Host).frame(up); err != nil {
+			return err
 		}
 		w.mu.Lock()
 		ses, ch := w.ses, w.channel
@@ -191,8 +236,9 @@ func (w *wire) read(up *agentpb.Up) (err error) {
 }
 
 // greet begins a session: of this worker, or carried to the host's owner.
-func (w *wire) greet(h *agentpb.Hello) error {
-	if r, err := w.s.examine(w.stream.Context(), w.who, h, w.host); err != nil {
+func (w *wire) greet(up *agentpb.Up) error {
+	h := up.GetHello()
+	if r, err := w.s.examine(w.stream.Context(), w.who, h, w.last.GetHost()); err != nil {
 		return err
 	} else if r != nil {
 		return &refusedError{r}
@@ -200,7 +246,16 @@ func (w *wire) greet(h *agentpb.Hello) error {
 	if h.Role == agentpb.Hello_STANDBY {
 		return &refusedError{badHello("a stream in use cannot become a silent one")}
 	}
+	if w.last != nil && h.Session <= w.last.Session {
+		return &abuseError{ReplayedHello, "a Hello that came before on this stream"}
+	}
+	if err := w.s.guards.of(h.Host).hello(up); err != nil {
+		return err
+	}
+	w.last = h
+	w.mu.Lock()
 	w.host = h.Host
+	w.mu.Unlock()
 	w.attach(nil, nil, errMoved)
 	ses, a := w.s.begin(h, w, "")
 	switch {
@@ -251,7 +306,7 @@ func (w *wire) send(d *agentpb.Down) {
 	case w.out <- d:
 	case <-w.done:
 	default:
-		w.cancel(errors.New("agent reads too slowly: send queue is full"))
+		w.cancel(&abuseError{SlowReader, "it reads too slowly: the send queue is full"})
 	}
 }
 
@@ -277,7 +332,9 @@ func (w *wire) soon() {
 }
 
 func (w *wire) write(ctx context.Context) {
-	stuck := time.AfterFunc(time.Hour, func() { w.cancel(fmt.Errorf("send to agent: not taken within %v", sendTimeout)) })
+	stuck := time.AfterFunc(time.Hour, func() {
+		w.cancel(&abuseError{SlowReader, fmt.Sprintf("it reads too slowly: a frame was not taken within %v", sendTimeout)})
+	})
 	stuck.Stop()
 	for {
 		select {
@@ -368,8 +425,9 @@ func (s *Server) Tell(d func(host, owner string) *agentpb.Down) {
 		case w.channel != nil:
 			owner = w.channel.relay.peer.ID
 		}
+		host := w.host
 		w.mu.Unlock()
-		if f := d(w.host, owner); f != nil {
+		if f := d(host, owner); f != nil {
 			w.send(f)
 		}
 	}

@@ -40,6 +40,9 @@ const (
 	minLife           = time.Minute
 )
 
+// operatorRoles are what the API knows, the least first.
+var operatorRoles = []string{"viewer", "operator", "admin"}
+
 // How long certificates are good for unless said otherwise.
 const (
 	CALife   = 10 * 365 * 24 * time.Hour
@@ -59,6 +62,7 @@ type Options struct {
 	Dir   string
 	DNS   []string      // host names besides the usual ones
 	IP    []string      // addresses besides the usual ones
+	Role  string        // of an operator: viewer, operator or admin; empty: admin
 	For   time.Duration // 0: CALife or LeafLife
 	Force bool          // write over what is there
 	Now   time.Time     // from when it is valid, a little earlier in fact
@@ -103,6 +107,9 @@ func Issue(kind Kind, name string, o Options) (Pair, error) {
 	if kind == Etcd {
 		checked.Role = trust.Worker // any role whose ids have the common form
 	}
+	if o.Role != "" && kind != Kind(trust.Operator) {
+		return Pair{}, badOption("role: a certificate of a %s has none, allowed is it for operator", kind)
+	}
 	if !slices.Contains(Kinds, kind) {
 		return Pair{}, badOption("kind %.40q: allowed are worker, host, operator and etcd", kind)
 	}
@@ -132,6 +139,12 @@ func Issue(kind Kind, name string, o Options) (Pair, error) {
 			return Pair{}, badOption("dns, ip: a certificate of a %s is for no server, allowed are they for worker and etcd", kind)
 		}
 	}
+	if kind == Kind(trust.Operator) {
+		if o.Role == "" {
+			o.Role = operatorRoles[len(operatorRoles)-1]
+		}
+		t.Subject.Organization = []string{trust.RoleOrganization(o.Role)}
+	}
 	if kind != Etcd {
 		u, err := url.Parse(id.URI())
 		if err != nil {
@@ -158,6 +171,9 @@ func (o *Options) check(life time.Duration) error {
 	}
 	if o.For < minLife {
 		return badOption("for: %v, allowed are %v and more", o.For, minLife)
+	}
+	if o.Role != "" && !slices.Contains(operatorRoles, o.Role) {
+		return badOption("role: %.40q, allowed are %s", o.Role, strings.Join(operatorRoles, ", "))
 	}
 	for _, n := range o.DNS {
 		if !dnsName.MatchString(n) || len(n) > 253 {

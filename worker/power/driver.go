@@ -70,16 +70,16 @@ type Target struct {
 	Pinned  corepower.Identity // zero: not enrolled yet, nothing is compared
 }
 
-// Limits are times of one target. A zero field means the default of power.md §6.3.
+// Limits are times of one target. A zero field means the default of power.md §6.3, except Gap.
 type Limits struct {
 	Packet  time.Duration // wait for an answer before a packet is repeated: 2 s
 	Retries int           // repetitions of a packet: 1; negative means none
 	Answer  time.Duration // silence after which one exchange (status, step of a log-in) fails: 5 s
 	Command time.Duration // a command and all that it needs: 15 s
-	Gap     time.Duration // minimum time between sessions to one device: 2 s; negative means none
+	Gap     time.Duration // minimum time between sessions to one device; 0: none
 }
 
-// WithDefaults returns the limits with every zero field filled. It is idempotent.
+// WithDefaults returns the limits with every zero field but Gap filled. It is idempotent.
 func (l Limits) WithDefaults() Limits {
 	def := func(d *time.Duration, v time.Duration) {
 		if *d == 0 {
@@ -89,7 +89,6 @@ func (l Limits) WithDefaults() Limits {
 	def(&l.Packet, 2*time.Second)
 	def(&l.Answer, 5*time.Second)
 	def(&l.Command, 15*time.Second)
-	def(&l.Gap, 2*time.Second)
 	if l.Retries == 0 {
 		l.Retries = 1
 	}

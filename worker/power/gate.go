@@ -111,7 +111,7 @@ func (g *Gate) enter(ctx context.Context, t Target, version string, u Urgency) (
 
 	g.mu.Lock()
 	wait := lockedFor(d.refused[version], time.Now())
-	gap := time.Until(d.closed.Add(t.Limits.WithDefaults().Gap))
+	gap := time.Until(d.closed.Add(t.Limits.Gap))
 	g.mu.Unlock()
 	if wait > 0 {
 		return release(&Error{Kind: corepower.AuthFailed, Op: "open session with " + t.Address, RetryAfter: wait,

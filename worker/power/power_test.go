@@ -90,7 +90,7 @@ func fileSecret(t *testing.T, value string) (Secret, string) {
 func TestGateGap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fake{}
-		g, target, start := NewGate(), Target{Address: "a"}, time.Now()
+		g, target, start := NewGate(), Target{Address: "a", Limits: Limits{Gap: 2 * time.Second}}, time.Now()
 		read := func(u Urgency) {
 			if _, err := ReadOnce(t.Context(), g.For(f, u), target); err != nil {
 				t.Errorf("read: %v", err)
@@ -120,7 +120,7 @@ func TestGateGap(t *testing.T) {
 			go read(Urgent)
 		}
 		other := target
-		other.Address = "b"
+		other.Address, other.Limits.Gap = "b", 0
 		if _, err := ReadOnce(t.Context(), g.For(f, Routine), other); err != nil {
 			t.Errorf("another device does not wait: %v", err)
 		}

@@ -4,6 +4,7 @@ package provider
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
@@ -14,13 +15,28 @@ import (
 type Facts struct {
 	Host        string
 	Pools       []string // shared pools on record
-	Probes      []string // addresses of its kernel
+	Probes      []string // addresses of its kernel; a fragment names the network, see Network
+	Local       bool     // setting ha.kvm.local: a host without shared pools may be protected
+	PowerOn     bool     // some power level reads ON
 	Instances   []*agentpb.Instance
-	PowerTested bool   // some power level passed its last test, and that is young enough
+	PowerTested bool   // some power level once passed its test
 	PowerWhy    string // why not
 	LinkAlive   bool   // its agent is linked and pings in time
 	Baseline    Baseline
 }
+
+// Network splits a probe's address, such as icmp://10.1.0.7#storage, into what is probed
+// and the network it is on; without a fragment that is management.
+func Network(probe string) (address, network string) {
+	address, network, named := strings.Cut(probe, "#")
+	if !named || network == "" {
+		network = Management
+	}
+	return address, network
+}
+
+// Management is the network that agents talk to workers over.
+const Management = "management"
 
 // Baseline says which families of signals were seen alive while the host was
 // AVAILABLE; silence of a family never seen alive proves nothing (ha.md §5).

@@ -142,7 +142,8 @@ func (p *Store) RenameVolume(ctx context.Context, from hypervisor.Disk, path str
 }
 
 // renameNew renames without replacing. NFS cannot (EINVAL): there a hard link takes the
-// name, which fails as well if it is taken.
+// name, which fails as well if it is taken. Who is cut off in between leaves the volume
+// under both names, and repeats the call.
 func renameNew(root *os.Root, from, to string) error {
 	a, err := root.Open(filepath.Dir(from))
 	if err != nil {
@@ -155,11 +156,20 @@ func renameNew(root *os.Root, from, to string) error {
 	}
 	defer b.Close()
 	err = unix.Renameat2(int(a.Fd()), filepath.Base(from), int(b.Fd()), filepath.Base(to), unix.RENAME_NOREPLACE)
-	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.ENOTSUP) {
-		return err
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.ENOTSUP):
+		err = root.Link(from, to)
 	}
-	if err := root.Link(from, to); err != nil {
+	if err != nil && !(errors.Is(err, fs.ErrExist) && sameFile(root, from, to)) {
 		return err
 	}
 	return root.Remove(from)
+}
+
+func sameFile(root *os.Root, a, b string) bool {
+	x, errX := root.Lstat(a)
+	y, errY := root.Lstat(b)
+	return errX == nil && errY == nil && a != b && os.SameFile(x, y)
 }

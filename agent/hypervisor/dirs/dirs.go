@@ -205,6 +205,7 @@ func (p *Store) Volumes(ctx context.Context, pool string) ([]hypervisor.Disk, er
 	if err != nil {
 		return nil, fmt.Errorf("list volumes: pool %s: %w", pool, err)
 	}
+	slices.SortFunc(all, func(a, b hypervisor.Disk) int { return strings.Compare(a.Path, b.Path) })
 	return all, nil
 }
 

@@ -58,6 +58,37 @@ func TestOpenFileIsAUser(t *testing.T) {
 	}
 }
 
+// A rename that was cut off between its two names goes on when it is repeated; a name
+// that another volume has is never taken.
+func TestRenameGoesOn(t *testing.T) {
+	dir := t.TempDir()
+	s, d := open(t, dirs.Dir{ID: "p", Type: hypervisor.NFS, Path: dir}), hypervisor.Disk{Pool: "p", Path: "tmp"}
+	path, err := s.Reserve(t.Context(), d)
+	if err == nil {
+		err = os.Link(path, filepath.Join(dir, "v"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.RenameVolume(t.Context(), d, "v"); err != nil {
+		t.Errorf("rename = %v", err)
+	}
+	if v := s.LookVolume(t.Context(), d); v.Answer != hypervisor.Absent {
+		t.Errorf("the old name is %+v, want absent", v)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "other"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, to := range []string{"other", "v"} {
+		if err := s.RenameVolume(t.Context(), hypervisor.Disk{Pool: "p", Path: "v"}, to); !errors.Is(err, hypervisor.ErrExists) {
+			t.Errorf("rename to %s = %v, want ErrExists", to, err)
+		}
+	}
+	if v := s.LookVolume(t.Context(), hypervisor.Disk{Pool: "p", Path: "v"}); v.Answer != hypervisor.Present {
+		t.Errorf("the volume is %+v", v)
+	}
+}
+
 // Volumes are all files but Holdfast's own; paths and disks are each other's inverse.
 func TestVolumesAndPaths(t *testing.T) {
 	dir := t.TempDir()

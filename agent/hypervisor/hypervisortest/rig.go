@@ -109,7 +109,7 @@ func (b bench) want(what string, got, want error) {
 // until polls a condition; b.ctx and Limit bound it.
 func (b bench) until(what string, ok func() bool) {
 	b.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
+	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	limit := time.After(b.Limit)
 	for !ok() {

@@ -7,7 +7,7 @@
 //
 // Every call runs on a connection and in a goroutine of its own, with a deadline, and
 // nobody waits for one that is stuck: with two calls on one connection, libvirt frees
-// only one of them when the other end is gone. When too many are stuck, further ones are
+// only one of them when the other end is gone. When too many wait, further ones are
 // refused: each holds a thread.
 //
 // Volumes are files of directory pools (package dirs). They are copied by qemu-img, a

@@ -23,8 +23,8 @@ import (
 const (
 	// callLimit bounds a call whose ctx does not end sooner; jobs are bounded by ctx alone.
 	callLimit = 30 * time.Second
-	// maxStuck is how many calls may be left behind before new ones are refused.
-	maxStuck = 64
+	// maxCalls is how many calls may be under way, those left behind included.
+	maxCalls = 256
 )
 
 // Config is what a Host is made of.
@@ -40,7 +40,7 @@ type Host struct {
 	volumes
 	hostonly.Host // the boot id is the kernel's
 	cfg           Config
-	stuck         *atomic.Int32
+	calls         *atomic.Int32
 }
 
 var (
@@ -65,7 +65,7 @@ func New(cfg Config) (*Host, error) {
 	if cfg.Accel != "kvm" && cfg.Accel != "qemu" {
 		return nil, fmt.Errorf("accelerator %q, allowed are kvm and qemu", cfg.Accel)
 	}
-	h := &Host{cfg: cfg, stuck: &atomic.Int32{}}
+	h := &Host{cfg: cfg, calls: &atomic.Int32{}}
 	store, err := dirs.New(dirs.Config{Dirs: cfg.Dirs, Users: h.users})
 	if err != nil {
 		return nil, err
@@ -97,8 +97,8 @@ func call[T any](ctx context.Context, h *Host, limit time.Duration, do func(*lib
 	if err := context.Cause(ctx); err != nil {
 		return none, err
 	}
-	if n := h.stuck.Load(); n >= maxStuck {
-		return none, fmt.Errorf("libvirt does not answer: %d calls are stuck", n)
+	if n := h.calls.Load(); n >= maxCalls {
+		return none, fmt.Errorf("ask libvirt: %d calls wait for it already", n)
 	}
 	if limit > 0 {
 		var cancel context.CancelFunc
@@ -106,15 +106,18 @@ func call[T any](ctx context.Context, h *Host, limit time.Duration, do func(*lib
 		defer cancel()
 	}
 	done := make(chan result, 1)
-	h.stuck.Add(1)
+	h.calls.Add(1)
 	go func() {
-		defer h.stuck.Add(-1)
+		defer h.calls.Add(-1)
 		var r result
 		c, err := libvirt.NewConnect(h.cfg.URI)
 		if err != nil {
 			r.err = fmt.Errorf("connect to %s: %w", h.cfg.URI, plain(err))
 		} else {
 			r.value, r.err = do(c)
+			if alive, err := c.IsAlive(); r.err != nil && (err != nil || !alive) {
+				r.err = fmt.Errorf("%w: connection to libvirt lost: %w", hypervisor.ErrUnsure, r.err)
+			}
 			_, _ = c.Close() // what a call did does not depend on its good-bye
 		}
 		done <- r

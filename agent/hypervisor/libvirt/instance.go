@@ -63,20 +63,25 @@ func (h *Host) Instances(ctx context.Context) ([]hypervisor.Instance, error) {
 	}
 	var out []hypervisor.Instance
 	for _, d := range all {
-		out = append(out, hypervisor.Instance{ID: d.Name, Disks: h.disks(d)})
+		disks, _ := h.disks(d) // only those on pools can be watched
+		out = append(out, hypervisor.Instance{ID: d.Name, Disks: disks})
 	}
 	return out, nil
 }
 
-// disks are those on pools.
-func (h *Host) disks(d *domain) []hypervisor.Disk {
-	var out []hypervisor.Disk
+// disks are those on pools, and the names of the others.
+func (h *Host) disks(d *domain) (onPools []hypervisor.Disk, elsewhere []string) {
 	for _, k := range d.Devices.Disks {
+		if !k.writable() {
+			continue
+		}
 		if v, ok := h.Disk(k.path()); ok {
-			out = append(out, v)
+			onPools = append(onPools, v)
+		} else {
+			elsewhere = append(elsewhere, k.where())
 		}
 	}
-	return out
+	return onPools, elsewhere
 }
 
 // users is for dirs.Config.
@@ -137,7 +142,7 @@ func (h *Host) LookInstance(ctx context.Context, id string) hypervisor.InstanceS
 		if err != nil {
 			return s, err
 		}
-		s.Disks = h.disks(def)
+		s.Disks, s.Elsewhere = h.disks(def)
 		s.Persistent, err = d.IsPersistent()
 		return s, err
 	})

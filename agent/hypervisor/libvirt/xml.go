@@ -3,6 +3,7 @@
 package libvirt
 
 import (
+	"cmp"
 	"encoding/xml"
 	"fmt"
 	"html"
@@ -79,7 +80,9 @@ type driver struct {
 }
 
 type source struct {
-	File string `xml:"file,attr"`
+	File string `xml:"file,attr,omitempty"`
+	Dev  string `xml:"dev,attr,omitempty"`  // of a block device
+	Name string `xml:"name,attr,omitempty"` // of a network disk
 }
 
 type target struct {
@@ -108,11 +111,19 @@ func (m *mirror) path() string {
 
 // path is the file of a disk; empty: it is none.
 func (d disk) path() string {
-	if d.Source == nil || d.Device != "" && d.Device != "disk" {
+	if !d.writable() {
 		return ""
 	}
 	return d.Source.File
 }
+
+// writable leaves out CD-ROMs and empty drives.
+func (d disk) writable() bool {
+	return d.Source != nil && (d.Device == "" || d.Device == "disk" || d.Device == "lun")
+}
+
+// where names what the disk lies on, whatever it is.
+func (d disk) where() string { return cmp.Or(d.Source.File, d.Source.Dev, d.Source.Name, d.Type) }
 
 // files are all that the disk uses: itself and what it is based on.
 func (d disk) files() []string {
@@ -158,7 +169,7 @@ func render(d hypervisor.Definition, accel, emulator string, path func(hyperviso
 		out.Devices.Disks = append(out.Devices.Disks, disk{
 			Type: "file", Device: "disk",
 			Driver: &driver{"qemu", string(spec.Format), "none", "stop", "stop"},
-			Source: &source{file}, Target: &target{"vd" + string(rune('a'+i)), "virtio"},
+			Source: &source{File: file}, Target: &target{"vd" + string(rune('a'+i)), "virtio"},
 		})
 	}
 	text, err := xml.MarshalIndent(out, "", "  ")
@@ -175,7 +186,7 @@ func renderCopy(f hypervisor.Format, file string) (string, error) {
 		XMLName xml.Name `xml:"disk"`
 		disk
 	}
-	text, err := xml.Marshal(onlyDisk{disk: disk{Type: "file", Driver: &driver{Name: "qemu", Type: string(f), Cache: "none"}, Source: &source{file}}})
+	text, err := xml.Marshal(onlyDisk{disk: disk{Type: "file", Driver: &driver{Name: "qemu", Type: string(f), Cache: "none"}, Source: &source{File: file}}})
 	return string(text), err
 }
 

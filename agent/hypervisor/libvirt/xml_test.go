@@ -93,6 +93,9 @@ func TestParseLive(t *testing.T) {
 			t.Errorf("%+v has files", other)
 		}
 	}
+	if cd, block := d.Devices.Disks[1], d.Devices.Disks[2]; cd.writable() || !block.writable() || block.where() != "/dev/sdb" {
+		t.Errorf("%+v is no CD-ROM, or %+v no disk on /dev/sdb", cd, block)
+	}
 }
 
 func TestRelocate(t *testing.T) {

@@ -213,6 +213,7 @@ var colours = map[string]string{
 	"INITIALIZING": "36", "CHECKING": "33", "SUSPECT": "33", "DEGRADED": "33", "UNSUPPORTED": "33", "UNKNOWN": "33", "INACTIVE": "33", "warning": "33", "hold": "33",
 	"RECOVERING": "35", "FENCING": "35", "draining": "33", "drained": "33", "restarting": "36", "absent": "31",
 	"FENCED": "31", "FAILED": "31", "page": "31", "need-human": "31",
+	"STORM": "31", "COOLDOWN": "33", "latched": "31", "used-up": "33", "free": "32",
 }
 
 // Colour wraps a state word in its colour for a terminal.

@@ -33,6 +33,7 @@ func NewFleet() *Fleet {
 		return []v1.DeviceStatus{{Name: "bmc", Driver: "ipmi", State: state, Read: at(290), Tested: at(10), TestOK: true}}
 	}
 	f := &Fleet{
+		AreaL: areas(), BudgetMap: budgets(),
 		Profile:  map[string]string{"device.bmc.driver": "ipmi"},
 		Revision: 100, changed: make(chan struct{}), Elsewhere: map[string]string{},
 		HostMap: map[string]v1.Host{

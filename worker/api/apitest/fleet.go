@@ -33,6 +33,8 @@ type Fleet struct {
 	InstanceL []v1.Instance
 	CommandL  []v1.Command
 	EventL    []v1.Event
+	AreaL     []v1.Area
+	BudgetMap map[string]v1.Budget
 	Set       map[string]v1.Setting      // by scope and name
 	SecretMap map[string]v1.SecretStatus // by host/device
 	Profile   map[string]string          // of all scopes

@@ -68,12 +68,15 @@ func dryRun(on bool) url.Values {
 
 func hostPath(id, rest string) string { return "/v1/hosts/" + url.PathEscape(id) + rest }
 
-func partitionPath(path, verb string) string {
-	parts := strings.Split(path, "/")
+func partitionPath(path, verb string) string { return slashed("/v1/partitions/", path, verb) }
+
+// slashed is the path of a name that contains slashes.
+func slashed(base, name, verb string) string {
+	parts := strings.Split(name, "/")
 	for i := range parts {
 		parts[i] = url.PathEscape(parts[i])
 	}
-	return "/v1/partitions/" + strings.Join(parts, "/") + verb
+	return base + strings.Join(parts, "/") + verb
 }
 
 func get[T any](ctx context.Context, c *Client, path string, q url.Values) (T, error) {
@@ -238,6 +241,32 @@ func (c *Client) Incidents(ctx context.Context, host string) ([]Incident, error)
 // Incident is one incident with its whole ledger.
 func (c *Client) Incident(ctx context.Context, id string) (Incident, error) {
 	return get[Incident](ctx, c, "/v1/incidents/"+url.PathEscape(id), nil)
+}
+
+// Areas lists areas that are in a storm or were, by name.
+func (c *Client) Areas(ctx context.Context) ([]Area, error) {
+	return all[Area](ctx, c, "/v1/areas", nil)
+}
+
+// Area is one of them.
+func (c *Client) Area(ctx context.Context, area string) (Area, error) {
+	return get[Area](ctx, c, slashed("/v1/areas/", area, ""), nil)
+}
+
+// Budgets lists power-down budgets: those of all zones, pods and clusters, and of the
+// hosts that spent some; below a scope if it is not empty.
+func (c *Client) Budgets(ctx context.Context, scope string) ([]Budget, error) {
+	return all[Budget](ctx, c, "/v1/budgets", scopeOf(scope))
+}
+
+// ResetBudget forgets what a budget has spent and opens it again.
+func (c *Client) ResetBudget(ctx context.Context, scope string, r BudgetRequest) (Budget, error) {
+	return post[Budget](ctx, c, slashed("/v1/budgets/", scope, ":reset"), nil, r)
+}
+
+// GrantBudget adds slots to a budget for a while and opens it again.
+func (c *Client) GrantBudget(ctx context.Context, scope string, r BudgetRequest) (Budget, error) {
+	return post[Budget](ctx, c, slashed("/v1/budgets/", scope, ":grant"), nil, r)
 }
 
 // Events lists events, oldest first.

@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// ActorHeader carries the name of who asks, for the record. It is a claim: until the API
-// authenticates, the server notes it together with the peer's address.
+// ActorHeader carries the name of who asks, for the record, where nobody has to prove it:
+// on loopback. It is a claim, noted together with the peer's address.
 const ActorHeader = "Holdfast-Actor"
 
 const (
@@ -32,6 +32,7 @@ type Options struct {
 	Endpoints []string          // base URLs or host:port, tried in order; at least one
 	Timeout   time.Duration     // of one call, default 15s; watches have none
 	Actor     string            // see ActorHeader
+	Token     string            // bearer token; sent to every endpoint
 	Transport http.RoundTripper // default: a pool of its own
 	Lost      func(error)       // told each time a watch loses its connection and will try again
 }
@@ -42,6 +43,7 @@ type Client struct {
 	endpoints []*url.URL
 	timeout   time.Duration
 	actor     string
+	token     string
 	http      *http.Client
 	lost      func(error)
 
@@ -56,7 +58,7 @@ func NewClient(o Options) (*Client, error) {
 	if len(o.Endpoints) == 0 {
 		return nil, errors.New("endpoints: empty, at least one is needed")
 	}
-	c := &Client{timeout: o.Timeout, actor: o.Actor, lost: o.Lost, idle: 3 * heartbeat, backoff: 200 * time.Millisecond}
+	c := &Client{timeout: o.Timeout, actor: o.Actor, token: o.Token, lost: o.Lost, idle: 3 * heartbeat, backoff: 200 * time.Millisecond}
 	if c.timeout <= 0 {
 		c.timeout = defaultTimeout
 	}
@@ -215,6 +217,9 @@ func (c *Client) send(ctx context.Context, n int, r request, body []byte) (*http
 	}
 	if c.actor != "" {
 		req.Header.Set(ActorHeader, c.actor)
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
 	if r.method == http.MethodPut || r.method == http.MethodPatch || r.method == http.MethodDelete {
 		switch {

@@ -28,7 +28,7 @@ type HostSpec struct {
 	Partition string            `json:"partition"`          // zone/pod/cluster, or a prefix of it
 	Provider  string            `json:"provider,omitempty"` // default kvm
 	Labels    map[string]string `json:"labels,omitempty"`   // rack, switch, pdu, …
-	Probes    []string          `json:"probes,omitempty"`   // icmp://10.0.0.7, udp-echo://127.0.0.1:7007
+	Probes    []string          `json:"probes,omitempty"`   // icmp://10.0.0.7, udp-echo://127.0.0.1:7007; with #network where it is not the management network
 	Pools     []string          `json:"pools,omitempty"`    // shared pools it mounts
 	Power     []Device          `json:"power,omitempty"`
 	Control   string            `json:"control,omitempty"` // hypervisor's address as other hosts reach it; default qemu+tls://<id>/system
@@ -87,6 +87,7 @@ type HostStatus struct {
 	Incident     string            `json:"incident,omitempty"` // id of the open one
 	Proof        *Proof            `json:"proof,omitempty"`
 	Instances    []string          `json:"instances,omitempty"`
+	Local        []string          `json:"local,omitempty"`     // of the instances, those on pools of this host alone: they return with it, never elsewhere
 	Witnessed    []string          `json:"witnessed,omitempty"` // signs of life that neighbours have seen of this boot: disks, network; the silence of others proves nothing
 	Contradicted []string          `json:"contradicted,omitempty"`
 	Labels       map[string]string `json:"-"`
@@ -129,7 +130,8 @@ type Proof struct {
 	How       string    `json:"how"`
 	At        time.Time `json:"at"`
 	Revoked   string    `json:"revoked,omitempty"`
-	Instances []string  `json:"instances,omitempty"`
+	Instances []string  `json:"instances,omitempty"` // that may run elsewhere
+	Local     []string  `json:"local,omitempty"`     // that return with the host
 }
 
 // PartitionSpec is what operators declare of a zone, pod or cluster.
@@ -154,15 +156,6 @@ type Partition struct {
 	Disarmed []string       `json:"disarmed,omitempty"`
 	Budget   *Budget        `json:"budget,omitempty"`
 	Revision int64          `json:"revision"`
-}
-
-// Budget is one power-down budget.
-type Budget struct {
-	Scope   string `json:"scope"`
-	Used    int    `json:"used"`
-	Limit   int    `json:"limit"`
-	Window  string `json:"window"`
-	Latched bool   `json:"latched,omitempty"`
 }
 
 // Worker is a member of the control plane.

@@ -77,8 +77,20 @@ func (c *conn) Status(ctx context.Context) (corepower.Reading, error) {
 	if !ok {
 		return corepower.Reading{}, c.classify(op, res, time.Since(began), false)
 	}
+	if state == corepower.Off && c.blind() {
+		if labels, e := c.labels(ctx, c.options["plug"]); e != nil {
+			return corepower.Reading{}, e
+		} else if labels == nil {
+			return corepower.Reading{}, &power.Error{Kind: corepower.Unsupported, Op: op + " " + c.target.Address, Detail: c.agent + " cannot list outlets, so that its OFF may be of one that is not there"}
+		}
+	}
 	return corepower.Reading{State: state, Authentic: c.trusted, At: time.Now(), Raw: "status " + state.String()}, nil
 }
+
+// blind reports whether the agent takes an outlet that is not there, such as those of a
+// unit that is still starting, for one that is off: its OFF counts only beside a list that
+// has the outlet. SNMP 1 answers with an error, 3 with a value that is none.
+func (c *conn) blind() bool { return c.options["snmp_version"] == "3" }
 
 // Do runs off, on or reboot. Exit 0 is Accepted, or AlreadyThere when the agent says
 // that it sent nothing. An error after which something may have run is Indeterminate.

@@ -181,7 +181,8 @@ func TestRefusedTargets(t *testing.T) {
 		{"verbose", "1", corepower.BadConfig, "print secrets"},
 		{"power_timeout", "900", corepower.BadConfig, "deadline"},
 		{"power_wait", "-1", corepower.BadConfig, "whole number"},
-		{"snmp_version", "3", corepower.BadConfig, "allowed are 1, 2c"},
+		{"snmp_version", "2c", corepower.BadConfig, "allowed are 1, 3"},
+		{"snmp_version", "4", corepower.BadConfig, "allowed are 1, 2c, 3"},
 		{"ssh", "perhaps", corepower.BadConfig, "true and false"},
 		{"secret_as", "plug", corepower.BadConfig, "allowed are community, none, password"},
 		{"secret_as", "password_script", corepower.BadConfig, "allowed are community, none, password"},
@@ -233,7 +234,7 @@ func TestOptions(t *testing.T) {
 	if r, err := power.ReadOnce(t.Context(), f.driver(), target); err != nil || r.State != corepower.On || r.Authentic {
 		t.Fatalf("read: %+v, %v", r, err)
 	}
-	want := "action=status\ncommunity=" + password + "\ndelay=0\nip=2001:db8::7\nipport=1161\nmethod=onoff\nplug=Rack 7 = left\npower_timeout=4\nssh=true\nusername=apc\n"
+	want := "action=status\ncommunity=" + password + "\ndelay=0\nip=2001:db8::7\nipport=1161\nmethod=onoff\nplug=Rack 7 = left\npower_timeout=4\nsnmp_version=1\nssh=true\nusername=apc\n"
 	if got := f.read(t, "stdin"); got != want {
 		t.Errorf("standard input\n%s\nwant\n%s", got, want)
 	}
@@ -414,6 +415,29 @@ func TestIdentity(t *testing.T) {
 	}
 	_, err = c.Identity(t.Context())
 	wantKind(t, err, corepower.BadConfig, `outlet "7"`)
+}
+
+// TestMissingOutletIsNotOff: agents take what SNMP 3 answers for an outlet that is not
+// there, or not there yet, for OFF. It counts only beside a list that has the outlet.
+func TestMissingOutletIsNotOff(t *testing.T) {
+	f := newFake(t)
+	f.write(t, "outlet.1", "off\n")
+	f.write(t, "unlisted.1", "")
+	d, v1, v3 := f.driver(), f.target(t, map[string]string{"snmp_version": "1"}), f.target(t, map[string]string{"snmp_version": "3"})
+	if r, err := power.ReadOnce(t.Context(), d, v1); err != nil || r.State != corepower.Off {
+		t.Errorf("SNMP 1: %+v, %v", r, err)
+	}
+	r, err := power.ReadOnce(t.Context(), d, v3)
+	wantKind(t, err, corepower.BadConfig, `outlet "1"`)
+	if r != (corepower.Reading{}) {
+		t.Errorf("an outlet that is not listed reads %+v", r)
+	}
+	if err := os.Remove(filepath.Join(f.dir, "unlisted.1")); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := power.ReadOnce(t.Context(), d, v3); err != nil || r.State != corepower.Off {
+		t.Errorf("SNMP 3, listed: %+v, %v", r, err)
+	}
 }
 
 // TestMetadataCache: one process asks an agent for its metadata until its file changes,

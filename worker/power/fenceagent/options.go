@@ -145,6 +145,12 @@ func options(m metadata, t power.Target, cred power.Credential, own map[string]s
 		set("privlvl", "operator")
 		set("verbose_level", "2") // else a wrong password cannot be told from a dead device; it prints no secret
 	}
+	if m.has("snmp_version") {
+		if v, given := out["snmp_version"]; given && v != "1" && v != "3" {
+			return nil, power.BadConfig(op, "parameter %q: value %q: allowed are 1, 3; in SNMP 2c %s takes an outlet that is not there for one that is off", "snmp_version", v, agent)
+		}
+		set("snmp_version", "1") // some would choose 2c
+	}
 	set("method", "onoff")
 	set("delay", "0")
 	host, port, err := splitAddress(t.Address)

@@ -206,5 +206,3 @@ func until(t testing.TB, what string, ok func() bool) {
 		}
 	}
 }
-
-var _ net.Conn = (*guard)(nil)

@@ -9,8 +9,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/bougou/go-ipmi/pkg/types"
-
 	corepower "github.com/holdfast-ha/holdfast/coordinator/power"
 	"github.com/holdfast-ha/holdfast/worker/power"
 )
@@ -23,8 +21,8 @@ const (
 )
 
 // codeKind gives a completion code its kind (power.md §7).
-func codeKind(code types.CompletionCode) corepower.Kind {
-	switch uint8(code) {
+func codeKind(code byte) corepower.Kind {
+	switch code {
 	case 0xc0, 0xc3, 0xd2, 0xff:
 		return corepower.Busy
 	case 0xd4:
@@ -37,18 +35,21 @@ func codeKind(code types.CompletionCode) corepower.Kind {
 	return corepower.RemoteError
 }
 
-// classify turns the end of an exchange into an error of the port. err is what the
-// library said; what the guard saw weighs more. parent is the caller's context.
+// refused is the error of a completion code other than 00h.
+func (c *conn) refused(what string, code byte, op *operation) *power.Error {
+	e := &power.Error{Kind: codeKind(code), Op: what + " " + c.target.Address, Code: int(code)}
+	e.MayHaveRun = op.command() && e.Kind == corepower.RemoteError
+	if e.Kind == corepower.Busy {
+		e.RetryAfter = retryBusy
+	}
+	return e
+}
+
+// classify turns an exchange without an answer into an error of the port. parent is the
+// caller's context.
 func (c *conn) classify(parent context.Context, what string, err error, op *operation) *power.Error {
 	e := &power.Error{Op: what + " " + c.target.Address, Err: err, MayHaveRun: op.command() && op.sent > 0}
-	answered, isCode := types.IsResponseError(err)
 	switch {
-	case isCode && answered.CompletionCode() == 0:
-		e.Kind, e.MayHaveRun, e.Detail = corepower.ProtocolViolation, op.command(), "the answer is too short"
-	case isCode:
-		e.Code = int(answered.CompletionCode())
-		e.Kind = codeKind(answered.CompletionCode())
-		e.MayHaveRun = op.command() && e.Kind == corepower.RemoteError
 	case op.stopped != nil:
 		e.Kind, e.Err, e.Detail = corepower.Cancelled, op.stopped, "stopped before sending"
 		if errors.Is(op.stopped, errLate) {
@@ -60,8 +61,6 @@ func (c *conn) classify(parent context.Context, what string, err error, op *oper
 		e.Kind, e.Code, e.Detail = op.fault.kind, op.fault.code, op.fault.detail
 	case op.drops > 0:
 		e.Kind, e.Detail = corepower.ProtocolViolation, fmt.Sprintf("no genuine answer; dropped %d packets: %v", op.drops, c.guard.snapshot().Dropped())
-	case errors.Is(err, errPanic):
-		e.Kind, e.Detail = corepower.ProtocolViolation, power.Detail(err.Error(), c.cred)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		e.Kind, e.Detail = corepower.Unreachable, "the port is closed"
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EPERM):

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/bougou/go-ipmi/pkg/client"
 	"github.com/bougou/go-ipmi/pkg/command/app"
 	"github.com/bougou/go-ipmi/pkg/command/chassis"
 	"github.com/bougou/go-ipmi/pkg/types"
@@ -19,18 +18,9 @@ import (
 	"github.com/holdfast-ha/holdfast/worker/power"
 )
 
-// Commands the guard is told to let out.
 const (
 	netFnChassis = 0x00
 	cmdStatus    = 0x01
-	cmdControl   = 0x02
-	cmdIdentify  = 0x04
-
-	netFnApp       = 0x06
-	cmdSystemGUID  = 0x37
-	cmdPrivilege   = 0x3b
-	cmdClose       = 0x3c
-	cmdSessionInfo = 0x3d
 )
 
 const (
@@ -41,7 +31,7 @@ const (
 )
 
 var (
-	errPanic = errors.New("the library gave up on an answer")
+	errPanic = errors.New("the decoder gave up on an answer")
 	errLate  = errors.New("the command's time has passed")
 )
 
@@ -57,7 +47,6 @@ var controls = map[corepower.Verb]chassis.ChassisControl{
 type conn struct {
 	config
 	guard  *guard
-	lib    *client.Client
 	raised bool         // privilege raised from the USER level every session starts with
 	spent  *power.Error // why nothing can be asked any more
 
@@ -65,30 +54,55 @@ type conn struct {
 	observe func(power.Target, Report)
 }
 
-// exchange announces r, runs one request of the library, and waits no longer than the
-// limits and ctx allow. A non-nil result says why there is no answer.
-func (c *conn) exchange(ctx context.Context, what string, limit time.Duration, r request, f func(context.Context) error) *power.Error {
-	bounded, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	deadline, _ := bounded.Deadline()
-	op := c.guard.begin(r, deadline)
-	stop := context.AfterFunc(bounded, func() { c.guard.interrupt(op) })
-	err := guarded(func() error { return f(bounded) })
-	stop()
-	final := c.guard.end(op)
-	if err == nil {
-		return nil
+// exchange carries one request out, and waits no longer than the limits and ctx allow. A
+// non-nil result says why there is no answer.
+func (c *conn) exchange(ctx context.Context, what string, limit time.Duration, r request) (*operation, *power.Error) {
+	deadline := time.Now().Add(limit)
+	if end, bounded := ctx.Deadline(); bounded && end.Before(deadline) {
+		deadline = end
 	}
-	e := c.classify(ctx, what, err, final)
-	_, answered := types.IsResponseError(err)
-	if neverLeft := final.stopped != nil && final.sent == 0; !answered && !neverLeft {
+	op := c.guard.begin(r, deadline)
+	stop := context.AfterFunc(ctx, func() { c.guard.interrupt(op) })
+	err := c.guard.exchange(op)
+	stop()
+	c.guard.end(op)
+	if err == nil {
+		return op, nil
+	}
+	e := c.classify(ctx, what, err, op)
+	if op.stopped == nil || op.sent > 0 {
 		c.spent = e
 	}
-	return e
+	return op, e
 }
 
-// guarded keeps a panic of the library on this goroutine from ending the process; those
-// on its own goroutines cannot happen, since the guard admits only sound answers.
+// ask is an exchange inside the session; res takes the answer's body. After a packet without
+// an answer the connection is spent: a late answer to it must not meet another request.
+func (c *conn) ask(ctx context.Context, what string, r request, req types.Request, res types.Response) *power.Error {
+	if c.spent != nil {
+		return &power.Error{Kind: c.spent.Kind, Op: what + " " + c.target.Address,
+			Detail: "the session was given up after an earlier error", Err: c.spent}
+	}
+	return c.command(ctx, what, c.limits.Answer, r, req, res)
+}
+
+func (c *conn) command(ctx context.Context, what string, limit time.Duration, r request, req types.Request, res types.Response) *power.Error {
+	name := req.Command()
+	r.kind, r.netFn, r.cmd, r.data = typeMessage, byte(name.NetFn), name.ID, req.Pack()
+	op, e := c.exchange(ctx, what, limit, r)
+	if e != nil {
+		return e
+	}
+	if code := op.answer.code(); code != 0 {
+		return c.refused(what, code, op)
+	}
+	if err := guarded(func() error { return res.Unpack(op.answer.body()) }); err != nil {
+		return &power.Error{Kind: corepower.ProtocolViolation, Op: what + " " + c.target.Address, MayHaveRun: op.command(), Detail: "the answer is too short", Err: err}
+	}
+	return nil
+}
+
+// guarded keeps a panic of a decoder from ending the process.
 func guarded(f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -98,35 +112,14 @@ func guarded(f func() error) (err error) {
 	return f()
 }
 
-// ask is an exchange inside the session. After a packet without an answer the connection
-// is spent: the library would repeat sequence numbers, and a late answer is a stranger's.
-func (c *conn) ask(ctx context.Context, what string, r request, f func(context.Context) error) *power.Error {
-	if c.spent != nil {
-		return &power.Error{Kind: c.spent.Kind, Op: what + " " + c.target.Address,
-			Detail: "the session was given up after an earlier error", Err: c.spent}
-	}
-	return c.exchange(ctx, what, c.limits.Answer, r, f)
-}
-
 // login opens the session: three exchanges of the handshake.
 func (c *conn) login(ctx context.Context) *power.Error {
-	const what = "open session with"
-	if e := c.exchange(ctx, what, c.limits.Answer, request{kind: typeOpenReq}, func(ctx context.Context) error {
-		_, err := c.lib.OpenSession(ctx)
-		return err
-	}); e != nil {
-		return e
+	for _, kind := range [...]byte{typeOpenReq, typeRAKP1, typeRAKP3} {
+		if _, e := c.exchange(ctx, "open session with", c.limits.Answer, request{kind: kind}); e != nil {
+			return e
+		}
 	}
-	if e := c.exchange(ctx, what, c.limits.Answer, request{kind: typeRAKP1}, func(ctx context.Context) error {
-		_, err := c.lib.RAKPMessage1(ctx)
-		return err
-	}); e != nil {
-		return e
-	}
-	return c.exchange(ctx, what, c.limits.Answer, request{kind: typeRAKP3}, func(ctx context.Context) error {
-		_, err := c.lib.RAKPMessage3(ctx)
-		return err
-	})
+	return nil
 }
 
 // raise asks for the configured privilege, once; reading needs no more than USER.
@@ -134,10 +127,7 @@ func (c *conn) raise(ctx context.Context) *power.Error {
 	if c.raised {
 		return nil
 	}
-	e := c.ask(ctx, "raise privilege on", request{netFn: netFnApp, cmd: cmdPrivilege, data: []byte{byte(c.privilege)}}, func(ctx context.Context) error {
-		_, err := c.lib.SetSessionPrivilegeLevel(ctx, c.privilege)
-		return err
-	})
+	e := c.ask(ctx, "raise privilege on", request{}, &app.SetSessionPrivilegeLevelRequest{PrivilegeLevel: c.privilege}, &app.SetSessionPrivilegeLevelResponse{})
 	if e != nil {
 		if e.Code >= 0x80 && e.Code <= 0x82 {
 			e.Kind, e.Detail = corepower.PrivilegeDenied, "the account may not have privilege "+c.params["privilege"]
@@ -162,12 +152,9 @@ func (c *conn) asUser(ctx context.Context, read func() *power.Error) *power.Erro
 
 // Status reads the chassis status: bit 0 is power, bit 4 a power-control fault.
 func (c *conn) Status(ctx context.Context) (corepower.Reading, error) {
-	var res *chassis.GetChassisStatusResponse
+	var res chassis.GetChassisStatusResponse
 	e := c.asUser(ctx, func() *power.Error {
-		return c.ask(ctx, "read power status of", request{netFn: netFnChassis, cmd: cmdStatus}, func(ctx context.Context) (err error) {
-			res, err = c.lib.GetChassisStatus(ctx)
-			return err
-		})
+		return c.ask(ctx, "read power status of", request{}, &chassis.GetChassisStatusRequest{}, &res)
 	})
 	if e != nil {
 		return corepower.Reading{}, e
@@ -183,16 +170,11 @@ func (c *conn) Status(ctx context.Context) (corepower.Reading, error) {
 // product UUID is. Devices without that command give the GUID of the log-in instead,
 // which the password proves as well.
 func (c *conn) Identity(ctx context.Context) (corepower.Identity, error) {
-	var guid [16]byte
+	var res app.GetSystemGUIDResponse
 	e := c.asUser(ctx, func() *power.Error {
-		return c.ask(ctx, "read identity of", request{netFn: netFnApp, cmd: cmdSystemGUID}, func(ctx context.Context) error {
-			res, err := c.lib.GetSystemGUID(ctx)
-			if err == nil {
-				guid = res.GUID
-			}
-			return err
-		})
+		return c.ask(ctx, "read identity of", request{}, &app.GetSystemGUIDRequest{}, &res)
 	})
+	guid := res.GUID
 	switch {
 	case e == nil:
 	case e.Kind == corepower.Unsupported || e.Kind == corepower.PrivilegeDenied:
@@ -218,7 +200,7 @@ func (c *conn) Do(ctx context.Context, cmd power.Command) (corepower.Outcome, er
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.limits.Command)
 	defer cancel()
-	r := request{netFn: netFnChassis, cmd: cmdControl, before: func() error {
+	r := request{before: func() error {
 		if !cmd.NotAfter.IsZero() && !time.Now().Before(cmd.NotAfter) {
 			return errLate
 		}
@@ -227,34 +209,27 @@ func (c *conn) Do(ctx context.Context, cmd power.Command) (corepower.Outcome, er
 		}
 		return nil
 	}}
-	var send func(context.Context) error
+	var req types.Request
+	var res types.Response
 	control, isControl := controls[cmd.Verb]
 	switch {
 	case isControl:
-		r.data = []byte{byte(control)}
 		r.once = cmd.Verb != corepower.HardOff && cmd.Verb != corepower.HardOn
-		send = func(ctx context.Context) error {
-			_, err := c.lib.ChassisControl(ctx, control)
-			return err
-		}
+		req, res = &chassis.ChassisControlRequest{ChassisControl: control}, &chassis.ChassisControlResponse{}
 	case cmd.Verb == corepower.Identify:
 		length := cmd.For
 		if length == 0 {
 			length = identifyFor
 		}
 		seconds := byte(min(max(length/time.Second, 1), 255))
-		r.cmd, r.data = cmdIdentify, []byte{seconds, 0}
-		send = func(ctx context.Context) error {
-			_, err := c.lib.ChassisIdentify(ctx, seconds, false)
-			return err
-		}
+		req, res = &chassis.ChassisIdentifyRequest{IdentifyInterval: seconds}, &chassis.ChassisIdentifyResponse{}
 	default:
 		return corepower.Rejected, &power.Error{Kind: corepower.Unsupported, Op: fmt.Sprintf("send %q to %s", cmd.Verb, c.target.Address), Detail: "unknown verb"}
 	}
 	if e := c.raise(ctx); e != nil {
 		return corepower.Rejected, e
 	}
-	e := c.ask(ctx, "send "+string(cmd.Verb)+" to", r, send)
+	e := c.ask(ctx, "send "+string(cmd.Verb)+" to", r, req, res)
 	switch {
 	case e == nil:
 		return corepower.Accepted, nil
@@ -279,10 +254,8 @@ func (c *conn) late(cmd power.Command) *power.Error {
 func (c *conn) Sessions(ctx context.Context) (power.SessionTable, error) {
 	info := func(index byte) (res *app.GetSessionInfoResponse, e *power.Error) {
 		e = c.asUser(ctx, func() *power.Error {
-			return c.ask(ctx, "list sessions of", request{netFn: netFnApp, cmd: cmdSessionInfo, data: []byte{index}}, func(ctx context.Context) (err error) {
-				res, err = c.lib.GetSessionInfo(ctx, &app.GetSessionInfoRequest{SessionIndex: index})
-				return err
-			})
+			res = &app.GetSessionInfoResponse{}
+			return c.ask(ctx, "list sessions of", request{}, &app.GetSessionInfoRequest{SessionIndex: index}, res)
 		})
 		return res, e
 	}
@@ -351,11 +324,7 @@ func (c *conn) release(ctx context.Context) *power.Error {
 
 // goodbye sends Close Session and waits so long for the answer.
 func (c *conn) goodbye(ctx context.Context, wait time.Duration) *power.Error {
-	id := c.guard.remoteID()
-	return c.exchange(ctx, "close session with", wait, request{netFn: netFnApp, cmd: cmdClose, data: le32(id)}, func(ctx context.Context) error {
-		_, err := c.lib.CloseSession(ctx, &app.CloseSessionRequest{SessionID: id})
-		return err
-	})
+	return c.command(ctx, "close session with", wait, request{}, &app.CloseSessionRequest{SessionID: c.guard.remoteID()}, &app.CloseSessionResponse{})
 }
 
 var (

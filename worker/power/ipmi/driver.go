@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/bougou/go-ipmi/pkg/client"
 	"github.com/bougou/go-ipmi/pkg/types"
 
 	corepower "github.com/holdfast-ha/holdfast/coordinator/power"
@@ -195,7 +194,6 @@ type loginError struct {
 
 func (d *Driver) login(ctx context.Context, cfg config, su suite) (*conn, *loginError) {
 	what := "open session with " + cfg.target.Address
-	// Resolving and dialling happen here, under ctx; the library only gets the guard.
 	sock, err := dial(ctx, cfg.address)
 	if err != nil {
 		kind := corepower.Unreachable
@@ -204,16 +202,8 @@ func (d *Driver) login(ctx context.Context, cfg config, su suite) (*conn, *login
 		}
 		return nil, &loginError{err: &power.Error{Kind: kind, Op: what, Detail: power.Detail(err.Error(), cfg.cred), Err: err}}
 	}
-	g := newGuard(sock, su, cfg.cred.User(), cfg.cred.Password(), cfg.limits)
-	host, _, _ := net.SplitHostPort(cfg.address)
-	lib, err := client.NewClient(host, 0, cfg.cred.User(), cfg.cred.Password())
-	if err != nil {
-		_ = sock.Close()
-		return nil, &loginError{err: power.BadConfig(what, "%s", power.Detail(err.Error(), cfg.cred))}
-	}
-	lib.WithUDPProxy(g).WithTimeout(cfg.limits.Packet).WithRetry(cfg.limits.Retries).WithBufferSize(maxDatagram).
-		WithCipherSuiteID(types.CipherSuiteID(su.id)).WithMaxPrivilegeLevel(cfg.privilege)
-	c := &conn{config: cfg, guard: g, lib: lib, observe: d.observe}
+	g := newGuard(sock, su, cfg.cred.User(), cfg.cred.Password(), byte(cfg.privilege), cfg.limits)
+	c := &conn{config: cfg, guard: g, observe: d.observe}
 	if e := c.login(ctx); e != nil {
 		other := g.wantsOtherSuite()
 		_ = c.Close(ctx) // gives a half-open session back; the log-in error is the one that matters

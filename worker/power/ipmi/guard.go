@@ -3,7 +3,6 @@
 package ipmi
 
 import (
-	"bytes"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -24,9 +23,8 @@ const (
 )
 
 var (
-	errNotAnnounced = errors.New("guard: packet was not announced")
-	errBelieved     = errors.New("guard: the device refused")
-	errStopped      = errors.New("guard: packet was stopped")
+	errBelieved = errors.New("the device refused")
+	errStopped  = errors.New("the packet was stopped")
 )
 
 // step is how far the session setup is; it advances only on accepted answers.
@@ -39,12 +37,12 @@ const (
 	stepActive
 )
 
-// request is what the driver has announced and thereby may leave.
+// request is what the driver asks for: a message of the log-in, or a command.
 type request struct {
 	kind       byte // payload type
 	netFn, cmd byte
 	data       []byte
-	once       bool         // not idempotent: swallow repetitions
+	once       bool         // not idempotent: never repeated
 	before     func() error // asked before each packet
 }
 
@@ -56,38 +54,44 @@ type fault struct {
 	suite  bool // this cipher suite will not do, another may
 }
 
-// operation is one announced exchange.
+// operation is one exchange.
 type operation struct {
 	request
 	deadline time.Time
 	over     bool
-	attempts int // writes by the library
-	sent     int // packets that left
+	sent     int       // packets that left
+	at       time.Time // when the last of them did
 	drops    uint64
 	sentMsg  message // the message awaiting its answer
+	answer   message // the genuine one
 	held     *fault
-	kept     []byte    // proven RAKP 2, while another may follow (see settle)
-	until    time.Time // when held is believed, or kept delivered
+	kept     bool      // a proven RAKP 2 is here, and another may follow (see settle)
+	until    time.Time // when held is believed, or kept counts
 	fault    *fault
 	stopped  error // what before said
 }
 
-// guard is the net.Conn below the library (see doc.go). Its methods may be called from
-// a goroutine of the library that outlives an operation: they then do nothing.
+// guard is the session with one BMC (see doc.go): it makes each packet that leaves, and
+// lets in nothing but the genuine answer to it. One goroutine works with it; interrupt may
+// be called from others.
 type guard struct {
-	sock    net.Conn
-	retries int
-	packet  time.Duration // after which the library repeats
+	sock      net.Conn
+	retries   int
+	packet    time.Duration // without an answer for so long, a packet is repeated
+	privilege byte          // asked for in the log-in
 
-	mu       sync.Mutex
-	s        session
-	step     step
-	tag      byte
-	check    []byte // RAKP 4 check value to expect
-	op       *operation
-	readTill time.Time // the library's read deadline
-	heard    bool      // any genuine-looking answer so far
-	report   Report
+	mu     sync.Mutex
+	s      session
+	step   step
+	tag    byte
+	check  []byte // RAKP 4 check value to expect
+	op     *operation
+	till   time.Time // the socket's deadline
+	out    []byte    // the last packet; its space is used again
+	seq    uint32    // of our last packet in the session
+	rqSeq  byte      // of our last message
+	heard  bool      // any genuine-looking answer so far
+	report Report
 
 	otherSuite bool   // the device refused this suite
 	unwanted   uint32 // session id of an answer with weaker algorithms, to give back
@@ -95,18 +99,19 @@ type guard struct {
 	badProof   bool   // RAKP 2 proved another password
 }
 
-func newGuard(sock net.Conn, su suite, user, password string, limits power.Limits) *guard {
-	g := &guard{sock: sock, retries: limits.Retries, packet: limits.Packet, s: session{suite: su, user: user}}
+func newGuard(sock net.Conn, su suite, user, password string, privilege byte, limits power.Limits) *guard {
+	g := &guard{sock: sock, retries: limits.Retries, packet: limits.Packet, privilege: privilege, s: session{suite: su, user: user}}
 	copy(g.s.kuid[:], password)
-	// The library's session id is a constant and its tags are zero. Random ones make a
-	// stranger guess 40 bits and keep late answers of older attempts apart.
+	// Random ids and tags make a stranger guess 40 bits and keep late answers of older
+	// attempts apart.
 	var r [5]byte
 	_, _ = rand.Read(r[:])
+	_, _ = rand.Read(g.s.crand[:])
 	g.s.ours, g.tag = binary.LittleEndian.Uint32(r[:])|1, r[4]
 	return g
 }
 
-// begin announces a request; until end only it may leave, and only its answer enters.
+// begin announces a request; until end only its answer enters.
 func (g *guard) begin(r request, deadline time.Time) *operation {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -120,24 +125,28 @@ func (g *guard) interrupt(op *operation) {
 	defer g.mu.Unlock()
 	op.over = true
 	if g.op == op {
-		_ = g.sock.SetReadDeadline(time.Unix(1, 0))
+		g.setDeadline(time.Unix(1, 0))
 	}
 }
 
-// end closes an operation and returns a copy with its final counts: a goroutine of the
-// library or a context may still touch the original.
-func (g *guard) end(op *operation) *operation {
-	g.interrupt(op)
+// end closes an operation. A context may still touch it, but it stays as it is.
+func (g *guard) end(op *operation) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.op = nil
+	op.over, g.op = true, nil
 	if op.fault == nil {
 		op.fault = op.held // refused, and time ran out before the grace did
 	}
 	g.otherSuite = g.otherSuite || op.fault != nil && op.fault.suite
 	g.badProof = g.badProof || op.fault != nil && op.fault.kind == corepower.AuthFailed
-	final := *op
-	return &final
+}
+
+// setDeadline sets the socket's deadline where it is another; callers hold mu.
+func (g *guard) setDeadline(t time.Time) {
+	if !t.Equal(g.till) {
+		g.till = t
+		_ = g.sock.SetDeadline(t)
+	}
 }
 
 func (g *guard) active() bool          { g.mu.Lock(); defer g.mu.Unlock(); return g.step == stepActive }
@@ -147,145 +156,148 @@ func (g *guard) remoteID() uint32      { g.mu.Lock(); defer g.mu.Unlock(); retur
 func (g *guard) guid() [16]byte        { g.mu.Lock(); defer g.mu.Unlock(); return g.s.guid }
 func (g *guard) snapshot() Report      { g.mu.Lock(); defer g.mu.Unlock(); return g.report }
 
-// Write lets the announced request out and nothing else.
-func (g *guard) Write(p []byte) (int, error) {
+// exchange sends the announced request, again after each packet time-out where that is
+// allowed, and returns when its genuine answer is here, or why it is not.
+func (g *guard) exchange(op *operation) error {
+	space := datagrams.Get().(*[maxDatagram + 1]byte)
+	defer datagrams.Put(space)
+	for {
+		if err := g.send(op); err != nil {
+			return err
+		}
+		err := g.receive(op, space[:])
+		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || !g.again(op, time.Now()) {
+			return err
+		}
+	}
+}
+
+// again: the packet time-out of a request that may be repeated is over, and not all time is.
+func (g *guard) again(op *operation, now time.Time) bool {
 	g.mu.Lock()
-	op := g.op
-	if op == nil || op.over {
-		g.mu.Unlock()
-		return 0, errNotAnnounced
-	}
-	out, ok := g.outgoing(op, p)
-	if ok {
-		op.attempts++
-	}
-	swallow := op.once && op.sent > 0
-	g.mu.Unlock()
-	if !ok {
-		return 0, errNotAnnounced
-	}
-	if swallow {
-		return len(p), nil
-	}
-	if op.before != nil {
+	defer g.mu.Unlock()
+	return !op.over && g.repeats(op) && now.Before(op.deadline)
+}
+
+func (g *guard) repeats(op *operation) bool { return !op.once && op.sent <= g.retries }
+
+// send lets one packet out.
+func (g *guard) send(op *operation) error {
+	if op.before != nil && !g.ended(op) {
 		if err := op.before(); err != nil {
 			g.mu.Lock()
 			op.stopped = err
 			g.mu.Unlock()
-			return 0, errStopped
+			return errStopped
 		}
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if op.over { // ended while before was asked
-		return 0, errNotAnnounced
+	if op.over { // maybe while before was asked
+		return timeoutError()
 	}
-	_ = g.sock.SetWriteDeadline(op.deadline)
-	if _, err := g.sock.Write(out); err != nil {
-		return 0, err
+	if op.kind == typeMessage {
+		g.seal(op)
+	} else {
+		g.out = append(g.out[:0], handshake(op.kind, g.setup(op.kind))...)
 	}
+	op.at = time.Now()
 	op.sent++
+	g.setDeadline(g.waits(op))
+	if _, err := g.sock.Write(g.out); err != nil {
+		op.sent--
+		return err
+	}
 	g.report.Sent++
 	g.repeated = g.repeated || op.kind == typeRAKP1 && op.sent > 1
-	return len(p), nil
+	return nil
 }
 
-// outgoing checks p against the announcement, notes what the answer must match and
-// returns the datagram to send.
-func (g *guard) outgoing(op *operation, p []byte) ([]byte, bool) {
-	pk, ok := parse(p)
-	if !ok || pk.kind&0x3f != op.kind {
-		return nil, false
+func (g *guard) ended(op *operation) bool { g.mu.Lock(); defer g.mu.Unlock(); return op.over }
+
+// seal makes the packet of a message, encrypted and signed. A BMC drops one whose sequence
+// number it has seen: so what changes something on the host is repeated as it was and runs
+// once, and a question is asked anew.
+func (g *guard) seal(op *operation) {
+	switch {
+	case op.sentMsg != nil && op.command():
+		return
+	case op.sentMsg == nil:
+		g.rqSeq = (g.rqSeq + 1) & 0x3f
+		op.sentMsg = newMessage(op.netFn, op.cmd, g.rqSeq, op.data)
 	}
-	if op.kind != typeMessage {
-		out := bytes.Clone(p)
-		return out, g.outgoingHandshake(op.kind, out[rmcpLen+headerLen:])
-	}
-	if g.step != stepActive || pk.kind != typeMessage|flagEncrypted|flagAuthenticated || pk.id != g.s.bmc {
-		return nil, false
-	}
-	m, ok := g.s.open(pk.payload)
-	if !ok || len(m) < messageMin-1 || message(m).netFn() != op.netFn || message(m).command() != op.cmd ||
-		!bytes.Equal(m[6:len(m)-1], op.data) {
-		return nil, false
-	}
-	op.sentMsg = m
-	return p, true
+	g.seq++
+	g.out = g.s.seal(g.out[:0], g.seq, op.sentMsg)
 }
 
-// datagrams are buffers for one Read each.
+// waits is until when an answer is waited for before anything else happens.
+func (g *guard) waits(op *operation) time.Time {
+	till := op.deadline
+	if again := op.at.Add(g.packet); g.repeats(op) && again.Before(till) {
+		till = again
+	}
+	if (op.held != nil || op.kept) && op.until.Before(till) {
+		till = op.until
+	}
+	return till
+}
+
+// datagrams are buffers for one exchange each.
 var datagrams = sync.Pool{New: func() any { return new([maxDatagram + 1]byte) }}
 
-// Read returns the next datagram that is the genuine answer to the announced request.
-func (g *guard) Read(p []byte) (int, error) {
-	space := datagrams.Get().(*[maxDatagram + 1]byte)
-	defer datagrams.Put(space)
-	buf := space[:]
+// receive waits for the genuine answer.
+func (g *guard) receive(op *operation, buf []byte) error {
 	for {
-		g.mu.Lock()
-		op := g.op
-		if op == nil || op.over || op.attempts == 0 { // a goroutine of an operation before would hold this one up
-			g.mu.Unlock()
-			return 0, timeoutError()
-		}
-		till := g.readTill
-		if op.attempts > g.retries || till.IsZero() || till.After(op.deadline) {
-			till = op.deadline // no repetition follows: wait as long as the operation may
-		}
-		if (op.held != nil || op.kept != nil) && op.until.Before(till) {
-			till = op.until
-		}
-		_ = g.sock.SetReadDeadline(till)
-		g.mu.Unlock()
-
 		n, err := g.sock.Read(buf)
-
-		g.mu.Lock()
-		due := errors.Is(err, os.ErrDeadlineExceeded) && !op.over && !time.Now().Before(op.until)
-		switch {
-		case due && op.kept != nil:
-			g.mu.Unlock()
-			return copy(p, op.kept), nil
-		case due && op.held != nil:
-			op.fault = op.held
-			g.mu.Unlock()
-			return 0, errBelieved
-		case err != nil:
-			g.mu.Unlock()
-			return 0, err
-		case op.over:
-			g.mu.Unlock()
-			return 0, timeoutError()
-		}
-		ok := n <= len(p) && g.admit(op, buf[:n]) && !g.settle(op, buf[:n])
-		g.mu.Unlock()
-		if ok {
-			return copy(p, buf[:n]), nil
+		if done, err := g.received(op, buf[:n], err); done {
+			return err
 		}
 	}
+}
+
+func (g *guard) received(op *operation, p []byte, err error) (done bool, _ error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	due := errors.Is(err, os.ErrDeadlineExceeded) && !op.over && !time.Now().Before(op.until)
+	switch {
+	case due && op.kept:
+		return true, nil
+	case due && op.held != nil:
+		op.fault = op.held
+		return true, errBelieved
+	case op.over:
+		return true, timeoutError()
+	case err != nil:
+		return true, err
+	}
+	if g.admit(op, p) && !g.settle(op) {
+		return true, nil
+	}
+	g.setDeadline(g.waits(op)) // a refusal may wait for its grace
+	return false, nil
 }
 
 // settle keeps a proven RAKP 2 back when RAKP 1 was repeated: a slow device answers each,
 // and many draw a new random number for each, so that only the last answer still counts.
-func (g *guard) settle(op *operation, p []byte) bool {
+func (g *guard) settle(op *operation) bool {
 	if op.kind != typeRAKP1 || op.sent < 2 {
 		return false
 	}
-	if op.kept == nil {
+	if !op.kept {
 		now := time.Now()
 		op.until = now.Add(min(g.packet*5/4, op.deadline.Sub(now)/2))
 	}
-	op.kept = bytes.Clone(p)
+	op.kept = true
 	return true
 }
 
-// admit judges one datagram; only true lets the library see it.
+// admit judges one datagram; true for the genuine answer.
 func (g *guard) admit(op *operation, p []byte) bool {
 	why, refusal := g.judge(op, p)
 	switch {
 	case refusal != nil:
 		g.heard = true
-		if op.held == nil && op.kept == nil {
+		if op.held == nil && !op.kept {
 			op.held, op.until = refusal, time.Now().Add(grace)
 		}
 	case why == accepted:
@@ -348,23 +360,9 @@ func (g *guard) judge(op *operation, p []byte) (Reason, *fault) {
 	if op.sentMsg == nil || !message(m).answers(op.sentMsg) {
 		return Unmatched, nil
 	}
-	g.s.lastSeq = pk.seq
+	g.s.lastSeq, op.answer = pk.seq, m
 	return accepted, nil
 }
-
-// SetReadDeadline keeps the library's wish; Read bounds it by the operation.
-func (g *guard) SetReadDeadline(t time.Time) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.readTill = t
-	return nil
-}
-
-// SetDeadline and SetWriteDeadline complete net.Conn; writes have the operation's deadline.
-func (g *guard) SetDeadline(t time.Time) error    { return g.SetReadDeadline(t) }
-func (g *guard) SetWriteDeadline(time.Time) error { return nil }
-func (g *guard) LocalAddr() net.Addr              { return g.sock.LocalAddr() }
-func (g *guard) RemoteAddr() net.Addr             { return g.sock.RemoteAddr() }
 
 // Close gives a half-open session back to the BMC, forgets the keys and closes the socket.
 func (g *guard) Close() error {
@@ -390,13 +388,10 @@ func (g *guard) giveBack(id uint32) {
 		status = statusBadCheckValue
 	}
 	payload := append([]byte{g.tag, status, 0, 0}, le32(id)...)
-	_ = g.sock.SetWriteDeadline(time.Now().Add(grace))
+	g.setDeadline(time.Now().Add(grace))
 	_, _ = g.sock.Write(handshake(typeRAKP3, payload)) // best effort: the slot expires by itself
 }
 
 func timeoutError() error {
 	return &net.OpError{Op: "read", Net: "udp", Err: os.ErrDeadlineExceeded}
 }
-
-// Dial hands the guard to the library as its proxy dialer.
-func (g *guard) Dial(string, string) (net.Conn, error) { return g, nil }

@@ -133,6 +133,17 @@ func TestSuites(t *testing.T) {
 		}
 		return [][]byte{p}
 	}, nil)
+	curt := newBMC(t, types.CipherSuiteID3) // refuses with tag and status alone, as OpenIPMI does
+	rewrite(curt, typeOpenResp, func(m []byte) []byte {
+		if m[1] != 0 {
+			m = m[:2]
+		}
+		return m
+	})
+	if _, err := power.ReadOnce(t.Context(), New(nil), curt.target(t, "operator", nil)); err != nil {
+		t.Errorf("a curt refusal of suite 17: %v", err)
+	}
+
 	d, target := New(nil), b.target(t, "operator", nil)
 	for i, want := range []int32{2, 1} {
 		opens.Store(0)

@@ -6,6 +6,9 @@ import (
 	"crypto/hmac"
 	"encoding/binary"
 
+	"github.com/bougou/go-ipmi/pkg/rmcpplus"
+	"github.com/bougou/go-ipmi/pkg/types"
+
 	corepower "github.com/holdfast-ha/holdfast/coordinator/power"
 )
 
@@ -38,30 +41,23 @@ func statusFault(code byte) *fault {
 	return f
 }
 
-// outgoingHandshake checks and completes a setup message in place: our tag, our session
-// id, and the values from which the answer will be verified.
-func (g *guard) outgoingHandshake(kind byte, m []byte) bool {
-	switch {
-	case kind == typeOpenReq && g.step == stepIdle && len(m) == 32:
-		if m[12] != g.s.auth || m[20] != g.s.integ || m[28] != g.s.crypt {
-			return false
+// setup makes a message of the log-in.
+func (g *guard) setup(kind byte) []byte {
+	switch kind {
+	case typeOpenReq:
+		auth, integ, crypt := rmcpplus.NewAlgorithmPayloads(types.AuthAlg(g.s.auth), types.IntegrityAlg(g.s.integ), types.CryptAlg(g.s.crypt))
+		return (&rmcpplus.OpenSessionRequest{ // level 0: the highest that goes with these algorithms
+			MessageTag: g.tag, RemoteConsoleSessionID: g.s.ours, AuthenticationPayload: auth, IntegrityPayload: integ, ConfidentialityPayload: crypt,
+		}).Pack()
+	case typeRAKP1:
+		m := &rmcpplus.RAKPMessage1{
+			MessageTag: g.tag, ManagedSystemSessionID: g.s.bmc, RemoteConsoleRandomNumber: g.s.crand,
+			NameOnlyLookup: true, RequestedMaximumPrivilegeLevel: types.PrivilegeLevel(g.privilege), UsernameLength: uint8(len(g.s.user)), Username: []byte(g.s.user),
 		}
-		binary.LittleEndian.PutUint32(m[4:], g.s.ours)
-	case kind == typeRAKP1 && (g.step == stepOpened || g.step == stepProven) && len(m) == 28+len(g.s.user):
-		if binary.LittleEndian.Uint32(m[4:]) != g.s.bmc || string(m[28:]) != g.s.user {
-			return false
-		}
-		copy(g.s.crand[:], m[8:])
-		g.s.role = m[24]
-	case kind == typeRAKP3 && g.step == stepProven && len(m) == 8+g.s.hash().Size():
-		if binary.LittleEndian.Uint32(m[4:]) != g.s.bmc {
-			return false
-		}
-	default:
-		return false
+		g.s.role = m.Role()
+		return m.Pack()
 	}
-	m[0] = g.tag
-	return true
+	return (&rmcpplus.RAKPMessage3{MessageTag: g.tag, ManagedSystemSessionID: g.s.bmc, KeyExchangeAuthenticationCode: g.s.rakp3()}).Pack()
 }
 
 // judgeHandshake judges a datagram before the session is active. Only RAKP 2 and 4 carry
@@ -73,10 +69,12 @@ func (g *guard) judgeHandshake(op *operation, pk packet) (Reason, *fault) {
 	default:
 		return Unauthenticated, nil
 	}
-	if pk.id != 0 || len(m) < 8 {
+	// Some BMCs, those of OpenIPMI among them, refuse an algorithm with tag and status alone.
+	curt := pk.kind == typeOpenResp && len(m) >= 2 && len(m) < 8 && statusFault(m[1]).suite
+	if pk.id != 0 || len(m) < 8 && !curt {
 		return Malformed, nil
 	}
-	if binary.LittleEndian.Uint32(m[4:]) != g.s.ours {
+	if !curt && binary.LittleEndian.Uint32(m[4:]) != g.s.ours {
 		return ForeignSession, nil
 	}
 	if m[0] != g.tag || pk.kind != op.kind+1 || op.sent == 0 {

@@ -70,6 +70,20 @@ func handshake(kind byte, payload []byte) []byte {
 // message is an IPMB request or response: two checksummed parts.
 type message []byte
 
+// newMessage makes a request from a remote console to the BMC.
+func newMessage(netFn, cmd, seq byte, data []byte) message {
+	const bmc, console = 0x20, 0x81
+	m := make(message, 0, 7+len(data))
+	m = append(m, bmc, netFn<<2, 0, console, seq<<2, cmd)
+	m = append(m, data...)
+	var body byte
+	for _, b := range m[3:] {
+		body += b
+	}
+	m[2] = -(m[0] + m[1])
+	return append(m, -body)
+}
+
 func (m message) sound() bool {
 	var head, body byte
 	for i, b := range m {
@@ -85,6 +99,8 @@ func (m message) sound() bool {
 func (m message) netFn() byte   { return m[1] >> 2 }
 func (m message) seq() byte     { return m[4] >> 2 }
 func (m message) command() byte { return m[5] }
+func (m message) code() byte    { return m[6] } // of a response
+func (m message) body() []byte  { return m[7 : len(m)-1] }
 
 // answers reports whether m, a sound response, answers the request. Addresses are not
 // compared: devices differ in them, and the integrity code already names the session.

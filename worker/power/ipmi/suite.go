@@ -6,6 +6,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/binary"
@@ -64,6 +65,11 @@ func (s *session) rakp2() []byte {
 	return s.mac(s.kuid[:], le32(s.ours), le32(s.bmc), s.crand[:], s.brand[:], s.guid[:], s.identity())
 }
 
+// rakp3 is the code that proves that we do.
+func (s *session) rakp3() []byte {
+	return s.mac(s.kuid[:], s.brand[:], le32(s.ours), s.identity())
+}
+
 // derive computes the session keys and returns the RAKP 4 check value to expect.
 func (s *session) derive() []byte {
 	sik := s.mac(s.kuid[:], s.crand[:], s.brand[:], s.identity())
@@ -82,6 +88,34 @@ func (s *session) derive() []byte {
 // signed reports whether code is the integrity code of data.
 func (s *session) signed(data, code []byte) bool {
 	return hmac.Equal(s.mac(s.k1, data)[:s.codeLen], code)
+}
+
+// seal appends the packet of a message: encrypted under a random vector and signed
+// (IPMI 2.0 §13.6, §13.28, §13.29).
+func (s *session) seal(out []byte, seq uint32, m message) []byte {
+	pad := (aes.BlockSize - (len(m)+1)%aes.BlockSize) % aes.BlockSize
+	size := aes.BlockSize + len(m) + pad + 1
+	out = append(out, rmcpHeader[:]...)
+	out = append(out, 0x06, typeMessage|flagEncrypted|flagAuthenticated)
+	out = binary.LittleEndian.AppendUint32(out, s.bmc)
+	out = binary.LittleEndian.AppendUint32(out, seq)
+	out = binary.LittleEndian.AppendUint16(out, uint16(size))
+	at := len(out)
+	var vector [aes.BlockSize]byte
+	_, _ = rand.Read(vector[:])
+	out = append(append(out, vector[:]...), m...)
+	for i := range pad {
+		out = append(out, byte(i+1))
+	}
+	out = append(out, byte(pad))
+	plain := out[at+aes.BlockSize:]
+	cipher.NewCBCEncrypter(s.block, vector[:]).CryptBlocks(plain, plain)
+	trail := (4 - (len(out)-rmcpLen+2)%4) % 4
+	for range trail {
+		out = append(out, 0xff)
+	}
+	out = append(out, byte(trail), 0x07)
+	return append(out, s.mac(s.k1, out[rmcpLen:])[:s.codeLen]...)
 }
 
 // open decrypts a payload (IPMI 2.0 §13.29) and checks length and padding.

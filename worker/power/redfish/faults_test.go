@@ -293,7 +293,7 @@ func TestSessionsAndLockOut(t *testing.T) {
 
 	r.params["auth"] = "basic"
 	gate := power.NewGate()
-	target := r.target(pinned, func(t *power.Target) { t.Limits.Gap = -1 })
+	target := r.target(pinned)
 	read := func() error {
 		_, err := power.ReadWithRetry(t.Context(), gate.For(r.driver, power.Routine), target)
 		return err

@@ -4,6 +4,7 @@ package kvm
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
@@ -16,6 +17,7 @@ import (
 // counted.
 type seen struct {
 	stamp, disks, probe agentpb.Seen
+	unprobed            bool     // some probe address was not tried
 	life                []string // signs of life
 	why                 []string // everything else that was seen, or could not be
 }
@@ -68,7 +70,9 @@ func read(f provider.Facts, a *agentpb.ActivityAnswer) seen {
 			s.disks = still
 		}
 	}
+	s.unprobed = len(a.GetProbes()) < len(f.Probes)
 	for _, p := range a.GetProbes() {
+		s.unprobed = s.unprobed || p.Answer == unknown
 		switch {
 		case p.Answer == moved:
 			s.probe = moved
@@ -112,52 +116,68 @@ func worse(have, now agentpb.Seen) agentpb.Seen {
 }
 
 // vote is one reader's verdict. Any movement or answer is active; idle needs stamps
-// still on every pool, no disk that moved and no probe that answered.
-func vote(s seen) ha.Verdict {
+// still on every pool, no disk that moved and no probe that answered. Of a host with
+// pools of its own alone only probes tell, all of them.
+func vote(f provider.Facts, s seen) ha.Verdict {
 	switch {
 	case s.stamp == agentpb.Seen_SEEN_MOVED, s.disks == agentpb.Seen_SEEN_MOVED, s.probe == agentpb.Seen_SEEN_MOVED:
 		return ha.Active
-	case s.stamp == agentpb.Seen_SEEN_STILL:
+	case s.stamp == agentpb.Seen_SEEN_STILL, len(f.Pools) == 0 && f.Local && s.probe == agentpb.Seen_SEEN_STILL && !s.unprobed:
 		return ha.Idle
 	}
 	return ha.Unknown
 }
 
-// reading is one reader's answer, or why there is none.
-type reading struct {
-	reader string
-	answer *agentpb.ActivityAnswer
-	err    error
+// Reading is one reader's answer, or why there is none.
+type Reading struct {
+	Reader string
+	Answer *agentpb.ActivityAnswer
+	Err    error
 }
 
-// judge counts the votes (ha.md §5). It is pure: the same answers give the same
+// Needed is how many readers must say idle (ha.md §5): one only where exactly one other
+// host should be able to look, and at more than the network.
+func Needed(q provider.Question) int {
+	if q.Others == 1 && len(q.Subject.Pools) > 0 {
+		return 1
+	}
+	return 2
+}
+
+// Look is what one answer shows of a healthy host.
+func Look(f provider.Facts, a *agentpb.ActivityAnswer) provider.Baseline {
+	s := read(f, a)
+	return provider.Baseline{Disks: s.disks == agentpb.Seen_SEEN_MOVED, Probe: s.probe == agentpb.Seen_SEEN_MOVED}
+}
+
+// Judge counts the votes (ha.md §5). It is pure: the same answers give the same
 // verdict. Needed is how many readers must say idle.
-func judge(f provider.Facts, readings []reading, needed int) (ha.Verdict, string, []ha.Vote, guard.SignalFacts) {
+func Judge(f provider.Facts, readings []Reading, needed int) (ha.Verdict, string, []ha.Vote, guard.SignalFacts) {
 	var votes []ha.Vote
 	var active, idle []string
 	disks, probe := agentpb.Seen_SEEN_UNKNOWN, agentpb.Seen_SEEN_UNKNOWN
 	var unknown []string
 	for _, r := range readings {
-		if r.err != nil {
-			votes = append(votes, ha.Vote{Reader: r.reader, Verdict: ha.Unknown, Reason: r.err.Error()})
-			unknown = append(unknown, r.reader+": "+r.err.Error())
+		if r.Err != nil {
+			votes = append(votes, ha.Vote{Reader: r.Reader, Verdict: ha.Unknown, Reason: r.Err.Error()})
+			unknown = append(unknown, r.Reader+": "+r.Err.Error())
 			continue
 		}
-		s := read(f, r.answer)
-		v := vote(s)
+		s := read(f, r.Answer)
+		v := vote(f, s)
 		why := strings.Join(append(s.life, s.why...), "; ")
-		votes = append(votes, ha.Vote{Reader: r.reader, Verdict: v, Reason: why})
+		votes = append(votes, ha.Vote{Reader: r.Reader, Verdict: v, Reason: why})
 		disks, probe = merge(disks, s.disks), merge(probe, s.probe)
 		switch v {
 		case ha.Active:
-			active = append(active, r.reader+": "+strings.Join(s.life, "; "))
+			active = append(active, r.Reader+": "+strings.Join(s.life, "; "))
 		case ha.Idle:
-			idle = append(idle, r.reader)
+			idle = append(idle, r.Reader)
 		default:
-			unknown = append(unknown, r.reader+": "+why)
+			unknown = append(unknown, r.Reader+": "+why)
 		}
 	}
-	sig := guard.SignalFacts{Disks: family(disks, f.Baseline.Disks), Network: family(probe, f.Baseline.Probe)}
+	sig := guard.SignalFacts{Disks: family(disks, f.Baseline.Disks), Network: family(probe, f.Baseline.Probe), OnlyManagement: len(f.Pools) == 0 && onlyManagement(f)}
 	switch {
 	case len(active) > 0:
 		sig.Agent = guard.FamilyUnknown
@@ -184,7 +204,21 @@ func judge(f provider.Facts, readings []reading, needed int) (ha.Verdict, string
 	if sig.Disks != guard.FamilyDead && sig.Network != guard.FamilyDead {
 		return ha.Unknown, "probe-blind: neither its disk writes nor a network probe was ever seen alive while it was AVAILABLE, so their silence proves nothing", votes, sig
 	}
+	if len(f.Pools) == 0 {
+		if !f.PowerOn {
+			return ha.Unknown, "it has no shared pool, and no power level reads ON: silence alone proves nothing", votes, sig
+		}
+		return ha.Idle, fmt.Sprintf("%s found it silent on every network, and its power reads ON", strings.Join(idle, " and ")), votes, sig
+	}
 	return ha.Idle, fmt.Sprintf("%s saw its stamps still on every pool%s", strings.Join(idle, " and "), silence(sig)), votes, sig
+}
+
+// onlyManagement: nothing but the management network could tell of its life.
+func onlyManagement(f provider.Facts) bool {
+	return !slices.ContainsFunc(f.Probes, func(p string) bool {
+		_, network := provider.Network(p)
+		return network != provider.Management
+	})
 }
 
 func silence(s guard.SignalFacts) string {

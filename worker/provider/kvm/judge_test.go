@@ -22,8 +22,8 @@ const (
 )
 
 // sees is one reader's answer about a host with one pool and one probe address.
-func sees(reader string, stamp, disks, control, probe agentpb.Seen) reading {
-	return reading{reader: reader, answer: &agentpb.ActivityAnswer{
+func sees(reader string, stamp, disks, control, probe agentpb.Seen) Reading {
+	return Reading{Reader: reader, Answer: &agentpb.ActivityAnswer{
 		Pools:  []*agentpb.PoolAnswer{{Pool: "p1", Stamp: stamp, Disks: disks, Control: control, MovedDisks: []string{"i1.img"}}},
 		Probes: []*agentpb.ProbeAnswer{{Address: "icmp://10.0.0.7", Answer: probe}},
 	}}
@@ -38,51 +38,51 @@ func subject(disks, probe bool) provider.Facts {
 
 // TestJudge proves the evidence rules of ha.md §5, one row each.
 func TestJudge(t *testing.T) {
-	dead := func(r string) reading { return sees(r, still, still, moved, still) }
-	unreachable := reading{reader: "h9", err: errors.New("could not ask")}
+	dead := func(r string) Reading { return sees(r, still, still, moved, still) }
+	unreachable := Reading{Reader: "h9", Err: errors.New("could not ask")}
 	for _, c := range []struct {
 		name     string
 		facts    provider.Facts
-		readings []reading
+		readings []Reading
 		needed   int
 		want     ha.Verdict
 		why      string
 		sig      guard.SignalFacts
 	}{
-		{"two readers see nothing move", subject(true, true), []reading{dead("h2"), dead("h3")}, 2, ha.Idle, "h2 and h3",
+		{"two readers see nothing move", subject(true, true), []Reading{dead("h2"), dead("h3")}, 2, ha.Idle, "h2 and h3",
 			guard.SignalFacts{Agent: guard.FamilyDead, Disks: guard.FamilyDead, Network: guard.FamilyDead}},
-		{"a moved stamp is active", subject(true, true), []reading{dead("h2"), sees("h3", moved, still, moved, still)}, 2, ha.Active, "stamp on p1 moved",
+		{"a moved stamp is active", subject(true, true), []Reading{dead("h2"), sees("h3", moved, still, moved, still)}, 2, ha.Active, "stamp on p1 moved",
 			guard.SignalFacts{Disks: guard.FamilyDead, Network: guard.FamilyDead}},
-		{"a moved disk is active: the agent died, the host lives", subject(true, true), []reading{sees("h2", still, moved, moved, still), dead("h3")}, 2, ha.Active, "instances write",
+		{"a moved disk is active: the agent died, the host lives", subject(true, true), []Reading{sees("h2", still, moved, moved, still), dead("h3")}, 2, ha.Active, "instances write",
 			guard.SignalFacts{Disks: guard.FamilyAlive, Network: guard.FamilyDead}},
-		{"an answered probe is active", subject(true, true), []reading{dead("h2"), sees("h3", still, still, moved, moved)}, 2, ha.Active, "answered",
+		{"an answered probe is active", subject(true, true), []Reading{dead("h2"), sees("h3", still, still, moved, moved)}, 2, ha.Active, "answered",
 			guard.SignalFacts{Disks: guard.FamilyDead, Network: guard.FamilyAlive}},
-		{"a frozen pool is unknown, whatever it shows", subject(true, true), []reading{sees("h2", still, still, still, still), sees("h3", still, still, unknown, still)}, 2, ha.Unknown, "frozen",
+		{"a frozen pool is unknown, whatever it shows", subject(true, true), []Reading{sees("h2", still, still, still, still), sees("h3", still, still, unknown, still)}, 2, ha.Unknown, "frozen",
 			guard.SignalFacts{Network: guard.FamilyDead}},
-		{"an unread stamp is unknown", subject(true, true), []reading{dead("h2"), sees("h3", unknown, still, moved, still)}, 2, ha.Unknown, "could not be read",
+		{"an unread stamp is unknown", subject(true, true), []Reading{dead("h2"), sees("h3", unknown, still, moved, still)}, 2, ha.Unknown, "could not be read",
 			guard.SignalFacts{Agent: guard.FamilyDead, Disks: guard.FamilyDead, Network: guard.FamilyDead}},
-		{"an unread disk is unknown", subject(true, true), []reading{dead("h2"), sees("h3", still, unknown, moved, still)}, 2, ha.Unknown, "disks on p1 could not be read",
+		{"an unread disk is unknown", subject(true, true), []Reading{dead("h2"), sees("h3", still, unknown, moved, still)}, 2, ha.Unknown, "disks on p1 could not be read",
 			guard.SignalFacts{Agent: guard.FamilyDead, Disks: guard.FamilyDead, Network: guard.FamilyDead}},
-		{"one reader is not enough where there could be two", subject(true, true), []reading{dead("h2")}, 2, ha.Unknown, "1 of 2",
+		{"one reader is not enough where there could be two", subject(true, true), []Reading{dead("h2")}, 2, ha.Unknown, "1 of 2",
 			guard.SignalFacts{Agent: guard.FamilyDead, Disks: guard.FamilyDead, Network: guard.FamilyDead}},
-		{"one reader is enough where there is no second", subject(true, true), []reading{dead("h2")}, 1, ha.Idle, "h2",
+		{"one reader is enough where there is no second", subject(true, true), []Reading{dead("h2")}, 1, ha.Idle, "h2",
 			guard.SignalFacts{Agent: guard.FamilyDead, Disks: guard.FamilyDead, Network: guard.FamilyDead}},
-		{"a third reader that could not look does not outvote two that could", subject(true, true), []reading{dead("h2"), dead("h3"), unreachable}, 2, ha.Idle, "h2 and h3",
+		{"a third reader that could not look does not outvote two that could", subject(true, true), []Reading{dead("h2"), dead("h3"), unreachable}, 2, ha.Idle, "h2 and h3",
 			guard.SignalFacts{Agent: guard.FamilyDead, Disks: guard.FamilyDead, Network: guard.FamilyDead}},
-		{"a reader that cannot be asked is unknown", subject(true, true), []reading{dead("h2"), unreachable}, 2, ha.Unknown, "could not ask",
+		{"a reader that cannot be asked is unknown", subject(true, true), []Reading{dead("h2"), unreachable}, 2, ha.Unknown, "could not ask",
 			guard.SignalFacts{Agent: guard.FamilyDead, Disks: guard.FamilyDead, Network: guard.FamilyDead}},
-		{"probe-blind: neither family was ever alive", subject(false, false), []reading{dead("h2"), dead("h3")}, 2, ha.Unknown, "probe-blind",
+		{"probe-blind: neither family was ever alive", subject(false, false), []Reading{dead("h2"), dead("h3")}, 2, ha.Unknown, "probe-blind",
 			guard.SignalFacts{Agent: guard.FamilyDead}},
-		{"disks alone suffice as second family", subject(true, false), []reading{dead("h2"), dead("h3")}, 2, ha.Idle, "disk writes stopped",
+		{"disks alone suffice as second family", subject(true, false), []Reading{dead("h2"), dead("h3")}, 2, ha.Idle, "disk writes stopped",
 			guard.SignalFacts{Agent: guard.FamilyDead, Disks: guard.FamilyDead}},
-		{"the network alone suffices as second family", subject(false, true), []reading{dead("h2"), dead("h3")}, 2, ha.Idle, "network silent",
+		{"the network alone suffices as second family", subject(false, true), []Reading{dead("h2"), dead("h3")}, 2, ha.Idle, "network silent",
 			guard.SignalFacts{Agent: guard.FamilyDead, Network: guard.FamilyDead}},
 		{"nobody to ask", subject(true, true), nil, 2, ha.Unknown, "no second reader", guard.SignalFacts{}},
-		{"a pool that was not read", provider.Facts{Host: "h1", Pools: []string{"p1", "p2"}, Baseline: provider.Baseline{Disks: true}}, []reading{dead("h2"), dead("h3")}, 2, ha.Unknown, "p2 was not read",
+		{"a pool that was not read", provider.Facts{Host: "h1", Pools: []string{"p1", "p2"}, Baseline: provider.Baseline{Disks: true}}, []Reading{dead("h2"), dead("h3")}, 2, ha.Unknown, "p2 was not read",
 			guard.SignalFacts{Disks: guard.FamilyUnknown}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, why, votes, sig := judge(c.facts, c.readings, c.needed)
+			got, why, votes, sig := Judge(c.facts, c.readings, c.needed)
 			if got != c.want || !strings.Contains(why, c.why) {
 				t.Errorf("verdict %q because %q, want %q because …%s…", got, why, c.want, c.why)
 			}
@@ -100,7 +100,7 @@ func TestJudge(t *testing.T) {
 func TestPingsAreActive(t *testing.T) {
 	f := subject(true, true)
 	f.LinkAlive = true
-	got, _, _, sig := judge(f, []reading{sees("h2", still, still, moved, still), sees("h3", still, still, moved, still)}, 2)
+	got, _, _, sig := Judge(f, []Reading{sees("h2", still, still, moved, still), sees("h3", still, still, moved, still)}, 2)
 	if got != ha.Active || sig.Agent != guard.FamilyAlive {
 		t.Errorf("verdict %q, agent family %q: a linked agent must read active", got, sig.Agent)
 	}
@@ -168,7 +168,7 @@ func (a asker) Ask(_ context.Context, host string, r *agentpb.Request) (*agentpb
 
 // TestActivityAsksAndBaselineRemembers walks a question through both calls.
 func TestActivityAsksAndBaselineRemembers(t *testing.T) {
-	alive := sees("", moved, moved, moved, moved).answer
+	alive := sees("", moved, moved, moved, moved).Answer
 	p := New(asker{"h2": alive, "h3": alive}, func(string) *agentpb.Epoch { return nil })
 	q := provider.Question{ID: "c1", Asked: time.Unix(1, 0), Subject: subject(false, false), Readers: []provider.Reader{{Host: "h2"}, {Host: "h3"}}, Window: time.Second, Max: 3}
 	if c := p.Activity(t.Context(), q); c.Verdict != ha.Active || c.ID != "c1" || len(c.Votes) != 2 {

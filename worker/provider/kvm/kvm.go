@@ -6,6 +6,10 @@
 //
 // It refuses to look itself: the worker only counts votes of agents.
 //
+// A host with pools of its own alone is protected only where ha.kvm.local says so; then
+// silence of the agent's link, of every probe to two neighbours, on more than the
+// management network, and a power level that reads ON stand for stamps and disks.
+//
 // Invariants: any movement or answer is active; idle needs every shared pool read by
 // two readers (one only where no second exists), each with a control stamp that moved,
 // and one family outside the agent that was once seen alive and is now silent.
@@ -14,6 +18,7 @@ package kvm
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,8 +44,10 @@ func (*Provider) Kind() string { return "kvm" }
 // Eligible implements provider.Provider.
 func (*Provider) Eligible(f provider.Facts) (ha.Verdict, string) {
 	switch {
-	case len(f.Pools) == 0:
-		return ha.Fail, "no shared pool on record: nobody could see whether it still writes"
+	case len(f.Pools) == 0 && !f.Local:
+		return ha.Fail, "no shared pool on record: nobody could see whether it still writes (setting ha.kvm.local protects such hosts)"
+	case len(f.Pools) == 0 && onlyManagement(f):
+		return ha.Fail, "no shared pool on record, and no probe address on another network than management, such as icmp://10.1.0.7#storage: its silence could be the network's"
 	case !f.PowerTested:
 		return ha.Fail, f.PowerWhy
 	}
@@ -79,11 +86,7 @@ func (*Provider) Health(f provider.Facts, r *agentpb.Report) (ha.Verdict, string
 
 // Activity implements provider.Provider.
 func (p *Provider) Activity(ctx context.Context, q provider.Question) ha.Check {
-	needed := 2
-	if q.Others == 1 {
-		needed = 1
-	}
-	verdict, why, votes, sig := judge(q.Subject, p.gather(ctx, q), needed)
+	verdict, why, votes, sig := Judge(q.Subject, p.gather(ctx, q), Needed(q))
 	if verdict == ha.Unknown && len(votes) == 0 {
 		why += fmt.Sprintf(": none of the %d other hosts is linked and healthy", q.Others)
 	}
@@ -94,32 +97,31 @@ func (p *Provider) Activity(ctx context.Context, q provider.Question) ha.Check {
 func (p *Provider) Baseline(ctx context.Context, q provider.Question) provider.Baseline {
 	var b provider.Baseline
 	for _, r := range p.gather(ctx, q) {
-		if r.err != nil {
+		if r.Err != nil {
 			continue
 		}
-		s := read(q.Subject, r.answer)
-		b.Disks = b.Disks || s.disks == agentpb.Seen_SEEN_MOVED
-		b.Probe = b.Probe || s.probe == agentpb.Seen_SEEN_MOVED
+		seen := Look(q.Subject, r.Answer)
+		b.Disks, b.Probe = b.Disks || seen.Disks, b.Probe || seen.Probe
 	}
 	return b
 }
 
 // gather asks up to q.Max readers at once, preferring different failure domains.
-func (p *Provider) gather(ctx context.Context, q provider.Question) []reading {
-	readers := choose(q.Readers, q.Max)
-	out := make([]reading, len(readers))
+func (p *Provider) gather(ctx context.Context, q provider.Question) []Reading {
+	readers := Chosen(q)
+	out := make([]Reading, len(readers))
 	var wg sync.WaitGroup
 	for i, r := range readers {
 		wg.Go(func() {
-			out[i] = reading{reader: r.Host}
+			out[i] = Reading{Reader: r.Host}
 			a, err := p.ask.Ask(ctx, r.Host, p.request(q, r))
 			switch {
 			case err != nil:
-				out[i].err = fmt.Errorf("could not ask: %w", err)
+				out[i].Err = fmt.Errorf("could not ask: %w", err)
 			case a.GetActivity() == nil:
-				out[i].err = fmt.Errorf("answered something else than an activity check")
+				out[i].Err = fmt.Errorf("answered something else than an activity check")
 			default:
-				out[i].answer = a.GetActivity()
+				out[i].Answer = a.GetActivity()
 			}
 		})
 	}
@@ -128,7 +130,11 @@ func (p *Provider) gather(ctx context.Context, q provider.Question) []reading {
 }
 
 func (p *Provider) request(q provider.Question, r provider.Reader) *agentpb.Request {
-	a := &agentpb.ActivityRequest{Host: q.Subject.Host, WindowMs: q.Window.Milliseconds(), Probes: q.Subject.Probes}
+	a := &agentpb.ActivityRequest{Host: q.Subject.Host, WindowMs: q.Window.Milliseconds()}
+	for _, p := range q.Subject.Probes {
+		address, _ := provider.Network(p)
+		a.Probes = append(a.Probes, address)
+	}
 	for _, pool := range q.Subject.Pools {
 		pq := &agentpb.PoolQuery{Pool: pool, Disks: disksOn(q.Subject, pool)}
 		for _, o := range q.Readers {
@@ -139,6 +145,22 @@ func (p *Provider) request(q provider.Question, r provider.Reader) *agentpb.Requ
 		a.Pools = append(a.Pools, pq)
 	}
 	return &agentpb.Request{Epoch: p.epoch(r.Host), Body: &agentpb.Request_Activity{Activity: a}}
+}
+
+// Chosen are the readers that are asked: those who can say idle first, one of each failure
+// domain before a second one of any.
+func Chosen(q provider.Question) []provider.Reader { return choose(able(q), q.Max) }
+
+// able are the readers that mount every shared pool of the subject, if there are any:
+// others could not say idle, and would take the places of those who can.
+func able(q provider.Question) []provider.Reader {
+	out := slices.DeleteFunc(slices.Clone(q.Readers), func(r provider.Reader) bool {
+		return slices.ContainsFunc(q.Subject.Pools, func(p string) bool { return !slices.Contains(r.Pools, p) })
+	})
+	if len(out) == 0 {
+		return q.Readers
+	}
+	return out
 }
 
 // choose takes up to n readers, one of each failure domain first.

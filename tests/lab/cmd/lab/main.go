@@ -62,7 +62,8 @@ func up(ctx context.Context, cfg lab.Config) error {
 			fmt.Printf("      pool %-7s %s\n", d.ID, d.Path)
 		}
 	}
-	fmt.Printf("\nguest kernel %s\nguest initrd %s\n", l.Guest.Kernel.Image, l.Guest.Kernel.Initrd)
+	fmt.Printf("\nfor workers: ip netns exec %s …, address %s, hosts by name, BMCs at 10.77.0.11N:623\n", lab.Manager, lab.ManagerAddr)
+	fmt.Printf("guest kernel %s\nguest initrd %s\n", l.Guest.Kernel.Image, l.Guest.Kernel.Initrd)
 	<-ctx.Done()
 	return l.Close()
 }

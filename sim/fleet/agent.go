@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fleet
+
+import (
+	"time"
+
+	"github.com/holdfast-ha/holdfast/coordinator/ha"
+)
+
+// link is the connection of a host's agent to the worker that owns it.
+type link struct {
+	up        bool
+	to        *owner
+	pings     track
+	seq       int // of the attempt under way
+	trying    bool
+	confirmed string // gate that the agent has confirmed
+}
+
+// connectWithin is how soon an agent without a worker has found its own.
+const connectWithin = time.Second
+
+// canLink: the agent can reach its owner.
+func (h *host) canLink() bool {
+	o := h.owner
+	return o != nil && h.works() && h.agent && h.onNet(mgmt) && o.w.alive && !o.w.isolated
+}
+
+// relink follows what is true: a link ends at once when its agent or its worker does;
+// one whose cable was cut is silent until somebody misses its pings.
+func (h *host) relink() {
+	l, f := &h.link, h.f
+	can := h.canLink()
+	if l.up && (l.to != h.owner || !can) {
+		l.pings.set(false, f.now, l.pings.every)
+		if l.to != h.owner || !h.agent && h.works() {
+			h.gone()
+		}
+	}
+	if l.up && can && !l.pings.on { // the cable is back: the connection was never told
+		h.gone()
+	}
+	if l.up || !can || l.trying {
+		return
+	}
+	l.seq++
+	seq, o := l.seq, h.owner
+	l.trying = true
+	f.after(100*time.Millisecond+f.jitter(connectWithin), func() {
+		if l.seq != seq {
+			return
+		}
+		l.trying = false
+		if h.owner != o || !h.canLink() {
+			h.relink()
+			return
+		}
+		if o.w.paused { // its sockets take the connection and nobody answers
+			l.trying = true
+			o.w.onResume(func() { l.trying = false; h.relink() })
+			return
+		}
+		l.up, l.to = true, o
+		l.pings.set(true, f.now, o.policy.PingInterval)
+		h.heard(func() { o.onHello() })
+	})
+}
+
+func (h *host) gone() {
+	o := h.link.to
+	if o != nil {
+		o.heardAt = o.lastPing()
+	}
+	h.link.up, h.link.to = false, nil
+	h.link.pings.set(false, h.f.now, h.link.pings.every)
+	if o != nil && !o.over {
+		o.post(func() { o.readersMayHaveChanged() })
+	}
+}
+
+// heard delivers what the agent says to its owner.
+func (h *host) heard(do func()) {
+	if o := h.owner; o != nil {
+		o.post(do)
+	}
+}
+
+// armPing makes the next ping an event of its own while the owner wants every one.
+func (o *owner) armPing() {
+	l := &o.h.link
+	if o.over || o.calm || o.pingArmed || !l.up || l.to != o || !l.pings.on {
+		return
+	}
+	o.pingArmed = true
+	seq := l.seq
+	o.f.at(l.pings.next(o.f.now), func() {
+		o.pingArmed = false
+		if o.over || !l.up || l.to != o || !l.pings.on || l.seq != seq {
+			o.armPing()
+			return
+		}
+		o.post(o.onPing)
+		o.armPing()
+	})
+}
+
+// lastPing is when the last ping or Hello arrived at this owner, in true time.
+func (o *owner) lastPing() time.Time {
+	l := &o.h.link
+	if l.to != o || o.deafened {
+		return o.heardAt
+	}
+	if at := l.pings.lastAt(o.f.now); at.After(o.heardAt) {
+		return at
+	}
+	return o.heardAt
+}
+
+// goodbye is the agent's last word.
+func (o *owner) goodbye(why string) {
+	o.post(func() { o.step(ha.Event{Kind: ha.EvGoodbye, Reason: why, Boot: o.h.boot()}) })
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fleet
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/holdfast-ha/holdfast/sim/fleet"
+)
+
+// scenario is one seed: a topology and what happens to it.
+type scenario struct {
+	seed  uint64
+	top   fleet.Topology
+	lines []string
+}
+
+// After the last fault everything shared is healed; dead machines must be finished by
+// then, and after they were repaired too everybody must be well again.
+const (
+	faultsLast = 40 * time.Minute
+	finishBy   = 90 * time.Minute
+	wellBy     = 60 * time.Minute
+)
+
+func (s scenario) script() string {
+	return strings.Join(s.lines, "\n") + fmt.Sprintf("\n%s heal\n%s end\n", faultsLast, faultsLast+finishBy)
+}
+
+// file is the scenario as a file of testdata.
+func (s scenario) file() string {
+	top, err := yaml.Marshal(s.top)
+	if err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("# Seed %d.\ntopology\n%s----\n\nscript\n%s----\n", s.seed, top, s.script())
+}
+
+// newScenario makes a scenario of a seed: the same for the same seed.
+func newScenario(seed uint64) scenario {
+	g := generator{Rand: rand.New(rand.NewPCG(seed, 7)), top: fleet.Topology{Seed: seed}}
+	g.topology()
+	s := scenario{seed: seed, top: g.top}
+	for range 1 + g.IntN(9) {
+		s.lines = append(s.lines, g.happening()...)
+	}
+	return s
+}
+
+type generator struct {
+	*rand.Rand
+	top   fleet.Topology
+	hosts []fleet.Host
+}
+
+func pick[T any](g *generator, from ...T) T { return from[g.IntN(len(from))] }
+
+func (g *generator) topology() {
+	for i := range 1 + g.IntN(3) {
+		g.top.Workers = append(g.top.Workers, fmt.Sprintf("w%d", i+1))
+	}
+	set := map[string]string{}
+	if g.IntN(3) == 0 {
+		set["preset"] = "fast"
+	}
+	if g.IntN(4) == 0 {
+		set["ha.policy"] = pick(g, "fence", "fence", "observe")
+	}
+	if g.IntN(4) == 0 {
+		set["guard.unhealthy.share"] = "100%"
+	}
+	g.top.Settings = map[string]map[string]string{"global": set}
+	racks := []string{"r1", "r2", "r3", "r4"}[:1+g.IntN(4)]
+	for i := range 1 + g.IntN(2) {
+		c := fleet.Cluster{Path: fmt.Sprintf("z1/p%d/c%d", 1+g.IntN(2), i+1), Hosts: pick(g, 2, 2, 3, 4, 4, 5, 7), Racks: racks}
+		c.Like = fleet.Host{Power: pick(g, []string{"bmc"}, []string{"bmc"}, []string{"bmc", "pdu"}, []string{"bmc", "manual"}, []string{"pdu"}), Quiet: g.IntN(6) == 0, NoProbes: g.IntN(8) == 0,
+			Boot: pick(g, "20s", "60s", "100s")}
+		if g.IntN(5) == 0 {
+			c.Like.Pools = []string{"nfs1", "nfs2"}
+		}
+		g.top.Clusters = append(g.top.Clusters, c)
+	}
+	full, err := g.top.Filled()
+	if err != nil {
+		panic(err)
+	}
+	g.hosts = full.Hosts
+}
+
+func (g *generator) host() string   { return g.hosts[g.IntN(len(g.hosts))].ID }
+func (g *generator) worker() string { return g.top.Workers[g.IntN(len(g.top.Workers))] }
+func (g *generator) rack() string   { return g.hosts[g.IntN(len(g.hosts))].Rack }
+func (g *generator) path() string   { return g.hosts[g.IntN(len(g.hosts))].Partition }
+
+// span is a length up to most, more often short than long, in tenths of a second.
+func (g *generator) span(most time.Duration) time.Duration {
+	d := time.Duration(g.Float64() * g.Float64() * float64(most))
+	return d.Round(100 * time.Millisecond)
+}
+
+// when is a moment of the first half hour, or of what happens to some host.
+func (g *generator) when() string {
+	switch g.IntN(4) {
+	case 0:
+		return fmt.Sprintf("%s=%s+%s", g.host(), pick(g, "SUSPECT", "CHECKING", "RECOVERING", "FENCING", "INITIALIZING", "FENCED", "DEGRADED", "AVAILABLE"), g.span(20*time.Second))
+	case 1:
+		return fmt.Sprintf("%s:%s+%s", g.host(), pick(g, "off", "off", "on"), g.span(15*time.Second))
+	}
+	return g.span(25 * time.Minute).String()
+}
+
+// happening is a fault or an order, often with what takes it back some time later.
+func (g *generator) happening() []string {
+	h, when := g.host(), g.when()
+	if g.IntN(6) == 0 {
+		h += "," + g.host()
+	}
+	one := func(format string, args ...any) []string { return []string{when + " " + fmt.Sprintf(format, args...)} }
+	both := func(do, undo string) []string {
+		out := one("%s", do)
+		if g.IntN(4) > 0 {
+			out = append(out, fmt.Sprintf("+%s %s", g.span(10*time.Minute)+time.Second, undo))
+		}
+		return out
+	}
+	switch g.IntN(32) {
+	case 0, 1, 2:
+		return one("crash %s", h)
+	case 3:
+		return one("dead %s", h)
+	case 4:
+		return one("panic %s", h)
+	case 5, 6:
+		return both("hang "+h, "thaw "+h)
+	case 7:
+		return both("agent-crash "+h, "agent-start "+h)
+	case 8:
+		return one("cycle %s", h)
+	case 9:
+		return both("off "+h, "on "+h)
+	case 10:
+		return one("%s %s", pick(g, "shutdown", "reboot"), h)
+	case 11, 12:
+		n := pick(g, "mgmt", "mgmt", "storage", "oob")
+		return both(fmt.Sprintf("cut %s %s", h, n), fmt.Sprintf("mend %s %s", h, n))
+	case 13, 14, 15:
+		return both(fmt.Sprintf("bmc %s %s", h, pick(g, "dead", "lies", "stuck-on", "stale", "slow", "busy", "full", "auth", "wrong", "flaky", "revives", "stuck-off")), fmt.Sprintf("bmc %s ok", h))
+	case 16:
+		return both("outlet "+h+" off", "outlet "+h+" on")
+	case 17:
+		return both(fmt.Sprintf("mount %s nfs1 %s", h, pick(g, "hung", "failed", "readonly", "slow")), fmt.Sprintf("mount %s nfs1 ok", h))
+	case 18:
+		what := pick(g, "rack "+g.rack(), "pdu pdu-"+g.rack(), "switch sw-"+g.rack(), "uplink sw-"+g.rack(), "switch st-"+g.rack(), "switch oob-"+g.rack())
+		return both("lose "+what, "restore "+what)
+	case 19:
+		n := pick(g, "mgmt", "storage", "oob")
+		return both("lose net "+n, "restore net "+n)
+	case 20:
+		return both("pool nfs1 "+pick(g, "hung", "failed", "readonly", "slow"), "pool nfs1 ok")
+	case 21, 22:
+		w := pick(g, g.worker(), "owner:"+g.host())
+		return []string{when + " " + pick(g, "kill ", "kill", "kill-box")[:4] + " " + w}
+	case 23:
+		w := g.worker()
+		return both("kill-box "+w, "start "+w)
+	case 24:
+		return one("pause %s %s", pick(g, g.worker(), "owner:"+g.host()), g.span(30*time.Second)+time.Second)
+	case 25:
+		w := g.worker()
+		return both(pick(g, "isolate ", "isolate ")+w, "unisolate "+w)
+	case 26:
+		w := g.worker()
+		return both("lose-etcd "+w, "find-etcd "+w)
+	case 27:
+		return both("etcd down", "etcd up")
+	case 28:
+		return one("clock %s %s", g.worker(), pick(g, "1h", "-1h", "5m", "-20s", "40s"))
+	case 29:
+		what := pick(g, "maintenance", "exclude", "disable")
+		return both(fmt.Sprintf("%s %s on", what, h), fmt.Sprintf("%s %s off", what, h))
+	case 30:
+		if g.IntN(2) == 0 {
+			scope := pick(g, "global", "cluster/"+g.path(), "host/"+g.host())
+			return both("disarm "+scope, "arm "+scope)
+		}
+		p := g.path()
+		return both("ha "+p+" off", "ha "+p+" on")
+	}
+	return one("order %s %s", h, pick(g, "off", "on", "soft", "reset", "cycle", "retry", "confirm-off"))
+}
+
+// without is the scenario with one line less; what it undid stays.
+func (s scenario) without(i int) scenario {
+	s.lines = slices.Delete(slices.Clone(s.lines), i, i+1)
+	return s
+}
