@@ -110,11 +110,11 @@ func (l *links) use(ctx context.Context, s *session) {
 	a := l.agent
 	var late []*agentpb.Answer
 	if old := l.active; old != nil {
-		late = a.asked.late()
 		close(old.leave)
 		stuck := time.AfterFunc(leaveWithin, func() { old.cancel(errors.New("another link has taken its place")) })
 		<-old.left // it sends nothing more
 		stuck.Stop()
+		late = a.asked.late()
 	}
 	l.active, l.beating = s, make(chan struct{})
 	l.route.last = s.address
