@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,7 +33,14 @@ type Agent struct {
 	health   *health
 	gate     *gate
 	requests chan struct{} // one token per request under way
+	asked    asked
+	working  sync.WaitGroup       // requests under way
+	outbox   chan *agentpb.Answer // to be sent by whichever session is active
+	moves    chan *agentpb.Move   // a worker asks for a move
+	sessions atomic.Uint64        // number of the last session
 	commands commands
+
+	boot string // of the host, known before the first session
 }
 
 // New validates the options and the certificate files (ErrOptions) and reads the state dir, which it creates if it
@@ -67,7 +75,7 @@ func New(o Options) (*Agent, error) {
 	a := &Agent{
 		opts: o, process: process.String(), epochs: remembered, workers: list,
 		settings: newSettings(), health: newHealth(o.Hypervisor), gate: newGate(),
-		requests: make(chan struct{}, maxRequests),
+		requests: make(chan struct{}, maxRequests), outbox: make(chan *agentpb.Answer), moves: make(chan *agentpb.Move, 1),
 	}
 	if certs != nil {
 		a.trust.Store(certs)

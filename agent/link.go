@@ -5,7 +5,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -104,33 +103,23 @@ func (r *route) patience(halfOpen time.Duration, workers int) time.Duration {
 	return min(min(welcomeLimit, halfOpen)<<min(r.failures/workers, 8), maxWelcomeLimit)
 }
 
-// linkLoop keeps the host linked to the worker that owns it (agents.md "Link").
+// linkLoop keeps the host linked to a worker (agents.md "Link").
 func (a *Agent) linkLoop(ctx context.Context) error {
 	a.waitFirst(ctx)
 	boot, ok := a.waitBootID(ctx)
 	if !ok || !a.enrolled(ctx) {
 		return nil
 	}
+	a.boot = boot
 	// What the last process left is read before anybody is told of this one.
 	defer a.openCommands(ctx, boot)()
-	var r route
-	said := map[string]string{} // why each worker was no good, since the last session
-	for session := uint64(1); ctx.Err() == nil; session++ {
-		list := a.workers.addresses()
-		address := r.next(list)
-		end := a.session(ctx, address, boot, session, r.patience(a.settings.get().halfOpen(), len(list)))
-		if ctx.Err() != nil {
-			return nil
+	defer a.working.Wait()
+	l := &links{agent: a, opened: make(chan opening, 1), said: map[string]string{}}
+	defer l.end()
+	for ctx.Err() == nil {
+		if l.up(ctx) {
+			l.hold(ctx)
 		}
-		wait := r.after(end, a.settings.get().retry, rand.Float64())
-		if end.welcomed {
-			clear(said)
-		}
-		if cause := end.cause(); said[address] != cause {
-			a.opts.Logger.Warn("not linked", "worker", address, "cause", cause, "retry_in", wait)
-			said[address] = cause
-		}
-		sleep(ctx, wait)
 	}
 	return nil
 }

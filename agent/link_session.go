@@ -25,68 +25,133 @@ const (
 	bufferSize = 4 << 10
 )
 
-// session is one stream to one worker, from its Welcome on. The goroutine in run sends,
-// the one in receive receives; requests are worked on beside them.
+// session is one stream to one worker: a silent one that stands by, or the active one.
+// receive receives from the beginning to the end; run pings and sends answers while the
+// session is the active one. Requests are worked on beside them, and their answers leave by
+// whichever session is active then.
 type session struct {
-	agent    *Agent
-	stream   agentpb.Link_ConnectClient
-	halfOpen *time.Timer          // ends the stream when no ping is answered in time
-	outbox   chan *agentpb.Answer // to be sent
-	requests sync.WaitGroup
-	seq      uint64 // of the last ping
-	told     told   // the steps of commands that were sent in this session
+	agent   *Agent
+	address string
+	worker  string // its id, from its Welcome
+	conn    *grpc.ClientConn
+	stream  agentpb.Link_ConnectClient
+	cancel  context.CancelCauseFunc // of the stream
+	cause   func() error            // why it was cancelled, nil while it was not
+	greeted chan *agentpb.Down      // answers to a Hello that is waited for
+	again   chan struct{}           // a token: the worker asks for another Hello
+	leave   chan struct{}           // closed when another session has taken the place of this one
+	left    chan struct{}           // closed when nothing more is sent on it
+	ended   chan struct{}           // closed when the stream has ended, and end says how
+	end     ending
+
+	mu       sync.Mutex
+	halfOpen *time.Timer // ends the stream when no ping is answered in time
+	seq      uint64      // of the last ping
+	told     told        // the steps of commands that were sent in this session
 }
 
-// session dials a worker, says hello, and stays until the link ends or ctx does.
-// limit is how long the worker may take from the dial to its first frame.
-func (a *Agent) session(ctx context.Context, address, boot string, number uint64, limit time.Duration) ending {
+// dial opens a stream to a worker and says hello on it. Without a session it returns how
+// the attempt ended; after that nothing of it is left. limit is how long the worker may take
+// from the dial to its first frame.
+func (a *Agent) dial(ctx context.Context, address string, role agentpb.Hello_Role, limit time.Duration) (*session, ending) {
 	if err := a.opts.checkAddress(address); err != nil {
-		return ending{err: err}
+		return nil, ending{err: err}
 	}
 	conn, err := a.connect(address)
 	if err != nil {
-		return ending{err: fmt.Errorf("dial worker %s: %w", address, err)}
+		return nil, ending{err: fmt.Errorf("dial worker %s: %w", address, err)}
 	}
-	defer conn.Close()
-
+	s := &session{
+		agent: a, address: address, conn: conn, greeted: make(chan *agentpb.Down, 1), again: make(chan struct{}, 1),
+		leave: make(chan struct{}), left: make(chan struct{}), ended: make(chan struct{}),
+	}
 	// The stream outlives ctx by the time of a goodbye.
 	live, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer cancel(nil)
-	opening := time.AfterFunc(limit, func() { cancel(fmt.Errorf("no answer within %v", limit)) })
+	s.cancel, s.cause = cancel, func() error { return context.Cause(live) }
+	opening := time.AfterFunc(limit, func() { s.cancel(fmt.Errorf("no answer within %v", limit)) })
 	defer opening.Stop()
-	stopping := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
+	stopping := context.AfterFunc(ctx, func() { s.cancel(context.Cause(ctx)) })
 	defer stopping()
-
-	stream, welcome, end := a.open(live, conn, boot, number)
-	if welcome == nil {
-		end = a.explain(end)
-		if end.err != nil && context.Cause(live) != nil {
-			end.err = context.Cause(live)
+	if s.stream, err = agentpb.NewLinkClient(conn).Connect(live); err != nil {
+		end := a.explain(ending{err: err})
+		if cause := s.cause(); cause != nil {
+			end.err = cause
 		}
-		return end
+		s.cancel(nil)
+		_ = conn.Close() // nothing is under way on it
+		return nil, end
+	}
+	go s.receive(ctx)
+	end, ok := s.hello(ctx, role, limit)
+	if !ok && !s.waits(end) {
+		s.close(errors.New("not welcome"))
+		return nil, end
 	}
 	if !opening.Stop() || !stopping() {
 		<-live.Done() // whoever was quicker is about to say why
-		return ending{err: context.Cause(live)}
+		s.close(nil)
+		return nil, ending{err: s.cause()}
 	}
-	if err := a.take(welcome); err != nil {
-		return ending{err: err}
-	}
-	a.opts.Logger.Info("linked", "worker", welcome.GetWorker(), "address", address, "epoch", welcome.GetEpoch().GetRevision())
+	return s, end
+}
 
-	s := &session{agent: a, stream: stream, outbox: make(chan *agentpb.Answer)}
-	s.halfOpen = time.AfterFunc(a.settings.get().halfOpen(), func() { cancel(errors.New("link is half-open: no ping was answered in time")) })
-	defer s.halfOpen.Stop()
-	defer context.AfterFunc(ctx, func() {
-		time.AfterFunc(goodbyeLimit, func() { cancel(errors.New("agent stops")) })
-	})()
-	end = s.run(ctx, live)
-	if end.refusal == nil && context.Cause(live) != nil {
-		end.err = context.Cause(live)
+// waits: the stream is left open for another hello, because nobody owns the host yet.
+func (s *session) waits(end ending) bool {
+	select {
+	case <-s.ended:
+		return false
+	default:
+		return end.refusal.GetReason() == agentpb.Refusal_NO_OWNER
 	}
-	cancel(nil)
-	s.requests.Wait()
-	return end
+}
+
+// hello says hello on the stream and waits for the answer: a new stream begins with it, a
+// standby one is promoted by it. Without a welcome it returns how the attempt ended.
+func (s *session) hello(ctx context.Context, role agentpb.Hello_Role, within time.Duration) (ending, bool) {
+	select {
+	case <-s.greeted: // of a hello that was given up
+	default:
+	}
+	limit := time.NewTimer(within)
+	defer limit.Stop()
+	s.greet(role)
+	select {
+	case d := <-s.greeted:
+		if r := d.GetRefusal(); r != nil {
+			return ending{refusal: r}, false
+		}
+		s.worker = d.GetWelcome().GetWorker()
+		if role == agentpb.Hello_STANDBY {
+			return ending{}, true
+		}
+		if err := s.agent.take(d.GetWelcome()); err != nil {
+			return ending{err: err}, false
+		}
+		return ending{welcomed: true}, true
+	case <-s.ended:
+		return s.agent.explain(s.end), false
+	case <-limit.C:
+		return ending{err: fmt.Errorf("no answer within %v", within)}, false
+	case <-ctx.Done():
+		return ending{err: context.Cause(ctx)}, false
+	}
+}
+
+// greet sends a Hello; a failed send is explained by what comes back.
+func (s *session) greet(role agentpb.Hello_Role) {
+	a := s.agent
+	_ = s.stream.Send(&agentpb.Up{Frame: &agentpb.Up_Hello{Hello: &agentpb.Hello{
+		Host: a.opts.Host, BootId: a.boot, ProcessId: a.process, Session: a.sessions.Add(1), Version: a.opts.Version,
+		HighestEpoch: a.epochs.highest(), Hypervisors: []string{a.opts.Hypervisor.Name()}, Report: a.report(),
+		Journal: a.commands.entries(), JournalProblems: a.commands.problems(), Role: role, List: a.workers.wire(),
+	}}})
+}
+
+// close ends the stream, if it has not ended, and waits until nothing of it is left.
+func (s *session) close(cause error) {
+	s.cancel(cause)
+	<-s.ended
+	_ = s.conn.Close() // the stream on it has ended
 }
 
 // connect prepares a connection; the first stream dials it.
@@ -106,46 +171,22 @@ func (a *Agent) connect(address string) (*grpc.ClientConn, error) {
 	)
 }
 
-// open says hello. Without a welcome it returns how the attempt ended.
-func (a *Agent) open(ctx context.Context, conn *grpc.ClientConn, boot string, number uint64) (agentpb.Link_ConnectClient, *agentpb.Welcome, ending) {
-	stream, err := agentpb.NewLinkClient(conn).Connect(ctx)
-	if err != nil {
-		return nil, nil, ending{err: err}
-	}
-	hello := &agentpb.Hello{
-		Host: a.opts.Host, BootId: boot, ProcessId: a.process, Session: number, Version: a.opts.Version,
-		HighestEpoch: a.epochs.highest(), Hypervisors: []string{a.opts.Hypervisor.Name()}, Report: a.report(),
-		Journal: a.commands.entries(), JournalProblems: a.commands.problems(),
-	}
-	// A failed send is explained by what comes back.
-	_ = stream.Send(&agentpb.Up{Frame: &agentpb.Up_Hello{Hello: hello}})
-	first, err := stream.Recv()
-	switch {
-	case err != nil:
-		return nil, nil, ending{err: err}
-	case first.GetRefusal() != nil:
-		return nil, nil, ending{refusal: first.GetRefusal()}
-	case first.GetWelcome() == nil:
-		return nil, nil, ending{err: errors.New("worker's first frame is neither a welcome nor a refusal")}
-	}
-	return stream, first.GetWelcome(), ending{}
-}
-
 // take acts on a welcome, unless it comes from an owner that was replaced.
 func (a *Agent) take(w *agentpb.Welcome) error {
 	if err := a.admit(w.GetEpoch()); err != nil {
 		return fmt.Errorf("refuse welcome of worker %s: %w", w.GetWorker(), err)
 	}
 	a.apply(w.GetSettings())
-	var list []string
-	for _, worker := range w.GetWorkers() {
-		list = append(list, worker.GetAddress())
-	}
-	if err := a.workers.update(list); err != nil {
-		a.opts.Logger.Warn("worker list not kept", "worker", w.GetWorker(), "cause", err)
-	}
+	a.takeList(w.GetList())
 	a.gate.ask(w.GetGate())
 	return nil
+}
+
+// takeList takes over a list of workers; nil changes nothing.
+func (a *Agent) takeList(l *agentpb.List) {
+	if err := a.workers.update(l); err != nil {
+		a.opts.Logger.Warn("worker list not kept", "cause", err)
+	}
 }
 
 func (a *Agent) apply(s *agentpb.Settings) {
@@ -154,10 +195,28 @@ func (a *Agent) apply(s *agentpb.Settings) {
 	}
 }
 
-// run pings and sends answers until the stream or ctx ends. live is the stream's context.
-func (s *session) run(ctx, live context.Context) ending {
-	received := make(chan ending, 1)
-	go func() { received <- s.receive(live) }()
+// activate makes it the session in use, which is given up when no ping is answered in time.
+func (s *session) activate() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.halfOpen = time.AfterFunc(s.agent.settings.get().halfOpen(), func() { s.cancel(errors.New("link is half-open: no ping was answered in time")) })
+}
+
+// run pings and sends answers until the stream ends, ctx does, or another session has
+// taken its place. It returns when the stream has ended.
+func (s *session) run(ctx context.Context) {
+	defer s.halfOpen.Stop()
+	orderly := s.beat(ctx)
+	close(s.left)
+	if orderly {
+		time.AfterFunc(goodbyeLimit, func() { s.cancel(errors.New("the other side does not hang up")) })
+	}
+	<-s.ended
+	s.close(nil)
+}
+
+// beat pings and sends answers; true when it ended orderly and the stream is half closed.
+func (s *session) beat(ctx context.Context) bool {
 	progress := time.NewTicker(progressEvery)
 	defer progress.Stop()
 	for {
@@ -168,7 +227,7 @@ func (s *session) run(ctx, live context.Context) ending {
 			err := s.sendSteps()
 			if err != nil {
 				next.Stop()
-				return <-received
+				return false // whoever receives knows why
 			}
 			select {
 			case <-written:
@@ -178,21 +237,28 @@ func (s *session) run(ctx, live context.Context) ending {
 				due, err = true, s.ping()
 			case <-s.agent.gate.news:
 				err = s.ping()
-			case answer := <-s.outbox:
+			case answer := <-s.agent.outbox:
 				err = s.stream.Send(&agentpb.Up{Frame: &agentpb.Up_Answer{Answer: answer}})
+			case <-s.again:
+				s.told.forget() // they go to somebody else
+				s.greet(agentpb.Hello_ACTIVE)
 			case <-changed:
 				due = true // at worst a ping comes one new interval late
-			case end := <-received:
+			case <-s.ended:
 				next.Stop()
-				return end
+				return false
+			case <-s.leave:
+				next.Stop()
+				_ = s.stream.CloseSend() // what was asked on it is still taken until the worker hangs up
+				return true
 			case <-ctx.Done():
 				next.Stop()
 				s.goodbye()
-				return <-received
+				return true
 			}
 			if err != nil {
 				next.Stop()
-				return <-received // which knows why
+				return false
 			}
 		}
 		next.Stop()
@@ -213,30 +279,104 @@ func (s *session) goodbye() {
 	_ = s.stream.CloseSend()
 }
 
-// receive acts on the worker's frames until the stream ends.
-func (s *session) receive(live context.Context) ending {
-	for {
+// receive acts on the worker's frames until the stream ends. ctx is the life of what is
+// asked on it.
+func (s *session) receive(ctx context.Context) {
+	defer close(s.ended)
+	for over := false; !over; {
 		down, err := s.stream.Recv()
 		if err != nil {
-			return ending{welcomed: true, err: err}
+			s.end = ending{err: err}
+			break
 		}
-		switch frame := down.GetFrame().(type) {
-		case *agentpb.Down_Pong:
-			if err := s.pong(frame.Pong); err != nil {
-				return ending{welcomed: true, err: err}
-			}
-		case *agentpb.Down_Request:
-			s.start(live, frame.Request)
-		case *agentpb.Down_Refusal:
-			return ending{welcomed: true, refusal: frame.Refusal}
+		s.end, over = s.got(ctx, down)
+	}
+	if cause := s.cause(); s.end.refusal == nil && cause != nil {
+		s.end.err = cause
+	}
+	s.cancel(nil)
+}
+
+// got acts on one frame; over ends the stream, and says how.
+func (s *session) got(ctx context.Context, down *agentpb.Down) (end ending, over bool) {
+	a := s.agent
+	switch frame := down.GetFrame().(type) {
+	case *agentpb.Down_Welcome:
+		if !s.active() {
+			s.answer(down)
+			break
 		}
+		// The answer to another hello on the stream in use.
+		if err := a.take(frame.Welcome); err != nil {
+			return ending{welcomed: true, err: err}, true
+		}
+		s.answered()
+	case *agentpb.Down_Refusal:
+		switch {
+		case frame.Refusal.GetReason() != agentpb.Refusal_NO_OWNER:
+			s.answer(down)
+			return ending{welcomed: s.active(), refusal: frame.Refusal}, true
+		case s.active(): // the link is good, the host's owner is not there yet
+			time.AfterFunc(a.settings.get().retry, func() { signal(s.again) })
+		default:
+			s.answer(down)
+		}
+	case *agentpb.Down_Pong:
+		if err := s.pong(frame.Pong); err != nil {
+			return ending{welcomed: true, err: err}, true
+		}
+	case *agentpb.Down_Request:
+		a.start(ctx, frame.Request)
+	case *agentpb.Down_NewList:
+		a.takeList(frame.NewList)
+	case *agentpb.Down_Again:
+		signal(s.again)
+	case *agentpb.Down_Move:
+		select {
+		case a.moves <- frame.Move:
+		default: // one is under way
+		}
+	default:
+		if !s.active() {
+			return ending{err: errors.New("worker's first frame is neither a welcome nor a refusal")}, true
+		}
+	}
+	return ending{}, false
+}
+
+// answer hands the answer to a hello over to who waits for it.
+func (s *session) answer(down *agentpb.Down) {
+	select {
+	case s.greeted <- down:
+	default: // nobody waits: the hello was given up
+	}
+}
+
+// active: the session is, or was, the one in use.
+func (s *session) active() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.halfOpen != nil
+}
+
+// answered: the link works in both directions.
+func (s *session) answered() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.halfOpen != nil {
+		s.halfOpen.Reset(s.agent.settings.get().halfOpen())
 	}
 }
 
 // pong is the proof that the link works in both directions, unless its sender has been
-// replaced as the owner.
+// replaced as the owner. One without an epoch is the carrier's own word: nothing is done on
+// it.
 func (s *session) pong(p *agentpb.Pong) error {
 	a := s.agent
+	if p.GetEpoch() == nil {
+		s.answered()
+		return nil
+	}
 	if err := a.admit(p.GetEpoch()); err != nil {
 		return fmt.Errorf("refuse pong: %w", err)
 	}
@@ -244,29 +384,15 @@ func (s *session) pong(p *agentpb.Pong) error {
 	if p.GetGate() != nil {
 		a.gate.ask(p.GetGate())
 	}
-	s.halfOpen.Reset(a.settings.get().halfOpen())
+	s.answered()
 	a.commands.forget(p.GetForget())
 	s.told.again(p.GetKnown())
 	return nil
 }
 
-// start works on a request beside the others, if there is room.
-func (s *session) start(live context.Context, r *agentpb.Request) {
-	a := s.agent
-	var answer *agentpb.Answer
-	select {
-	case a.requests <- struct{}{}:
-	default:
-		answer = &agentpb.Answer{Id: r.GetId(), Error: fmt.Sprintf("refuse request: %d are under way already", maxRequests)}
-	}
-	s.requests.Go(func() {
-		if answer == nil {
-			answer = a.handle(live, r)
-			<-a.requests
-		}
-		select {
-		case s.outbox <- answer:
-		case <-live.Done():
-		}
-	})
+// forget has all steps sent again.
+func (t *told) forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.last)
 }

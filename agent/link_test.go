@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +33,7 @@ type fakeWorker struct {
 	pong    func(*agentpb.Ping) *agentpb.Pong // nil: an ordinary one
 	up      chan *agentpb.Up                  // frames, dropped when nobody reads them
 	down    chan *agentpb.Down                // sent to the session of the moment
+	streams atomic.Int64
 }
 
 func startWorker(t *testing.T, hello func(*agentpb.Hello) *agentpb.Down) *fakeWorker {
@@ -50,48 +52,58 @@ func startWorker(t *testing.T, hello func(*agentpb.Hello) *agentpb.Down) *fakeWo
 }
 
 func (w *fakeWorker) Connect(stream agentpb.Link_ConnectServer) error {
-	first, err := stream.Recv()
-	if err != nil {
-		return err
-	}
-	w.note(first)
-	answer := w.hello(first.GetHello())
-	if err := stream.Send(answer); err != nil || answer.GetWelcome() == nil {
-		return err
-	}
-	pongs := make(chan *agentpb.Down, 100)
-	ended := make(chan error, 1)
+	w.streams.Add(1)
+	replies := make(chan *agentpb.Down, 100)
+	ended := make(chan struct{})
+	active := make(chan struct{}) // closed at the first welcome
+	welcomed := sync.OnceFunc(func() { close(active) })
 	go func() {
+		defer close(ended)
+		var epoch *agentpb.Epoch
 		for {
 			up, err := stream.Recv()
 			if err != nil {
-				ended <- err
 				return
 			}
 			w.note(up)
-			if p := up.GetPing(); p != nil {
-				pong := &agentpb.Pong{Seq: p.Seq, Epoch: answer.GetWelcome().Epoch}
+			switch {
+			case up.GetHello().GetRole() == agentpb.Hello_STANDBY:
+				replies <- &agentpb.Down{Frame: &agentpb.Down_Welcome{Welcome: &agentpb.Welcome{Worker: "standby"}}}
+			case up.GetHello() != nil:
+				answer := w.hello(up.GetHello())
+				epoch = answer.GetWelcome().GetEpoch()
+				replies <- answer
+				if answer.GetWelcome() != nil {
+					welcomed()
+				}
+			case up.GetPing() != nil:
+				pong := &agentpb.Pong{Seq: up.GetPing().Seq, Epoch: epoch}
 				if w.pong != nil {
-					pong = w.pong(p)
+					pong = w.pong(up.GetPing())
 				}
 				if pong != nil {
-					pongs <- &agentpb.Down{Frame: &agentpb.Down_Pong{Pong: pong}}
+					replies <- &agentpb.Down{Frame: &agentpb.Down_Pong{Pong: pong}}
 				}
 			}
 		}
 	}()
+	silent := (<-chan struct{})(active)
+	var down chan *agentpb.Down
 	for {
 		var next *agentpb.Down
 		select {
-		case next = <-pongs:
-		case next = <-w.down:
+		case next = <-replies:
+		case next = <-down:
+		case <-silent:
+			silent, down = nil, w.down
+			continue
 		case <-ended:
 			return nil
 		}
 		if err := stream.Send(next); err != nil {
 			return err
 		}
-		if next.GetRefusal() != nil {
+		if r := next.GetRefusal(); r != nil && r.Reason != agentpb.Refusal_NO_OWNER {
 			return nil
 		}
 	}
@@ -134,6 +146,24 @@ func welcome(change func(*agentpb.Welcome)) func(*agentpb.Hello) *agentpb.Down {
 		change(w)
 	}
 	return func(*agentpb.Hello) *agentpb.Down { return &agentpb.Down{Frame: &agentpb.Down_Welcome{Welcome: w}} }
+}
+
+func list(algorithm string, check time.Duration, addresses ...string) *agentpb.List {
+	l := &agentpb.List{Algorithm: algorithm, CheckIntervalMs: check.Milliseconds()}
+	for _, a := range addresses {
+		l.Workers = append(l.Workers, &agentpb.Worker{Id: "w", Address: a})
+	}
+	return l.Sealed()
+}
+
+// attempt says hello once and returns how that ended.
+func attempt(t *testing.T, a *Agent, address string) ending {
+	a.boot = "boot-1"
+	s, end := a.dial(t.Context(), address, agentpb.Hello_ACTIVE, welcomeLimit)
+	if s != nil {
+		s.close(nil)
+	}
+	return end
 }
 
 func refusal(r *agentpb.Refusal) *agentpb.Down {
@@ -183,7 +213,7 @@ func TestRedirectsLeadToTheOwner(t *testing.T) {
 	refusals := 0
 	owner := startWorker(t, nil)
 	owner.hello = welcome(func(w *agentpb.Welcome) {
-		w.Workers = []*agentpb.Worker{{Id: "w2", Address: owner.address}, {Id: "w3", Address: "127.0.0.1:3"}}
+		w.List = list("ring", time.Minute, owner.address, "127.0.0.1:3")
 	})
 	other := startWorker(t, func(*agentpb.Hello) *agentpb.Down {
 		mu.Lock()
@@ -198,12 +228,12 @@ func TestRedirectsLeadToTheOwner(t *testing.T) {
 	})
 	a, stop := linkedTo(t, nil, other.address)
 	if h := expect(t, owner, "hello at the owner", hello); h.Session != 4 {
-		t.Errorf("session %d, want 4: two retries, a redirect, the owner", h.Session)
+		t.Errorf("session %d, want 4: a retry on the stream, another, a redirect, the owner", h.Session)
 	}
 	expect(t, owner, "ping at the owner", ping)
 	stop()
 	content, err := os.ReadFile(filepath.Join(a.opts.StateDir, propertiesFile))
-	if want := "hosts=" + owner.address + ",127.0.0.1:3@owner\n"; err != nil || string(content) != want {
+	if want := "hosts=" + owner.address + ",127.0.0.1:3@ring\nhost.lb.check.interval=60\n"; err != nil || string(content) != want {
 		t.Errorf("properties = %q, %v, want %q", content, err, want)
 	}
 }
@@ -509,7 +539,7 @@ func TestPlaintextRedirectLeavesLoopbackNever(t *testing.T) {
 			return nil, io.EOF
 		}
 	})
-	if end := a.session(t.Context(), "10.0.0.1:7443", "boot-1", 1, welcomeLimit); end.err == nil || !strings.Contains(end.err.Error(), "loopback") {
+	if end := attempt(t, a, "10.0.0.1:7443"); end.err == nil || !strings.Contains(end.err.Error(), "loopback") {
 		t.Errorf("session = %v, want a refusal", end.err)
 	}
 }

@@ -85,7 +85,7 @@ func TestAgentAcceptsWorkersOnly(t *testing.T) {
 				stop()
 				return
 			}
-			end := a.session(t.Context(), w.address, "boot-1", 1, welcomeLimit)
+			end := attempt(t, a, w.address)
 			if end.welcomed || end.err == nil || !strings.Contains(end.cause(), c.agent) {
 				t.Errorf("agent says %q, want %q", end.cause(), c.agent)
 			}
@@ -112,7 +112,7 @@ func TestAgentIsToldWhy(t *testing.T) {
 		a := newAgent(t, func(o *Options) {
 			o.Workers, o.InsecureLoopback, o.TLS = []string{address}, false, files
 		})
-		if end := a.session(t.Context(), address, "boot-1", 1, welcomeLimit); end.welcomed || end.err == nil || !strings.Contains(end.cause(), want) {
+		if end := attempt(t, a, address); end.welcomed || end.err == nil || !strings.Contains(end.cause(), want) {
 			t.Errorf("agent says %q, want %q", end.cause(), want)
 		}
 	}
@@ -124,7 +124,7 @@ func realDoor(t *testing.T, files trust.Files) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := link.NewGRPC(link.New(nil, slog.New(slog.DiscardHandler)), pkitest.Open(t, files))
+	server := link.NewGRPC(link.New("w1", nil, slog.New(slog.DiscardHandler)), pkitest.Open(t, files))
 	var served sync.WaitGroup
 	served.Go(func() { _ = server.Serve(listener) })
 	t.Cleanup(func() { server.Stop(); served.Wait() })
@@ -146,7 +146,7 @@ func TestPlaintextWorkerIsNamed(t *testing.T) {
 	a := newAgent(t, func(o *Options) {
 		o.Workers, o.InsecureLoopback, o.TLS = []string{w.address}, false, lab.Issue(t, trust.Host, "h1")
 	})
-	if end := a.session(t.Context(), w.address, "boot-1", 1, welcomeLimit); end.err == nil || !strings.Contains(end.cause(), "the other side does not speak TLS") {
+	if end := attempt(t, a, w.address); end.err == nil || !strings.Contains(end.cause(), "the other side does not speak TLS") {
 		t.Errorf("agent says %q", end.cause())
 	}
 }

@@ -5,17 +5,22 @@ package agent
 import (
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"time"
 	"unicode"
+
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
 )
 
 const (
 	propertiesFile = "agent.properties"
 	hostsKey       = "hosts"
-	// ownerFirst names how the list is sorted: the worker that owns the host comes first.
-	ownerFirst = "owner"
+	checkKey       = "host.lb.check.interval" // seconds
+	maxWorkers     = 256                      // on one list
 )
 
 // properties are the lines of a file of key=value pairs; lines that begin with '#' or '!'
@@ -80,17 +85,58 @@ func (p *properties) bytes() []byte {
 	return []byte(strings.Join(p.lines, "\n") + "\n")
 }
 
-// parseHosts reads "a:1,b:2@owner".
-func parseHosts(value string) (addresses []string, err error) {
-	list, _, _ := strings.Cut(value, "@")
-	for _, address := range strings.Split(list, ",") {
-		address = strings.TrimSpace(address)
-		if _, err := splitAddress(address); err != nil {
-			return nil, err
-		}
-		addresses = append(addresses, address)
+// workerSet is a list of workers as it was sent: addresses, the preferred one first, how
+// they were sorted, and how often to look whether the link is to the first of them. Never
+// changed in place.
+type workerSet struct {
+	addresses []string
+	algorithm string
+	check     time.Duration // 0: never
+}
+
+func (w workerSet) equal(o workerSet) bool {
+	return slices.Equal(w.addresses, o.addresses) && w.algorithm == o.algorithm && w.check == o.check
+}
+
+var algorithmPart = regexp.MustCompile(`^[a-z]{0,32}$`)
+
+// usable names what makes a list unusable.
+func (w workerSet) usable() error {
+	if len(w.addresses) == 0 || len(w.addresses) > maxWorkers {
+		return fmt.Errorf("%d workers: want 1 to %d", len(w.addresses), maxWorkers)
 	}
-	return addresses, nil
+	for _, address := range w.addresses {
+		if _, err := splitAddress(address); err != nil {
+			return err
+		}
+	}
+	if !algorithmPart.MatchString(w.algorithm) {
+		return fmt.Errorf("algorithm %q: want up to 32 small letters", w.algorithm)
+	}
+	if w.check < 0 || w.check > 24*time.Hour {
+		return fmt.Errorf("check interval %v: want 0s to 24h", w.check)
+	}
+	return nil
+}
+
+// parseHosts reads "a:1,b:2@ring" and "60".
+func parseHosts(hosts, check string) (w workerSet, err error) {
+	list, algorithm, _ := strings.Cut(hosts, "@")
+	for _, address := range strings.Split(list, ",") {
+		w.addresses = append(w.addresses, strings.TrimSpace(address))
+	}
+	w.algorithm = strings.TrimSpace(algorithm)
+	if check != "" {
+		seconds, err := strconv.ParseFloat(check, 64)
+		if err != nil || seconds < 0 || seconds > 86400 {
+			return w, fmt.Errorf("%s: %q: want seconds from 0 to 86400", checkKey, check)
+		}
+		w.check = time.Duration(seconds * float64(time.Second)).Round(time.Millisecond)
+	}
+	if err := w.usable(); err != nil {
+		return w, fmt.Errorf("%s: %w", hostsKey, err)
+	}
+	return w, nil
 }
 
 // workerList is the ordered list of workers to dial: the one last sent, kept in the
@@ -100,20 +146,22 @@ type workerList struct {
 	file       string
 	configured []string
 
-	mu   sync.Mutex
-	sent []string
+	mu      sync.Mutex
+	sent    workerSet
+	changed chan struct{} // closed at the next change
 }
 
 // loadWorkers reads the kept list.
 func loadWorkers(dir string, configured []string) (*workerList, error) {
-	l := &workerList{file: filepath.Join(dir, propertiesFile), configured: configured}
+	l := &workerList{file: filepath.Join(dir, propertiesFile), configured: configured, changed: make(chan struct{})}
 	p, err := l.read()
 	if err != nil {
 		return nil, err
 	}
-	if value, found := p.get(hostsKey); found && value != "" {
-		if l.sent, err = parseHosts(value); err != nil {
-			return nil, fmt.Errorf("%s:%d: %s: %w", l.file, p.at[hostsKey]+1, hostsKey, err)
+	if hosts, found := p.get(hostsKey); found && hosts != "" {
+		check, _ := p.get(checkKey)
+		if l.sent, err = parseHosts(hosts, check); err != nil {
+			return nil, fmt.Errorf("%s:%d: %w", l.file, p.at[hostsKey]+1, err)
 		}
 	}
 	return l, nil
@@ -132,7 +180,7 @@ func (l *workerList) addresses() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var all []string
-	for _, a := range slices.Concat(l.sent, l.configured) {
+	for _, a := range slices.Concat(l.sent.addresses, l.configured) {
 		if !slices.Contains(all, a) {
 			all = append(all, a)
 		}
@@ -140,26 +188,54 @@ func (l *workerList) addresses() []string {
 	return all
 }
 
-// update takes over a list that a worker sent and keeps it in the file; other keys are
-// left as they are. An error means that the list is used but not kept, or, when an
-// address on it is bad, not used.
-func (l *workerList) update(sent []string) error {
-	for _, address := range sent {
-		if _, err := splitAddress(address); err != nil {
-			return fmt.Errorf("update worker list: %w", err)
-		}
+// watch returns the list that was sent last and a channel that is closed when it changes.
+func (l *workerList) watch() (workerSet, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.sent, l.changed
+}
+
+// wire is the list as a Hello tells it, nil while none was ever sent.
+func (l *workerList) wire() *agentpb.List {
+	w, _ := l.watch()
+	if len(w.addresses) == 0 {
+		return nil
+	}
+	out := &agentpb.List{Algorithm: w.algorithm, CheckIntervalMs: w.check.Milliseconds()}
+	for _, address := range w.addresses {
+		out.Workers = append(out.Workers, &agentpb.Worker{Address: address})
+	}
+	return out.Sealed()
+}
+
+// update takes over a list that a worker sent, nil being none, and keeps it in the file;
+// other keys are left as they are. An error means that the list is used but not kept, or,
+// when something on it is bad, not used.
+func (l *workerList) update(sent *agentpb.List) error {
+	if sent == nil {
+		return nil
+	}
+	next := workerSet{algorithm: sent.GetAlgorithm(), check: time.Duration(sent.GetCheckIntervalMs()) * time.Millisecond}
+	for _, w := range sent.GetWorkers() {
+		next.addresses = append(next.addresses, w.GetAddress())
+	}
+	if err := next.usable(); err != nil {
+		return fmt.Errorf("update worker list: %w", err)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(sent) == 0 || slices.Equal(sent, l.sent) {
+	if next.equal(l.sent) {
 		return nil
 	}
-	l.sent = slices.Clone(sent)
+	l.sent = next
+	close(l.changed)
+	l.changed = make(chan struct{})
 	p, err := l.read() // anew: an operator may have edited other keys
 	if err != nil {
 		return fmt.Errorf("keep worker list: %w", err)
 	}
-	p.set(hostsKey, strings.Join(sent, ",")+"@"+ownerFirst)
+	p.set(hostsKey, strings.Join(next.addresses, ",")+"@"+next.algorithm)
+	p.set(checkKey, strconv.FormatFloat(next.check.Seconds(), 'f', -1, 64))
 	if err := writeState(l.file, p.bytes()); err != nil {
 		return fmt.Errorf("keep worker list: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
 )
@@ -116,34 +117,40 @@ func TestWorkerListIsKept(t *testing.T) {
 	if got, want := l.addresses(), []string{"127.0.0.1:1", "127.0.0.2:2", "127.0.0.9:9"}; !slices.Equal(got, want) {
 		t.Errorf("addresses = %v, want %v", got, want)
 	}
-	if err := l.update([]string{"127.0.0.3:3", "[::1]:4"}); err != nil {
+	if err := l.update(list("roundrobin", 90*time.Second, "127.0.0.3:3", "[::1]:4")); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.update(nil); err != nil {
 		t.Fatal(err)
 	}
 	content, err := os.ReadFile(file)
-	if want := "# by hand\nhost.lb.check.interval=60\n\nhosts=127.0.0.3:3,[::1]:4@owner\n"; err != nil || string(content) != want {
+	if want := "# by hand\nhost.lb.check.interval=90\n\nhosts=127.0.0.3:3,[::1]:4@roundrobin\n"; err != nil || string(content) != want {
 		t.Errorf("file = %q, %v, want %q", content, err, want)
 	}
-	if err := l.update([]string{"127.0.0.3:3\nevil=1"}); err == nil {
+	if err := l.update(list("ring", 0, "127.0.0.3:3\nevil=1")); err == nil {
 		t.Error("an address with a line break was taken")
 	}
-	if l, err = loadWorkers(dir, configured); err != nil || l.addresses()[0] != "127.0.0.3:3" {
+	if err := l.update(list("x\ny=1", 0, "127.0.0.3:3")); err == nil {
+		t.Error("an algorithm with a line break was taken")
+	}
+	sum := l.wire().GetHash()
+	if l, err = loadWorkers(dir, configured); err != nil || l.addresses()[0] != "127.0.0.3:3" || l.wire().GetHash() != sum {
 		t.Errorf("read again = %v, %v", l.addresses(), err)
 	}
 }
 
 func TestBadPropertiesNameTheirLine(t *testing.T) {
 	for content, want := range map[string]string{
-		"a=1\nno value\n":          `agent.properties:2: "no value" is not key=value`,
-		"=1\n":                     "agent.properties:1:",
-		"two words=1\n":            "agent.properties:1:",
-		"a=1\n\na=2\n":             `agent.properties:3: key "a" is on line 1 already`,
-		"a=\x00\n":                 "agent.properties:1: line has a control character",
-		"#\nhosts=127.0.0.1@x\n":   `agent.properties:2: hosts: address "127.0.0.1": want host:port`,
-		"hosts=127.0.0.1:70000@x":  `agent.properties:1: hosts: address "127.0.0.1:70000": port "70000"`,
-		"hosts=127.0.0.1:1,,b:2@x": `agent.properties:1: hosts: address ""`,
+		"a=1\nno value\n":                       `agent.properties:2: "no value" is not key=value`,
+		"=1\n":                                  "agent.properties:1:",
+		"two words=1\n":                         "agent.properties:1:",
+		"a=1\n\na=2\n":                          `agent.properties:3: key "a" is on line 1 already`,
+		"a=\x00\n":                              "agent.properties:1: line has a control character",
+		"#\nhosts=127.0.0.1@x\n":                `agent.properties:2: hosts: address "127.0.0.1": want host:port`,
+		"hosts=127.0.0.1:70000@x":               `agent.properties:1: hosts: address "127.0.0.1:70000": port "70000"`,
+		"hosts=a:1@X\n":                         `agent.properties:1: hosts: algorithm "X"`,
+		"hosts=a:1\nhost.lb.check.interval=x\n": `agent.properties:1: host.lb.check.interval: "x": want seconds`,
+		"hosts=127.0.0.1:1,,b:2@x":              `agent.properties:1: hosts: address ""`,
 	} {
 		dir := t.TempDir()
 		if err := os.WriteFile(filepath.Join(dir, propertiesFile), []byte(content), 0o600); err != nil {

@@ -25,6 +25,7 @@ const (
 	IncidentsPrefix  = Root + "incidents/"
 	OpsPrefix        = Root + "ops/"
 	LinksPrefix      = Root + "links/"
+	IndicesPrefix    = Root + "indices/"
 	PoolsPrefix      = Root + "pools/"
 	VolumesPrefix    = Root + "volumes/"
 	TemplatesPrefix  = Root + "templates/"
@@ -99,6 +100,16 @@ func OpsKey(host string) string { return OpsPrefix + host }
 
 // LinkKey says who carries a host's link where that is not its owner.
 func LinkKey(host string) string { return LinksPrefix + host }
+
+// IndexKey says which host has an index of enrolment.
+func IndexKey(index int) string { return IndicesPrefix + strconv.Itoa(index) }
+
+// SplitIndexKey is the inverse of IndexKey.
+func SplitIndexKey(key string) (index int, ok bool) {
+	rest, ok := strings.CutPrefix(key, IndicesPrefix)
+	n, err := strconv.ParseUint(rest, 10, 31)
+	return int(n), ok && err == nil && IndexKey(int(n)) == key
+}
 
 // PoolKey is a storage pool's state.
 func PoolKey(pool string) string { return PoolsPrefix + pool }

@@ -35,6 +35,7 @@ func TestKeysAndSchemaAgree(t *testing.T) {
 		IncidentKey("h", "i"):         "incidents/<host>/<id>",
 		OpsKey("h"):                   "ops/<host>",
 		LinkKey("h"):                  "links/<host>",
+		IndexKey(41):                  "indices/<index>",
 		PoolKey("p"):                  "pools/<pool>",
 		VolumeKey("v"):                "volumes/<volume>",
 		TemplateKey("t"):              "templates/<template>",

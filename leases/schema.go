@@ -38,6 +38,7 @@ var Schema = []KeyDoc{
 	{"incidents/<host>/<id>", false, "slot of the host", "evidence ledger, guard answers, actions, proof, outcome; closed ones are kept for 90 days, the last 100 of a host", `{"v":1,"state":"suspect"}`},
 	{"ops/<host>", false, "slot of the host, own mod_revision", "open power intent: verb, id, epoch, worker, deadline, step", `{"v":1,"verb":"off","epoch":{"generation":1,"revision":1841}}`},
 	{"links/<host>", false, "slot of the host, or own mod_revision", "worker and boot that carry the link, only where that is not the owner", `{"v":1,"worker":"w-2","boot":"b-91c0"}`},
+	{"indices/<index>", false, "slot of `indices`", "host that was given this index when it was enrolled, which rotates its list of workers; free again when the host is gone", `{"v":1,"host":"h0042"}`},
 	{"pools/<pool>", false, "own mod_revision", "storage pool: type, role, hosts that have it", `{"v":1,"id":"nfs1","type":"nfs","role":"primary"}`},
 	{"volumes/<volume>", false, "own mod_revision; by commands also slot of the command's host", "volume: where it is, format, size, its instance; the open command's id", `{"v":1,"id":"v7","pool":"nfs1","path":"v7.qcow2","format":"qcow2","size":1073741824,"instance":"i3","state":"ready"}`},
 	{"templates/<template>", false, "own mod_revision; by commands also slot of the command's host", "template: format, size, where its copies are; the open command's id", `{"v":1,"id":"t1","format":"qcow2","size":1073741824,"copies":[{"pool":"sec1","path":"t1.qcow2"}]}`},
@@ -63,6 +64,7 @@ var placeholders = map[string]string{
 	"<area>":  `[a-z][a-z0-9-]{0,62}(?:/` + idPattern + `){1,3}`,
 	"<slot>":  `[0-9]{4}`,
 	"<nn>":    `[0-9]{2,}`,
+	"<index>": `0|[1-9][0-9]{0,8}`,
 }
 
 var schemaRegexps = func() []*regexp.Regexp {
@@ -102,7 +104,7 @@ func SchemaMarkdown() string {
 		"Ids are 1 to 63 letters, digits, `.`, `_` or `-`, starting with a letter or digit. `<path>` is `zone`, `zone/pod` or\n" +
 		"`zone/pod/cluster`; `<scope>` is `global`, `zone/…`, `pod/…`, `cluster/…` (each with the path) or `host/<host>`;\n" +
 		"`<area>` is a kind (`rack`, `switch`, `pdu` and other labels, `pool`, `cluster`, `pod`, `zone`) and a name;\n" +
-		"`<slot>` has four digits.\n\n" +
+		"`<slot>` has four digits, `<index>` is a number without leading zeros.\n\n" +
 		"| key | lease | fence | content | example |\n|---|---|---|---|---|\n")
 	for _, d := range Schema {
 		lease := "-"

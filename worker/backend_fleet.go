@@ -30,7 +30,7 @@ func (b *backend) ownFacts(x *v1.Worker) {
 	if x.ID != b.o.ID {
 		return
 	}
-	n := b.door.Count()
+	n := b.door.Counts().Links
 	left := time.Duration(b.w().leaseValid() * float64(time.Second))
 	x.Keys = b.ring.Ring().IDs()
 	x.Answers, x.Links, x.LeaseLeft = v1.AnswersYes, &n, left.Round(100*time.Millisecond).String()

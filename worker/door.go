@@ -4,6 +4,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -17,34 +18,57 @@ import (
 // have published and leaves everything else in their mailboxes.
 type door Worker
 
-func (d *door) Hello(h *agentpb.Hello) (*agentpb.Welcome, *agentpb.Refusal) {
+func (d *door) Hello(h *agentpb.Hello, carrier string) link.Admission {
 	w := (*Worker)(d)
 	o, p := w.owned(h.Host)
 	if o == nil {
-		return nil, w.refuse(h.Host)
+		return w.elsewhere(h.Host)
 	}
 	refuse := outranks(h.HighestEpoch, p.epoch)
-	o.in.put("", helloMsg{h, time.Now().UTC(), refuse})
+	o.in.put("", helloMsg{h, carrier, time.Now().UTC(), refuse})
 	if refuse { // the agent would refuse us: the owner finds out why
-		return nil, &agentpb.Refusal{
+		return link.Admission{Refusal: &agentpb.Refusal{
 			Reason: agentpb.Refusal_NO_OWNER, Detail: "this host has obeyed a newer owner than the present one: see the worker's health if this lasts",
 			RetryAfterMs: p.settings.HelloRetryMs,
-		}
+		}}
 	}
-	return &agentpb.Welcome{Worker: w.o.ID, Epoch: p.epoch, Settings: p.settings, Workers: w.wireWorkers(), Gate: p.gate}, nil
+	list := w.listOf(h.Host)
+	if list.GetHash() == h.GetList().GetHash() {
+		list = nil
+	}
+	return link.Admission{Welcome: &agentpb.Welcome{Worker: w.o.ID, Epoch: p.epoch, Settings: p.settings, Gate: p.gate, List: list}}
 }
 
-func (d *door) Ping(s *link.Session, ping *agentpb.Ping, at time.Time) (*agentpb.Pong, *agentpb.Refusal) {
+func (d *door) Standby(h *agentpb.Hello) *agentpb.Refusal {
+	w := (*Worker)(d)
+	if _, ok := w.view.spec(h.Host); !ok {
+		return w.unknown(h.Host)
+	}
+	return nil
+}
+
+func (d *door) Unreachable(owner link.Peer, since time.Time) *agentpb.Refusal {
+	w := (*Worker)(d)
+	if time.Since(since) < ownerPatience {
+		return w.nobody("its owner does not answer just now")
+	}
+	return &agentpb.Refusal{
+		Reason: agentpb.Refusal_NOT_OWNER, Detail: "another worker owns the host, which cannot be reached from here",
+		Owner: &agentpb.Worker{Id: owner.ID, Address: owner.Address}, RetryAfterMs: w.helloRetry(),
+	}
+}
+
+func (d *door) Ping(s *link.Session, ping *agentpb.Ping, at time.Time) *agentpb.Pong {
 	w := (*Worker)(d)
 	o, p := w.owned(s.Host)
 	if o == nil {
-		return nil, w.refuse(s.Host)
+		return nil
 	}
 	o.commands.entries(ping.Journal)
 	o.in.put("ping", pingMsg{boot: s.Boot, report: ping.Report, gate: ping.GateConfirmed, at: at.UTC()})
 	pong := &agentpb.Pong{Seq: ping.Seq, Epoch: p.epoch, Settings: p.settings, Gate: p.gate}
 	pong.Forget, pong.Known = o.commands.acks(ping.Journal)
-	return pong, nil
+	return pong
 }
 
 func (d *door) Linked(s *link.Session, h *agentpb.Hello) {
@@ -84,7 +108,11 @@ func (d *door) Goodbye(s *link.Session, g *agentpb.Goodbye) {
 func (d *door) Gone(s *link.Session, cause error) {
 	w := (*Worker)(d)
 	if o, _ := w.owned(s.Host); o != nil && w.door.Session(s.Host) == nil {
-		o.in.put("", goneMsg{time.Now().UTC()})
+		lost := ""
+		if errors.Is(cause, link.ErrCarrierLost) {
+			lost = s.Carrier
+		}
+		o.in.put("", goneMsg{time.Now().UTC(), lost})
 	}
 }
 
@@ -98,42 +126,37 @@ func (w *Worker) owned(host string) (*owner, *published) {
 	return nil, nil
 }
 
-// refuse says where else a host belongs (issue of lists and relay: until then a worker
-// that does not own the host redirects to the owner).
-func (w *Worker) refuse(host string) *agentpb.Refusal {
-	retry := w.view.effective("", "", time.Now()).Duration("agent.hello.retry").Milliseconds()
+// ownerPatience is how long an agent is asked to wait for an owner that does not answer
+// its carrier, before it is sent to that owner itself: a dead one has a successor by then.
+const ownerPatience = 3 * time.Second
+
+// elsewhere says who owns a host that is not owned here.
+func (w *Worker) elsewhere(host string) link.Admission {
 	spec, ok := w.view.spec(host)
 	if !ok {
-		return &agentpb.Refusal{Reason: agentpb.Refusal_UNKNOWN_HOST, Detail: fmt.Sprintf("host %q is not on record", host), RetryAfterMs: max(retry, 2000)}
+		return link.Admission{Refusal: w.unknown(host)}
 	}
 	s, _, held := w.view.slotOwner(w.slotOf(spec.Val.Partition, host))
 	if m, live := w.view.worker(s.Worker); held && live && s.Worker != w.o.ID {
-		return &agentpb.Refusal{Reason: agentpb.Refusal_NOT_OWNER, Detail: "another worker owns the host", Owner: wireWorker(m), RetryAfterMs: retry}
+		return link.Admission{Owner: &link.Peer{ID: m.ID, Address: m.Agents}}
 	}
-	return &agentpb.Refusal{Reason: agentpb.Refusal_NO_OWNER, Detail: "no worker owns the host now", RetryAfterMs: retry}
+	return link.Admission{Refusal: w.nobody("no worker owns the host now")}
 }
 
-func wireWorker(m v1.Worker) *agentpb.Worker {
-	return &agentpb.Worker{Id: m.ID, Address: m.Agents}
+func (w *Worker) helloRetry() int64 {
+	return w.view.effective("", "", time.Now()).Duration("agent.hello.retry").Milliseconds()
 }
 
-// wireWorkers lists the live workers, this one first.
-func (w *Worker) wireWorkers() []*agentpb.Worker {
-	w.view.mu.RLock()
-	defer w.view.mu.RUnlock()
-	var out, rest []*agentpb.Worker
-	for id, m := range w.view.workers {
-		if id == w.o.ID {
-			out = append(out, wireWorker(m.Val))
-		} else {
-			rest = append(rest, wireWorker(m.Val))
-		}
-	}
-	return append(out, rest...)
+func (w *Worker) unknown(host string) *agentpb.Refusal {
+	return &agentpb.Refusal{Reason: agentpb.Refusal_UNKNOWN_HOST, Detail: fmt.Sprintf("host %q is not on record", host), RetryAfterMs: max(w.helloRetry(), 2000)}
+}
+
+func (w *Worker) nobody(why string) *agentpb.Refusal {
+	return &agentpb.Refusal{Reason: agentpb.Refusal_NO_OWNER, Detail: why, RetryAfterMs: w.helloRetry()}
 }
 
 // metricsLinked counts linked agents after a change.
-func (o *owner) metricsLinked() { o.w.metrics.linked.Set(float64(o.w.door.Count())) }
+func (o *owner) metricsLinked() { o.w.metrics.linked.Set(float64(o.w.door.Counts().Links)) }
 
 var _ link.Handler = (*door)(nil)
 

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/coordinator/ring"
 	"github.com/holdfast-ha/holdfast/leases"
 )
@@ -135,8 +134,8 @@ func (r *reign) handOver(moves []ring.Target, now time.Time) {
 
 var errHanded = errors.New("handed over")
 
-// handed takes note of a batch: the agents of what has moved are told where to go; what
-// has not moved is found by findOwn, or was another's already.
+// handed takes note of a batch: the links of what has moved stay, and lead to the new owner
+// from now on; what has not moved is found by findOwn, or was another's already.
 func (r *reign) handed(d handDone) {
 	r.give.slots = nil
 	if d.err != nil {
@@ -144,11 +143,8 @@ func (r *reign) handed(d handDone) {
 	}
 	for _, c := range d.moved {
 		r.give.upTo = max(r.give.upTo, c.Epoch.Revision)
-		to, ok := r.w.view.worker(d.to[c.Slot])
 		for host := range d.runs[c.Slot].hosts {
-			if ok {
-				r.w.door.Drop(host, &agentpb.Refusal{Reason: agentpb.Refusal_NOT_OWNER, Detail: "another worker owns the host now", Owner: wireWorker(to)})
-			}
+			r.w.carried.moved(host, c.Epoch.Revision)
 		}
 	}
 	r.w.metrics.handovers.Add(float64(len(d.moved)))

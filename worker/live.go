@@ -23,6 +23,7 @@ type liveFacts struct {
 	lastPing time.Time // when the last ping or Hello arrived; zero: none since adoption
 	report   *agentpb.Report
 	deaf     time.Time // this worker itself stood still before: misses count from then
+	cut      time.Time // the worker that carries the link was lost then, and nothing was heard since: nothing is known of the host
 	missing  bool      // pings are overdue, as last told to the machine
 	toldMiss time.Time // when that was told last
 
@@ -43,8 +44,21 @@ func (l *liveFacts) hearing() ha.Hearing {
 	return ha.Hearing{Adopted: l.adopted, Last: l.lastPing, Deaf: l.deaf, Missing: l.missing, Told: l.toldMiss}
 }
 
-// missAt is when the host's pings are overdue, or to be called overdue again.
-func (l *liveFacts) missAt(p ha.Policy) time.Time { return l.hearing().MissAt(p) }
+// missAt is when the host's pings are overdue, or to be called overdue again. When the
+// worker that carries its link was lost it may ping all the time: it has to have had time
+// to link elsewhere.
+func (l *liveFacts) missAt(p ha.Policy) time.Time {
+	h := l.hearing()
+	at := h.MissAt(p)
+	if l.cut.IsZero() || l.missing {
+		return at
+	}
+	h.Adopted, h.Last = l.cut, time.Time{}
+	if relinked := h.MissAt(p); relinked.After(at) {
+		return relinked
+	}
+	return at
+}
 
 // alive reports whether pings arrive in time.
 func (l *liveFacts) alive() bool { return l.hearing().Alive() }
@@ -80,6 +94,9 @@ func (o *owner) missed(ctx context.Context, now time.Time) {
 func (o *owner) onHello(ctx context.Context, m helloMsg) {
 	o.live.linked = !m.refused
 	o.heard(m.at, m.hello.BootId)
+	if !m.refused {
+		o.w.carried.by(o.host, m.carrier)
+	}
 	o.live.report = m.hello.Report
 	was, _ := o.w.frozen(o.host)
 	o.judgeEpoch(ctx, m.hello.HighestEpoch)
@@ -111,6 +128,7 @@ func (o *owner) onPing(ctx context.Context, m pingMsg) {
 
 func (o *owner) heard(at time.Time, boot string) {
 	o.live.lastPing, o.live.boot, o.live.missing = at, boot, false
+	o.live.cut = time.Time{}
 	o.w.lostAgents.back(o.host)
 	o.publish()
 }

@@ -59,6 +59,7 @@ type (
 	readersChanged struct{}
 	helloMsg       struct {
 		hello   *agentpb.Hello
+		carrier string // worker that holds the link, empty: this one
 		at      time.Time
 		refused bool // there is no link
 	}
@@ -68,7 +69,10 @@ type (
 		gate   string
 		at     time.Time
 	}
-	goneMsg    struct{ at time.Time }
+	goneMsg struct {
+		at   time.Time
+		lost string // not the agent, but this worker, which carried its link, is known to be gone
+	}
 	hostileMsg struct {
 		device string
 		count  int
@@ -254,7 +258,10 @@ func (o *owner) handle(ctx context.Context, msg any) {
 	case pingMsg:
 		o.onPing(ctx, m)
 	case goneMsg: // a newer session may have come meanwhile
-		o.live.linked = o.w.door.Session(o.host) != nil
+		if o.live.linked = o.w.door.Session(o.host) != nil; !o.live.linked && m.lost != "" {
+			o.live.cut = m.at
+			o.log.Info("carrier of the link lost, misses count later", "carrier", m.lost, "from", o.live.missAt(o.policy))
+		}
 		o.metricsLinked()
 		o.publish()
 	case specChanged:

@@ -203,7 +203,9 @@ func (w *Worker) delist(o *owner) {
 	}
 	w.mu.Unlock()
 	w.lostAgents.back(o.host)
-	w.door.Drop(o.host, w.refuse(o.host))
+	if _, ok := w.view.spec(o.host); !ok {
+		w.door.Drop(o.host, w.unknown(o.host))
+	} // else its link stays, and goes to the next owner
 	w.memberChanged(o.spec.Val.Partition)
 }
 

@@ -76,6 +76,9 @@ type view struct {
 	workers  map[string]versioned[v1.Worker]
 	drains   map[string]versioned[v1.Drain]
 	slots    map[int]versioned[slotValue]
+	links    map[string]versioned[linkRecord]
+	indices  map[int]versioned[indexRecord]
+	indexOf  map[string]int                                    // by host
 	ends     map[string]versioned[leases.EndRecord]            // worker/boot
 	secrets  map[string]versioned[secretRecord]                // by etcd key
 	config   map[string]versioned[leases.GenerationRecord]     // its one key
@@ -106,6 +109,7 @@ func newView(log *slog.Logger, changed func(kind, id string)) *view {
 		states: map[string]versioned[ha.PartitionRecord]{}, workers: map[string]versioned[v1.Worker]{},
 		drains: map[string]versioned[v1.Drain]{}, ends: map[string]versioned[leases.EndRecord]{},
 		config: map[string]versioned[leases.GenerationRecord]{}, secrets: map[string]versioned[secretRecord]{},
+		links: map[string]versioned[linkRecord]{}, indices: map[int]versioned[indexRecord]{}, indexOf: map[string]int{},
 		slots: map[int]versioned[slotValue]{}, settings: map[string]map[string]versioned[v1.SettingRecord]{},
 		profiles: map[string]versioned[v1.ProfileRecord]{}, areas: map[string]versioned[ha.AreaRecord]{}, budgets: map[string]versioned[budget.Counter]{}, cache: map[string]cachedSettings{}, census: newCensus(),
 	}
@@ -150,6 +154,12 @@ func (v *view) apply(c leases.Change) {
 	} else if slot, ok := leases.SplitSlotKey(c.Key); ok {
 		kind = "slots"
 		err = put(v.slots, slot, c)
+	} else if host, ok := strings.CutPrefix(c.Key, leases.LinksPrefix); ok {
+		kind, id = "links", host
+		err = put(v.links, host, c)
+	} else if n, ok := leases.SplitIndexKey(c.Key); ok {
+		kind = "indices"
+		err = v.putIndex(n, c)
 	} else if worker, boot, ok := leases.SplitEndsKey(c.Key); ok {
 		kind, id = "ends", worker
 		err = put(v.ends, worker+"/"+boot, c)

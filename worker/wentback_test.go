@@ -57,10 +57,10 @@ func (m *memory) beat(w *Worker, host string) {
 	switch {
 	case m.silent:
 	case !m.linked:
-		welcome, _ := (*door)(w).Hello(&agentpb.Hello{Host: host, BootId: "boot-" + host, HighestEpoch: m.seen, Report: report})
+		welcome := (*door)(w).Hello(&agentpb.Hello{Host: host, BootId: "boot-" + host, HighestEpoch: m.seen, Report: report}, "").Welcome
 		m.linked = welcome != nil && m.obey(welcome.Epoch)
 	default:
-		pong, _ := (*door)(w).Ping(&link.Session{Host: host, Boot: "boot-" + host}, &agentpb.Ping{Report: report}, time.Now())
+		pong := (*door)(w).Ping(&link.Session{Host: host, Boot: "boot-" + host}, &agentpb.Ping{Report: report}, time.Now())
 		m.linked = pong != nil && m.obey(pong.Epoch)
 	}
 }

@@ -48,6 +48,8 @@ type Worker struct {
 	renewing  pacer    // of hosts' certificates
 	cuts      cuts     // agents that were cut for what they sent
 	door      *link.Server
+	lists     *listing
+	carried   *carried
 	drivers   *wpower.Registry
 	gate      *wpower.Gate
 	providers map[string]provider.Provider
@@ -104,10 +106,11 @@ func New(o Options) (*Worker, error) {
 		w.log.Error("key ring cannot be used, sealed secrets stay unreadable", "cause", w.ring.Err())
 	}
 	w.pools = newPools()
+	w.lists, w.carried = newListing(), newCarried()
 	w.hook = newPageHook(w.log, w.pageCommand, func(result string) { w.metrics.pages.WithLabelValues(result).Inc() })
 	w.view = newView(w.log, w.changed)
 	w.trusted, w.renewing, w.cuts = newTrusted(), newPacer(), newCuts()
-	w.door = link.New((*door)(w), w.log)
+	w.door = link.New(w.o.ID, (*door)(w), w.log)
 	w.gate = wpower.NewGate()
 	if w.drivers, err = wpower.NewRegistry(append(childDrivers(), ipmi.New(w.hostile), redfish.New(redfish.Keep))...); err != nil {
 		return nil, err
@@ -138,7 +141,7 @@ func (w *Worker) hostile(t wpower.Target, r ipmi.Report) {
 var mirrorPrefixes = []string{
 	leases.ConfigGenerationKey(), leases.WorkersPrefix, leases.DrainsPrefix, leases.SlotsPrefix, leases.EndsPrefix, leases.PartitionsPrefix, leases.AreasPrefix, leases.BudgetsPrefix,
 	leases.HostsPrefix, leases.OpsPrefix, leases.SecretsPrefix, leases.SettingsPrefix, leases.ProfilesPrefix,
-	leases.PoolsPrefix, leases.CommandsPrefix,
+	leases.PoolsPrefix, leases.CommandsPrefix, leases.LinksPrefix, leases.IndicesPrefix,
 }
 
 func (w *Worker) pageCommand() (string, time.Duration) {
@@ -205,6 +208,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	g.Go(func() error { return w.watchTrust(ctx) })
 	g.Go(func() error { return w.tellCuts(ctx) })
 	g.Go(func() error { return w.trimTrust(ctx) })
+	g.Go(func() error { return w.door.Run(ctx) })
+	g.Go(func() error { return w.watchLists(ctx) })
+	g.Go(func() error { return w.watchLinks(ctx) })
 	g.Go(func() error { return w.hook.run(ctx) })
 	// Not before its turn: in a restart the process before this one still accepts on the
 	// same sockets, and can serve whom this one would have to send away.
@@ -275,6 +281,11 @@ func (w *Worker) record(state string) v1.Worker {
 // changed is told of every change in the view, from the mirror's goroutine.
 func (w *Worker) changed(kind, id string) {
 	switch kind {
+	case "workers", "drains", "slots", "host-spec", "indices", "settings":
+		signal(w.lists.kick)
+		signal(w.carried.kick)
+	}
+	switch kind {
 	case "workers", "drains", "slots", "ends", "host-spec", "generation":
 		w.look()
 	case "budgets":
@@ -309,8 +320,12 @@ func (w *Worker) changed(kind, id string) {
 
 // look lets the reign look at everything anew.
 func (w *Worker) look() {
+	signal(w.kick)
+}
+
+func signal(c chan struct{}) {
 	select {
-	case w.kick <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }

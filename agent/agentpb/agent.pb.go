@@ -75,11 +75,57 @@ func (Seen) EnumDescriptor() ([]byte, []int) {
 	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{0}
 }
 
+type Hello_Role int32
+
+const (
+	Hello_ACTIVE  Hello_Role = 0
+	Hello_STANDBY Hello_Role = 1 // silent until promoted; a promoted one has a higher session number
+)
+
+// Enum value maps for Hello_Role.
+var (
+	Hello_Role_name = map[int32]string{
+		0: "ACTIVE",
+		1: "STANDBY",
+	}
+	Hello_Role_value = map[string]int32{
+		"ACTIVE":  0,
+		"STANDBY": 1,
+	}
+)
+
+func (x Hello_Role) Enum() *Hello_Role {
+	p := new(Hello_Role)
+	*p = x
+	return p
+}
+
+func (x Hello_Role) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Hello_Role) Descriptor() protoreflect.EnumDescriptor {
+	return file_agent_agentpb_agent_proto_enumTypes[1].Descriptor()
+}
+
+func (Hello_Role) Type() protoreflect.EnumType {
+	return &file_agent_agentpb_agent_proto_enumTypes[1]
+}
+
+func (x Hello_Role) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Hello_Role.Descriptor instead.
+func (Hello_Role) EnumDescriptor() ([]byte, []int) {
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{6, 0}
+}
+
 type Refusal_Reason int32
 
 const (
 	Refusal_UNSPECIFIED   Refusal_Reason = 0
-	Refusal_NOT_OWNER     Refusal_Reason = 1 // go to `owner`
+	Refusal_NOT_OWNER     Refusal_Reason = 1 // go to `owner`, which this worker cannot reach
 	Refusal_NO_OWNER      Refusal_Reason = 2 // nobody owns the host now: retry after retry_after_ms
 	Refusal_UNKNOWN_HOST  Refusal_Reason = 3 // no such host on record: retry after retry_after_ms
 	Refusal_REPLACED      Refusal_Reason = 4 // a newer session of this host is here
@@ -120,11 +166,11 @@ func (x Refusal_Reason) String() string {
 }
 
 func (Refusal_Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_agent_agentpb_agent_proto_enumTypes[1].Descriptor()
+	return file_agent_agentpb_agent_proto_enumTypes[2].Descriptor()
 }
 
 func (Refusal_Reason) Type() protoreflect.EnumType {
-	return &file_agent_agentpb_agent_proto_enumTypes[1]
+	return &file_agent_agentpb_agent_proto_enumTypes[2]
 }
 
 func (x Refusal_Reason) Number() protoreflect.EnumNumber {
@@ -133,7 +179,7 @@ func (x Refusal_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refusal_Reason.Descriptor instead.
 func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{7, 0}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{10, 0}
 }
 
 type PoolReport_State int32
@@ -172,11 +218,11 @@ func (x PoolReport_State) String() string {
 }
 
 func (PoolReport_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_agent_agentpb_agent_proto_enumTypes[2].Descriptor()
+	return file_agent_agentpb_agent_proto_enumTypes[3].Descriptor()
 }
 
 func (PoolReport_State) Type() protoreflect.EnumType {
-	return &file_agent_agentpb_agent_proto_enumTypes[2]
+	return &file_agent_agentpb_agent_proto_enumTypes[3]
 }
 
 func (x PoolReport_State) Number() protoreflect.EnumNumber {
@@ -185,7 +231,7 @@ func (x PoolReport_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PoolReport_State.Descriptor instead.
 func (PoolReport_State) EnumDescriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{10, 0}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{13, 0}
 }
 
 type Goodbye_Kind int32
@@ -224,11 +270,11 @@ func (x Goodbye_Kind) String() string {
 }
 
 func (Goodbye_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_agent_agentpb_agent_proto_enumTypes[3].Descriptor()
+	return file_agent_agentpb_agent_proto_enumTypes[4].Descriptor()
 }
 
 func (Goodbye_Kind) Type() protoreflect.EnumType {
-	return &file_agent_agentpb_agent_proto_enumTypes[3]
+	return &file_agent_agentpb_agent_proto_enumTypes[4]
 }
 
 func (x Goodbye_Kind) Number() protoreflect.EnumNumber {
@@ -237,7 +283,7 @@ func (x Goodbye_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Goodbye_Kind.Descriptor instead.
 func (Goodbye_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{24, 0}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{27, 0}
 }
 
 type CommandRequest_Verb int32
@@ -285,11 +331,11 @@ func (x CommandRequest_Verb) String() string {
 }
 
 func (CommandRequest_Verb) Descriptor() protoreflect.EnumDescriptor {
-	return file_agent_agentpb_agent_proto_enumTypes[4].Descriptor()
+	return file_agent_agentpb_agent_proto_enumTypes[5].Descriptor()
 }
 
 func (CommandRequest_Verb) Type() protoreflect.EnumType {
-	return &file_agent_agentpb_agent_proto_enumTypes[4]
+	return &file_agent_agentpb_agent_proto_enumTypes[5]
 }
 
 func (x CommandRequest_Verb) Number() protoreflect.EnumNumber {
@@ -298,10 +344,11 @@ func (x CommandRequest_Verb) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use CommandRequest_Verb.Descriptor instead.
 func (CommandRequest_Verb) EnumDescriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{30, 0}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{33, 0}
 }
 
-// Up is a frame from the agent. The first frame is a Hello.
+// Up is a frame from the agent. The first frame is a Hello; each later Hello on the stream
+// begins a new session on it: a standby stream is promoted, or the worker has asked for it.
 type Up struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Frame:
@@ -457,6 +504,9 @@ type Down struct {
 	//	*Down_Refusal
 	//	*Down_Pong
 	//	*Down_Request
+	//	*Down_NewList
+	//	*Down_Again
+	//	*Down_Move
 	Frame         isDown_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -535,6 +585,33 @@ func (x *Down) GetRequest() *Request {
 	return nil
 }
 
+func (x *Down) GetNewList() *List {
+	if x != nil {
+		if x, ok := x.Frame.(*Down_NewList); ok {
+			return x.NewList
+		}
+	}
+	return nil
+}
+
+func (x *Down) GetAgain() *Again {
+	if x != nil {
+		if x, ok := x.Frame.(*Down_Again); ok {
+			return x.Again
+		}
+	}
+	return nil
+}
+
+func (x *Down) GetMove() *Move {
+	if x != nil {
+		if x, ok := x.Frame.(*Down_Move); ok {
+			return x.Move
+		}
+	}
+	return nil
+}
+
 type isDown_Frame interface {
 	isDown_Frame()
 }
@@ -555,6 +632,18 @@ type Down_Request struct {
 	Request *Request `protobuf:"bytes,4,opt,name=request,proto3,oneof"`
 }
 
+type Down_NewList struct {
+	NewList *List `protobuf:"bytes,5,opt,name=new_list,json=newList,proto3,oneof"`
+}
+
+type Down_Again struct {
+	Again *Again `protobuf:"bytes,6,opt,name=again,proto3,oneof"`
+}
+
+type Down_Move struct {
+	Move *Move `protobuf:"bytes,7,opt,name=move,proto3,oneof"`
+}
+
 func (*Down_Welcome) isDown_Frame() {}
 
 func (*Down_Refusal) isDown_Frame() {}
@@ -562,6 +651,174 @@ func (*Down_Refusal) isDown_Frame() {}
 func (*Down_Pong) isDown_Frame() {}
 
 func (*Down_Request) isDown_Frame() {}
+
+func (*Down_NewList) isDown_Frame() {}
+
+func (*Down_Again) isDown_Frame() {}
+
+func (*Down_Move) isDown_Frame() {}
+
+// List is the agent's list of workers, the preferred one first (agents.md "List and
+// algorithms"). From an agent it is the one it has, without the workers' ids.
+type List struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Workers         []*Worker              `protobuf:"bytes,1,rep,name=workers,proto3" json:"workers,omitempty"`
+	Algorithm       string                 `protobuf:"bytes,2,opt,name=algorithm,proto3" json:"algorithm,omitempty"`
+	CheckIntervalMs int64                  `protobuf:"varint,3,opt,name=check_interval_ms,json=checkIntervalMs,proto3" json:"check_interval_ms,omitempty"` // 0: the agent never looks whether it should move
+	Hash            string                 `protobuf:"bytes,4,opt,name=hash,proto3" json:"hash,omitempty"`                                                 // Sum of the fields above
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *List) Reset() {
+	*x = List{}
+	mi := &file_agent_agentpb_agent_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *List) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*List) ProtoMessage() {}
+
+func (x *List) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_agentpb_agent_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use List.ProtoReflect.Descriptor instead.
+func (*List) Descriptor() ([]byte, []int) {
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *List) GetWorkers() []*Worker {
+	if x != nil {
+		return x.Workers
+	}
+	return nil
+}
+
+func (x *List) GetAlgorithm() string {
+	if x != nil {
+		return x.Algorithm
+	}
+	return ""
+}
+
+func (x *List) GetCheckIntervalMs() int64 {
+	if x != nil {
+		return x.CheckIntervalMs
+	}
+	return 0
+}
+
+func (x *List) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
+// Again asks for a Hello on this stream: the host has another owner now, or none, while
+// the stream is as good as before.
+type Again struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Again) Reset() {
+	*x = Again{}
+	mi := &file_agent_agentpb_agent_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Again) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Again) ProtoMessage() {}
+
+func (x *Again) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_agentpb_agent_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Again.ProtoReflect.Descriptor instead.
+func (*Again) Descriptor() ([]byte, []int) {
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{3}
+}
+
+// Move asks the agent to link to the best of its list that is not this worker, within the
+// time given, new link first.
+type Move struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	WithinMs      int64                  `protobuf:"varint,1,opt,name=within_ms,json=withinMs,proto3" json:"within_ms,omitempty"`
+	Check         bool                   `protobuf:"varint,2,opt,name=check,proto3" json:"check,omitempty"` // only if another one is preferred
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Move) Reset() {
+	*x = Move{}
+	mi := &file_agent_agentpb_agent_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Move) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Move) ProtoMessage() {}
+
+func (x *Move) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_agentpb_agent_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Move.ProtoReflect.Descriptor instead.
+func (*Move) Descriptor() ([]byte, []int) {
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Move) GetWithinMs() int64 {
+	if x != nil {
+		return x.WithinMs
+	}
+	return 0
+}
+
+func (x *Move) GetCheck() bool {
+	if x != nil {
+		return x.Check
+	}
+	return false
+}
 
 // Epoch orders the owners of a slot: generation of the etcd data, then the
 // modification revision of the slot key. Agents refuse anything older than the
@@ -577,7 +834,7 @@ type Epoch struct {
 
 func (x *Epoch) Reset() {
 	*x = Epoch{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[2]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -589,7 +846,7 @@ func (x *Epoch) String() string {
 func (*Epoch) ProtoMessage() {}
 
 func (x *Epoch) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[2]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -602,7 +859,7 @@ func (x *Epoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Epoch.ProtoReflect.Descriptor instead.
 func (*Epoch) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{2}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Epoch) GetGeneration() int64 {
@@ -638,13 +895,15 @@ type Hello struct {
 	Report          *Report                `protobuf:"bytes,8,opt,name=report,proto3" json:"report,omitempty"`
 	Journal         []*JournalEntry        `protobuf:"bytes,9,rep,name=journal,proto3" json:"journal,omitempty"`                                         // all of it
 	JournalProblems []string               `protobuf:"bytes,10,rep,name=journal_problems,json=journalProblems,proto3" json:"journal_problems,omitempty"` // files that were set aside
+	Role            Hello_Role             `protobuf:"varint,11,opt,name=role,proto3,enum=holdfast.agent.v1.Hello_Role" json:"role,omitempty"`
+	List            *List                  `protobuf:"bytes,12,opt,name=list,proto3" json:"list,omitempty"` // the one it has; set by agents that have ever been sent one
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[3]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -656,7 +915,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[3]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -669,7 +928,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{3}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Hello) GetHost() string {
@@ -742,20 +1001,34 @@ func (x *Hello) GetJournalProblems() []string {
 	return nil
 }
 
+func (x *Hello) GetRole() Hello_Role {
+	if x != nil {
+		return x.Role
+	}
+	return Hello_ACTIVE
+}
+
+func (x *Hello) GetList() *List {
+	if x != nil {
+		return x.List
+	}
+	return nil
+}
+
 type Welcome struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Worker        string                 `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
 	Epoch         *Epoch                 `protobuf:"bytes,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Settings      *Settings              `protobuf:"bytes,3,opt,name=settings,proto3" json:"settings,omitempty"`
-	Workers       []*Worker              `protobuf:"bytes,4,rep,name=workers,proto3" json:"workers,omitempty"` // live workers, the owner first
-	Gate          *Gate                  `protobuf:"bytes,5,opt,name=gate,proto3" json:"gate,omitempty"`       // set when this boot must confirm before it is AVAILABLE
+	Gate          *Gate                  `protobuf:"bytes,5,opt,name=gate,proto3" json:"gate,omitempty"` // set when this boot must confirm before it is AVAILABLE
+	List          *List                  `protobuf:"bytes,6,opt,name=list,proto3" json:"list,omitempty"` // only when it differs from the Hello's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[4]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -767,7 +1040,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[4]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -780,7 +1053,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{4}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Welcome) GetWorker() string {
@@ -804,16 +1077,16 @@ func (x *Welcome) GetSettings() *Settings {
 	return nil
 }
 
-func (x *Welcome) GetWorkers() []*Worker {
+func (x *Welcome) GetGate() *Gate {
 	if x != nil {
-		return x.Workers
+		return x.Gate
 	}
 	return nil
 }
 
-func (x *Welcome) GetGate() *Gate {
+func (x *Welcome) GetList() *List {
 	if x != nil {
-		return x.Gate
+		return x.List
 	}
 	return nil
 }
@@ -828,7 +1101,7 @@ type Worker struct {
 
 func (x *Worker) Reset() {
 	*x = Worker{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[5]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -840,7 +1113,7 @@ func (x *Worker) String() string {
 func (*Worker) ProtoMessage() {}
 
 func (x *Worker) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[5]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -853,7 +1126,7 @@ func (x *Worker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Worker.ProtoReflect.Descriptor instead.
 func (*Worker) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{5}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Worker) GetId() string {
@@ -882,7 +1155,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[6]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -894,7 +1167,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[6]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -907,7 +1180,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{6}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Settings) GetPingIntervalMs() int64 {
@@ -944,7 +1217,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[7]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -956,7 +1229,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[7]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -969,7 +1242,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{7}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Refusal) GetReason() Refusal_Reason {
@@ -1013,7 +1286,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[8]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1025,7 +1298,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[8]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1038,7 +1311,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{8}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Ping) GetSeq() uint64 {
@@ -1083,7 +1356,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[9]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1095,7 +1368,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[9]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1108,7 +1381,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Report) GetHypervisorOk() bool {
@@ -1150,7 +1423,7 @@ type PoolReport struct {
 
 func (x *PoolReport) Reset() {
 	*x = PoolReport{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[10]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1435,7 @@ func (x *PoolReport) String() string {
 func (*PoolReport) ProtoMessage() {}
 
 func (x *PoolReport) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[10]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1175,7 +1448,7 @@ func (x *PoolReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolReport.ProtoReflect.Descriptor instead.
 func (*PoolReport) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PoolReport) GetId() string {
@@ -1209,7 +1482,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[11]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1221,7 +1494,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[11]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1234,7 +1507,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Instance) GetId() string {
@@ -1261,7 +1534,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[12]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1273,7 +1546,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[12]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1286,7 +1559,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Disk) GetPool() string {
@@ -1306,7 +1579,7 @@ func (x *Disk) GetPath() string {
 type Pong struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Seq           uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
-	Epoch         *Epoch                 `protobuf:"bytes,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Epoch         *Epoch                 `protobuf:"bytes,2,opt,name=epoch,proto3" json:"epoch,omitempty"`       // without one it is the carrier's own word: the link is up, the owner is being looked for
 	Settings      *Settings              `protobuf:"bytes,3,opt,name=settings,proto3" json:"settings,omitempty"` // only when they changed
 	Gate          *Gate                  `protobuf:"bytes,4,opt,name=gate,proto3" json:"gate,omitempty"`         // only while the boot has not confirmed it
 	Forget        []*JournalEntry        `protobuf:"bytes,5,rep,name=forget,proto3" json:"forget,omitempty"`     // on record to their end, up to seq: only these may be deleted
@@ -1317,7 +1590,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[13]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1329,7 +1602,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[13]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1342,7 +1615,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Pong) GetSeq() uint64 {
@@ -1399,7 +1672,7 @@ type Gate struct {
 
 func (x *Gate) Reset() {
 	*x = Gate{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[14]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1411,7 +1684,7 @@ func (x *Gate) String() string {
 func (*Gate) ProtoMessage() {}
 
 func (x *Gate) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[14]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1424,7 +1697,7 @@ func (x *Gate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gate.ProtoReflect.Descriptor instead.
 func (*Gate) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Gate) GetGeneration() string {
@@ -1458,7 +1731,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[15]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1470,7 +1743,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[15]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1483,7 +1756,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Request) GetId() string {
@@ -1579,7 +1852,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[16]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +1864,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[16]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +1877,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Answer) GetId() string {
@@ -1685,7 +1958,7 @@ type HealthRequest struct {
 
 func (x *HealthRequest) Reset() {
 	*x = HealthRequest{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[17]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1697,7 +1970,7 @@ func (x *HealthRequest) String() string {
 func (*HealthRequest) ProtoMessage() {}
 
 func (x *HealthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[17]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1710,7 +1983,7 @@ func (x *HealthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthRequest.ProtoReflect.Descriptor instead.
 func (*HealthRequest) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{20}
 }
 
 type HealthAnswer struct {
@@ -1722,7 +1995,7 @@ type HealthAnswer struct {
 
 func (x *HealthAnswer) Reset() {
 	*x = HealthAnswer{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[18]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1734,7 +2007,7 @@ func (x *HealthAnswer) String() string {
 func (*HealthAnswer) ProtoMessage() {}
 
 func (x *HealthAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[18]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1747,7 +2020,7 @@ func (x *HealthAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthAnswer.ProtoReflect.Descriptor instead.
 func (*HealthAnswer) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *HealthAnswer) GetReport() *Report {
@@ -1772,7 +2045,7 @@ type ActivityRequest struct {
 
 func (x *ActivityRequest) Reset() {
 	*x = ActivityRequest{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[19]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1784,7 +2057,7 @@ func (x *ActivityRequest) String() string {
 func (*ActivityRequest) ProtoMessage() {}
 
 func (x *ActivityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[19]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1797,7 +2070,7 @@ func (x *ActivityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivityRequest.ProtoReflect.Descriptor instead.
 func (*ActivityRequest) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ActivityRequest) GetHost() string {
@@ -1839,7 +2112,7 @@ type PoolQuery struct {
 
 func (x *PoolQuery) Reset() {
 	*x = PoolQuery{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[20]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1851,7 +2124,7 @@ func (x *PoolQuery) String() string {
 func (*PoolQuery) ProtoMessage() {}
 
 func (x *PoolQuery) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[20]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1864,7 +2137,7 @@ func (x *PoolQuery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolQuery.ProtoReflect.Descriptor instead.
 func (*PoolQuery) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PoolQuery) GetPool() string {
@@ -1899,7 +2172,7 @@ type ActivityAnswer struct {
 
 func (x *ActivityAnswer) Reset() {
 	*x = ActivityAnswer{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[21]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1911,7 +2184,7 @@ func (x *ActivityAnswer) String() string {
 func (*ActivityAnswer) ProtoMessage() {}
 
 func (x *ActivityAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[21]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1924,7 +2197,7 @@ func (x *ActivityAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivityAnswer.ProtoReflect.Descriptor instead.
 func (*ActivityAnswer) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ActivityAnswer) GetPools() []*PoolAnswer {
@@ -1962,7 +2235,7 @@ type PoolAnswer struct {
 
 func (x *PoolAnswer) Reset() {
 	*x = PoolAnswer{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[22]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1974,7 +2247,7 @@ func (x *PoolAnswer) String() string {
 func (*PoolAnswer) ProtoMessage() {}
 
 func (x *PoolAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[22]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1987,7 +2260,7 @@ func (x *PoolAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolAnswer.ProtoReflect.Descriptor instead.
 func (*PoolAnswer) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PoolAnswer) GetPool() string {
@@ -2043,7 +2316,7 @@ type ProbeAnswer struct {
 
 func (x *ProbeAnswer) Reset() {
 	*x = ProbeAnswer{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[23]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2055,7 +2328,7 @@ func (x *ProbeAnswer) String() string {
 func (*ProbeAnswer) ProtoMessage() {}
 
 func (x *ProbeAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[23]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2068,7 +2341,7 @@ func (x *ProbeAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeAnswer.ProtoReflect.Descriptor instead.
 func (*ProbeAnswer) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ProbeAnswer) GetAddress() string {
@@ -2103,7 +2376,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[24]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2388,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[24]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,7 +2401,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Goodbye) GetKind() Goodbye_Kind {
@@ -2149,7 +2422,7 @@ type JournalEntry struct {
 
 func (x *JournalEntry) Reset() {
 	*x = JournalEntry{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[25]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2161,7 +2434,7 @@ func (x *JournalEntry) String() string {
 func (*JournalEntry) ProtoMessage() {}
 
 func (x *JournalEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[25]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2174,7 +2447,7 @@ func (x *JournalEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JournalEntry.ProtoReflect.Descriptor instead.
 func (*JournalEntry) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *JournalEntry) GetCommand() string {
@@ -2201,7 +2474,7 @@ type JournalStep struct {
 
 func (x *JournalStep) Reset() {
 	*x = JournalStep{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[26]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2213,7 +2486,7 @@ func (x *JournalStep) String() string {
 func (*JournalStep) ProtoMessage() {}
 
 func (x *JournalStep) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[26]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2226,7 +2499,7 @@ func (x *JournalStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JournalStep.ProtoReflect.Descriptor instead.
 func (*JournalStep) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *JournalStep) GetCommand() string {
@@ -2253,7 +2526,7 @@ type Steps struct {
 
 func (x *Steps) Reset() {
 	*x = Steps{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[27]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2265,7 +2538,7 @@ func (x *Steps) String() string {
 func (*Steps) ProtoMessage() {}
 
 func (x *Steps) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[27]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2278,7 +2551,7 @@ func (x *Steps) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Steps.ProtoReflect.Descriptor instead.
 func (*Steps) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Steps) GetSteps() []*JournalStep {
@@ -2298,7 +2571,7 @@ type Progresses struct {
 
 func (x *Progresses) Reset() {
 	*x = Progresses{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[28]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2310,7 +2583,7 @@ func (x *Progresses) String() string {
 func (*Progresses) ProtoMessage() {}
 
 func (x *Progresses) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[28]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2323,7 +2596,7 @@ func (x *Progresses) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progresses.ProtoReflect.Descriptor instead.
 func (*Progresses) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Progresses) GetProgress() []*Progress {
@@ -2345,7 +2618,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[29]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2630,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[29]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2643,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{29}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Progress) GetCommand() string {
@@ -2412,7 +2685,7 @@ type CommandRequest struct {
 
 func (x *CommandRequest) Reset() {
 	*x = CommandRequest{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[30]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2424,7 +2697,7 @@ func (x *CommandRequest) String() string {
 func (*CommandRequest) ProtoMessage() {}
 
 func (x *CommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[30]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2437,7 +2710,7 @@ func (x *CommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandRequest.ProtoReflect.Descriptor instead.
 func (*CommandRequest) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{30}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CommandRequest) GetVerb() CommandRequest_Verb {
@@ -2471,7 +2744,7 @@ type CommandAnswer struct {
 
 func (x *CommandAnswer) Reset() {
 	*x = CommandAnswer{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[31]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2483,7 +2756,7 @@ func (x *CommandAnswer) String() string {
 func (*CommandAnswer) ProtoMessage() {}
 
 func (x *CommandAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[31]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2496,7 +2769,7 @@ func (x *CommandAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandAnswer.ProtoReflect.Descriptor instead.
 func (*CommandAnswer) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{31}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CommandAnswer) GetRefused() string {
@@ -2525,19 +2798,31 @@ const file_agent_agentpb_agent_proto_rawDesc = "" +
 	"\agoodbye\x18\x04 \x01(\v2\x1a.holdfast.agent.v1.GoodbyeH\x00R\agoodbye\x120\n" +
 	"\x05steps\x18\x05 \x01(\v2\x18.holdfast.agent.v1.StepsH\x00R\x05steps\x12;\n" +
 	"\bprogress\x18\x06 \x01(\v2\x1d.holdfast.agent.v1.ProgressesH\x00R\bprogressB\a\n" +
-	"\x05frame\"\xe6\x01\n" +
+	"\x05frame\"\xfd\x02\n" +
 	"\x04Down\x126\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1a.holdfast.agent.v1.WelcomeH\x00R\awelcome\x126\n" +
 	"\arefusal\x18\x02 \x01(\v2\x1a.holdfast.agent.v1.RefusalH\x00R\arefusal\x12-\n" +
 	"\x04pong\x18\x03 \x01(\v2\x17.holdfast.agent.v1.PongH\x00R\x04pong\x126\n" +
-	"\arequest\x18\x04 \x01(\v2\x1a.holdfast.agent.v1.RequestH\x00R\arequestB\a\n" +
-	"\x05frame\"]\n" +
+	"\arequest\x18\x04 \x01(\v2\x1a.holdfast.agent.v1.RequestH\x00R\arequest\x124\n" +
+	"\bnew_list\x18\x05 \x01(\v2\x17.holdfast.agent.v1.ListH\x00R\anewList\x120\n" +
+	"\x05again\x18\x06 \x01(\v2\x18.holdfast.agent.v1.AgainH\x00R\x05again\x12-\n" +
+	"\x04move\x18\a \x01(\v2\x17.holdfast.agent.v1.MoveH\x00R\x04moveB\a\n" +
+	"\x05frame\"\x99\x01\n" +
+	"\x04List\x123\n" +
+	"\aworkers\x18\x01 \x03(\v2\x19.holdfast.agent.v1.WorkerR\aworkers\x12\x1c\n" +
+	"\talgorithm\x18\x02 \x01(\tR\talgorithm\x12*\n" +
+	"\x11check_interval_ms\x18\x03 \x01(\x03R\x0fcheckIntervalMs\x12\x12\n" +
+	"\x04hash\x18\x04 \x01(\tR\x04hash\"\a\n" +
+	"\x05Again\"9\n" +
+	"\x04Move\x12\x1b\n" +
+	"\twithin_ms\x18\x01 \x01(\x03R\bwithinMs\x12\x14\n" +
+	"\x05check\x18\x02 \x01(\bR\x05check\"]\n" +
 	"\x05Epoch\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x03R\n" +
 	"generation\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x18\n" +
-	"\acluster\x18\x03 \x01(\tR\acluster\"\x81\x03\n" +
+	"\acluster\x18\x03 \x01(\tR\acluster\"\x82\x04\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x1d\n" +
@@ -2550,13 +2835,19 @@ const file_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x06report\x18\b \x01(\v2\x19.holdfast.agent.v1.ReportR\x06report\x129\n" +
 	"\ajournal\x18\t \x03(\v2\x1f.holdfast.agent.v1.JournalEntryR\ajournal\x12)\n" +
 	"\x10journal_problems\x18\n" +
-	" \x03(\tR\x0fjournalProblems\"\xec\x01\n" +
+	" \x03(\tR\x0fjournalProblems\x121\n" +
+	"\x04role\x18\v \x01(\x0e2\x1d.holdfast.agent.v1.Hello.RoleR\x04role\x12+\n" +
+	"\x04list\x18\f \x01(\v2\x17.holdfast.agent.v1.ListR\x04list\"\x1f\n" +
+	"\x04Role\x12\n" +
+	"\n" +
+	"\x06ACTIVE\x10\x00\x12\v\n" +
+	"\aSTANDBY\x10\x01\"\xea\x01\n" +
 	"\aWelcome\x12\x16\n" +
 	"\x06worker\x18\x01 \x01(\tR\x06worker\x12.\n" +
 	"\x05epoch\x18\x02 \x01(\v2\x18.holdfast.agent.v1.EpochR\x05epoch\x127\n" +
-	"\bsettings\x18\x03 \x01(\v2\x1b.holdfast.agent.v1.SettingsR\bsettings\x123\n" +
-	"\aworkers\x18\x04 \x03(\v2\x19.holdfast.agent.v1.WorkerR\aworkers\x12+\n" +
-	"\x04gate\x18\x05 \x01(\v2\x17.holdfast.agent.v1.GateR\x04gate\"2\n" +
+	"\bsettings\x18\x03 \x01(\v2\x1b.holdfast.agent.v1.SettingsR\bsettings\x12+\n" +
+	"\x04gate\x18\x05 \x01(\v2\x17.holdfast.agent.v1.GateR\x04gate\x12+\n" +
+	"\x04list\x18\x06 \x01(\v2\x17.holdfast.agent.v1.ListR\x04listJ\x04\b\x04\x10\x05\"2\n" +
 	"\x06Worker\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x86\x01\n" +
@@ -2723,104 +3014,114 @@ func file_agent_agentpb_agent_proto_rawDescGZIP() []byte {
 	return file_agent_agentpb_agent_proto_rawDescData
 }
 
-var file_agent_agentpb_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_agent_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_agent_agentpb_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_agent_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_agent_agentpb_agent_proto_goTypes = []any{
 	(Seen)(0),                // 0: holdfast.agent.v1.Seen
-	(Refusal_Reason)(0),      // 1: holdfast.agent.v1.Refusal.Reason
-	(PoolReport_State)(0),    // 2: holdfast.agent.v1.PoolReport.State
-	(Goodbye_Kind)(0),        // 3: holdfast.agent.v1.Goodbye.Kind
-	(CommandRequest_Verb)(0), // 4: holdfast.agent.v1.CommandRequest.Verb
-	(*Up)(nil),               // 5: holdfast.agent.v1.Up
-	(*Down)(nil),             // 6: holdfast.agent.v1.Down
-	(*Epoch)(nil),            // 7: holdfast.agent.v1.Epoch
-	(*Hello)(nil),            // 8: holdfast.agent.v1.Hello
-	(*Welcome)(nil),          // 9: holdfast.agent.v1.Welcome
-	(*Worker)(nil),           // 10: holdfast.agent.v1.Worker
-	(*Settings)(nil),         // 11: holdfast.agent.v1.Settings
-	(*Refusal)(nil),          // 12: holdfast.agent.v1.Refusal
-	(*Ping)(nil),             // 13: holdfast.agent.v1.Ping
-	(*Report)(nil),           // 14: holdfast.agent.v1.Report
-	(*PoolReport)(nil),       // 15: holdfast.agent.v1.PoolReport
-	(*Instance)(nil),         // 16: holdfast.agent.v1.Instance
-	(*Disk)(nil),             // 17: holdfast.agent.v1.Disk
-	(*Pong)(nil),             // 18: holdfast.agent.v1.Pong
-	(*Gate)(nil),             // 19: holdfast.agent.v1.Gate
-	(*Request)(nil),          // 20: holdfast.agent.v1.Request
-	(*Answer)(nil),           // 21: holdfast.agent.v1.Answer
-	(*HealthRequest)(nil),    // 22: holdfast.agent.v1.HealthRequest
-	(*HealthAnswer)(nil),     // 23: holdfast.agent.v1.HealthAnswer
-	(*ActivityRequest)(nil),  // 24: holdfast.agent.v1.ActivityRequest
-	(*PoolQuery)(nil),        // 25: holdfast.agent.v1.PoolQuery
-	(*ActivityAnswer)(nil),   // 26: holdfast.agent.v1.ActivityAnswer
-	(*PoolAnswer)(nil),       // 27: holdfast.agent.v1.PoolAnswer
-	(*ProbeAnswer)(nil),      // 28: holdfast.agent.v1.ProbeAnswer
-	(*Goodbye)(nil),          // 29: holdfast.agent.v1.Goodbye
-	(*JournalEntry)(nil),     // 30: holdfast.agent.v1.JournalEntry
-	(*JournalStep)(nil),      // 31: holdfast.agent.v1.JournalStep
-	(*Steps)(nil),            // 32: holdfast.agent.v1.Steps
-	(*Progresses)(nil),       // 33: holdfast.agent.v1.Progresses
-	(*Progress)(nil),         // 34: holdfast.agent.v1.Progress
-	(*CommandRequest)(nil),   // 35: holdfast.agent.v1.CommandRequest
-	(*CommandAnswer)(nil),    // 36: holdfast.agent.v1.CommandAnswer
+	(Hello_Role)(0),          // 1: holdfast.agent.v1.Hello.Role
+	(Refusal_Reason)(0),      // 2: holdfast.agent.v1.Refusal.Reason
+	(PoolReport_State)(0),    // 3: holdfast.agent.v1.PoolReport.State
+	(Goodbye_Kind)(0),        // 4: holdfast.agent.v1.Goodbye.Kind
+	(CommandRequest_Verb)(0), // 5: holdfast.agent.v1.CommandRequest.Verb
+	(*Up)(nil),               // 6: holdfast.agent.v1.Up
+	(*Down)(nil),             // 7: holdfast.agent.v1.Down
+	(*List)(nil),             // 8: holdfast.agent.v1.List
+	(*Again)(nil),            // 9: holdfast.agent.v1.Again
+	(*Move)(nil),             // 10: holdfast.agent.v1.Move
+	(*Epoch)(nil),            // 11: holdfast.agent.v1.Epoch
+	(*Hello)(nil),            // 12: holdfast.agent.v1.Hello
+	(*Welcome)(nil),          // 13: holdfast.agent.v1.Welcome
+	(*Worker)(nil),           // 14: holdfast.agent.v1.Worker
+	(*Settings)(nil),         // 15: holdfast.agent.v1.Settings
+	(*Refusal)(nil),          // 16: holdfast.agent.v1.Refusal
+	(*Ping)(nil),             // 17: holdfast.agent.v1.Ping
+	(*Report)(nil),           // 18: holdfast.agent.v1.Report
+	(*PoolReport)(nil),       // 19: holdfast.agent.v1.PoolReport
+	(*Instance)(nil),         // 20: holdfast.agent.v1.Instance
+	(*Disk)(nil),             // 21: holdfast.agent.v1.Disk
+	(*Pong)(nil),             // 22: holdfast.agent.v1.Pong
+	(*Gate)(nil),             // 23: holdfast.agent.v1.Gate
+	(*Request)(nil),          // 24: holdfast.agent.v1.Request
+	(*Answer)(nil),           // 25: holdfast.agent.v1.Answer
+	(*HealthRequest)(nil),    // 26: holdfast.agent.v1.HealthRequest
+	(*HealthAnswer)(nil),     // 27: holdfast.agent.v1.HealthAnswer
+	(*ActivityRequest)(nil),  // 28: holdfast.agent.v1.ActivityRequest
+	(*PoolQuery)(nil),        // 29: holdfast.agent.v1.PoolQuery
+	(*ActivityAnswer)(nil),   // 30: holdfast.agent.v1.ActivityAnswer
+	(*PoolAnswer)(nil),       // 31: holdfast.agent.v1.PoolAnswer
+	(*ProbeAnswer)(nil),      // 32: holdfast.agent.v1.ProbeAnswer
+	(*Goodbye)(nil),          // 33: holdfast.agent.v1.Goodbye
+	(*JournalEntry)(nil),     // 34: holdfast.agent.v1.JournalEntry
+	(*JournalStep)(nil),      // 35: holdfast.agent.v1.JournalStep
+	(*Steps)(nil),            // 36: holdfast.agent.v1.Steps
+	(*Progresses)(nil),       // 37: holdfast.agent.v1.Progresses
+	(*Progress)(nil),         // 38: holdfast.agent.v1.Progress
+	(*CommandRequest)(nil),   // 39: holdfast.agent.v1.CommandRequest
+	(*CommandAnswer)(nil),    // 40: holdfast.agent.v1.CommandAnswer
 }
 var file_agent_agentpb_agent_proto_depIdxs = []int32{
-	8,  // 0: holdfast.agent.v1.Up.hello:type_name -> holdfast.agent.v1.Hello
-	13, // 1: holdfast.agent.v1.Up.ping:type_name -> holdfast.agent.v1.Ping
-	21, // 2: holdfast.agent.v1.Up.answer:type_name -> holdfast.agent.v1.Answer
-	29, // 3: holdfast.agent.v1.Up.goodbye:type_name -> holdfast.agent.v1.Goodbye
-	32, // 4: holdfast.agent.v1.Up.steps:type_name -> holdfast.agent.v1.Steps
-	33, // 5: holdfast.agent.v1.Up.progress:type_name -> holdfast.agent.v1.Progresses
-	9,  // 6: holdfast.agent.v1.Down.welcome:type_name -> holdfast.agent.v1.Welcome
-	12, // 7: holdfast.agent.v1.Down.refusal:type_name -> holdfast.agent.v1.Refusal
-	18, // 8: holdfast.agent.v1.Down.pong:type_name -> holdfast.agent.v1.Pong
-	20, // 9: holdfast.agent.v1.Down.request:type_name -> holdfast.agent.v1.Request
-	7,  // 10: holdfast.agent.v1.Hello.highest_epoch:type_name -> holdfast.agent.v1.Epoch
-	14, // 11: holdfast.agent.v1.Hello.report:type_name -> holdfast.agent.v1.Report
-	30, // 12: holdfast.agent.v1.Hello.journal:type_name -> holdfast.agent.v1.JournalEntry
-	7,  // 13: holdfast.agent.v1.Welcome.epoch:type_name -> holdfast.agent.v1.Epoch
-	11, // 14: holdfast.agent.v1.Welcome.settings:type_name -> holdfast.agent.v1.Settings
-	10, // 15: holdfast.agent.v1.Welcome.workers:type_name -> holdfast.agent.v1.Worker
-	19, // 16: holdfast.agent.v1.Welcome.gate:type_name -> holdfast.agent.v1.Gate
-	1,  // 17: holdfast.agent.v1.Refusal.reason:type_name -> holdfast.agent.v1.Refusal.Reason
-	10, // 18: holdfast.agent.v1.Refusal.owner:type_name -> holdfast.agent.v1.Worker
-	14, // 19: holdfast.agent.v1.Ping.report:type_name -> holdfast.agent.v1.Report
-	30, // 20: holdfast.agent.v1.Ping.journal:type_name -> holdfast.agent.v1.JournalEntry
-	15, // 21: holdfast.agent.v1.Report.pools:type_name -> holdfast.agent.v1.PoolReport
-	16, // 22: holdfast.agent.v1.Report.instances:type_name -> holdfast.agent.v1.Instance
-	2,  // 23: holdfast.agent.v1.PoolReport.state:type_name -> holdfast.agent.v1.PoolReport.State
-	17, // 24: holdfast.agent.v1.Instance.disks:type_name -> holdfast.agent.v1.Disk
-	7,  // 25: holdfast.agent.v1.Pong.epoch:type_name -> holdfast.agent.v1.Epoch
-	11, // 26: holdfast.agent.v1.Pong.settings:type_name -> holdfast.agent.v1.Settings
-	19, // 27: holdfast.agent.v1.Pong.gate:type_name -> holdfast.agent.v1.Gate
-	30, // 28: holdfast.agent.v1.Pong.forget:type_name -> holdfast.agent.v1.JournalEntry
-	30, // 29: holdfast.agent.v1.Pong.known:type_name -> holdfast.agent.v1.JournalEntry
-	7,  // 30: holdfast.agent.v1.Request.epoch:type_name -> holdfast.agent.v1.Epoch
-	24, // 31: holdfast.agent.v1.Request.activity:type_name -> holdfast.agent.v1.ActivityRequest
-	22, // 32: holdfast.agent.v1.Request.health:type_name -> holdfast.agent.v1.HealthRequest
-	35, // 33: holdfast.agent.v1.Request.command:type_name -> holdfast.agent.v1.CommandRequest
-	26, // 34: holdfast.agent.v1.Answer.activity:type_name -> holdfast.agent.v1.ActivityAnswer
-	23, // 35: holdfast.agent.v1.Answer.health:type_name -> holdfast.agent.v1.HealthAnswer
-	36, // 36: holdfast.agent.v1.Answer.command:type_name -> holdfast.agent.v1.CommandAnswer
-	14, // 37: holdfast.agent.v1.HealthAnswer.report:type_name -> holdfast.agent.v1.Report
-	25, // 38: holdfast.agent.v1.ActivityRequest.pools:type_name -> holdfast.agent.v1.PoolQuery
-	27, // 39: holdfast.agent.v1.ActivityAnswer.pools:type_name -> holdfast.agent.v1.PoolAnswer
-	28, // 40: holdfast.agent.v1.ActivityAnswer.probes:type_name -> holdfast.agent.v1.ProbeAnswer
-	0,  // 41: holdfast.agent.v1.PoolAnswer.stamp:type_name -> holdfast.agent.v1.Seen
-	0,  // 42: holdfast.agent.v1.PoolAnswer.disks:type_name -> holdfast.agent.v1.Seen
-	0,  // 43: holdfast.agent.v1.PoolAnswer.control:type_name -> holdfast.agent.v1.Seen
-	0,  // 44: holdfast.agent.v1.ProbeAnswer.answer:type_name -> holdfast.agent.v1.Seen
-	3,  // 45: holdfast.agent.v1.Goodbye.kind:type_name -> holdfast.agent.v1.Goodbye.Kind
-	31, // 46: holdfast.agent.v1.Steps.steps:type_name -> holdfast.agent.v1.JournalStep
-	34, // 47: holdfast.agent.v1.Progresses.progress:type_name -> holdfast.agent.v1.Progress
-	4,  // 48: holdfast.agent.v1.CommandRequest.verb:type_name -> holdfast.agent.v1.CommandRequest.Verb
-	5,  // 49: holdfast.agent.v1.Link.Connect:input_type -> holdfast.agent.v1.Up
-	6,  // 50: holdfast.agent.v1.Link.Connect:output_type -> holdfast.agent.v1.Down
-	50, // [50:51] is the sub-list for method output_type
-	49, // [49:50] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	12, // 0: holdfast.agent.v1.Up.hello:type_name -> holdfast.agent.v1.Hello
+	17, // 1: holdfast.agent.v1.Up.ping:type_name -> holdfast.agent.v1.Ping
+	25, // 2: holdfast.agent.v1.Up.answer:type_name -> holdfast.agent.v1.Answer
+	33, // 3: holdfast.agent.v1.Up.goodbye:type_name -> holdfast.agent.v1.Goodbye
+	36, // 4: holdfast.agent.v1.Up.steps:type_name -> holdfast.agent.v1.Steps
+	37, // 5: holdfast.agent.v1.Up.progress:type_name -> holdfast.agent.v1.Progresses
+	13, // 6: holdfast.agent.v1.Down.welcome:type_name -> holdfast.agent.v1.Welcome
+	16, // 7: holdfast.agent.v1.Down.refusal:type_name -> holdfast.agent.v1.Refusal
+	22, // 8: holdfast.agent.v1.Down.pong:type_name -> holdfast.agent.v1.Pong
+	24, // 9: holdfast.agent.v1.Down.request:type_name -> holdfast.agent.v1.Request
+	8,  // 10: holdfast.agent.v1.Down.new_list:type_name -> holdfast.agent.v1.List
+	9,  // 11: holdfast.agent.v1.Down.again:type_name -> holdfast.agent.v1.Again
+	10, // 12: holdfast.agent.v1.Down.move:type_name -> holdfast.agent.v1.Move
+	14, // 13: holdfast.agent.v1.List.workers:type_name -> holdfast.agent.v1.Worker
+	11, // 14: holdfast.agent.v1.Hello.highest_epoch:type_name -> holdfast.agent.v1.Epoch
+	18, // 15: holdfast.agent.v1.Hello.report:type_name -> holdfast.agent.v1.Report
+	34, // 16: holdfast.agent.v1.Hello.journal:type_name -> holdfast.agent.v1.JournalEntry
+	1,  // 17: holdfast.agent.v1.Hello.role:type_name -> holdfast.agent.v1.Hello.Role
+	8,  // 18: holdfast.agent.v1.Hello.list:type_name -> holdfast.agent.v1.List
+	11, // 19: holdfast.agent.v1.Welcome.epoch:type_name -> holdfast.agent.v1.Epoch
+	15, // 20: holdfast.agent.v1.Welcome.settings:type_name -> holdfast.agent.v1.Settings
+	23, // 21: holdfast.agent.v1.Welcome.gate:type_name -> holdfast.agent.v1.Gate
+	8,  // 22: holdfast.agent.v1.Welcome.list:type_name -> holdfast.agent.v1.List
+	2,  // 23: holdfast.agent.v1.Refusal.reason:type_name -> holdfast.agent.v1.Refusal.Reason
+	14, // 24: holdfast.agent.v1.Refusal.owner:type_name -> holdfast.agent.v1.Worker
+	18, // 25: holdfast.agent.v1.Ping.report:type_name -> holdfast.agent.v1.Report
+	34, // 26: holdfast.agent.v1.Ping.journal:type_name -> holdfast.agent.v1.JournalEntry
+	19, // 27: holdfast.agent.v1.Report.pools:type_name -> holdfast.agent.v1.PoolReport
+	20, // 28: holdfast.agent.v1.Report.instances:type_name -> holdfast.agent.v1.Instance
+	3,  // 29: holdfast.agent.v1.PoolReport.state:type_name -> holdfast.agent.v1.PoolReport.State
+	21, // 30: holdfast.agent.v1.Instance.disks:type_name -> holdfast.agent.v1.Disk
+	11, // 31: holdfast.agent.v1.Pong.epoch:type_name -> holdfast.agent.v1.Epoch
+	15, // 32: holdfast.agent.v1.Pong.settings:type_name -> holdfast.agent.v1.Settings
+	23, // 33: holdfast.agent.v1.Pong.gate:type_name -> holdfast.agent.v1.Gate
+	34, // 34: holdfast.agent.v1.Pong.forget:type_name -> holdfast.agent.v1.JournalEntry
+	34, // 35: holdfast.agent.v1.Pong.known:type_name -> holdfast.agent.v1.JournalEntry
+	11, // 36: holdfast.agent.v1.Request.epoch:type_name -> holdfast.agent.v1.Epoch
+	28, // 37: holdfast.agent.v1.Request.activity:type_name -> holdfast.agent.v1.ActivityRequest
+	26, // 38: holdfast.agent.v1.Request.health:type_name -> holdfast.agent.v1.HealthRequest
+	39, // 39: holdfast.agent.v1.Request.command:type_name -> holdfast.agent.v1.CommandRequest
+	30, // 40: holdfast.agent.v1.Answer.activity:type_name -> holdfast.agent.v1.ActivityAnswer
+	27, // 41: holdfast.agent.v1.Answer.health:type_name -> holdfast.agent.v1.HealthAnswer
+	40, // 42: holdfast.agent.v1.Answer.command:type_name -> holdfast.agent.v1.CommandAnswer
+	18, // 43: holdfast.agent.v1.HealthAnswer.report:type_name -> holdfast.agent.v1.Report
+	29, // 44: holdfast.agent.v1.ActivityRequest.pools:type_name -> holdfast.agent.v1.PoolQuery
+	31, // 45: holdfast.agent.v1.ActivityAnswer.pools:type_name -> holdfast.agent.v1.PoolAnswer
+	32, // 46: holdfast.agent.v1.ActivityAnswer.probes:type_name -> holdfast.agent.v1.ProbeAnswer
+	0,  // 47: holdfast.agent.v1.PoolAnswer.stamp:type_name -> holdfast.agent.v1.Seen
+	0,  // 48: holdfast.agent.v1.PoolAnswer.disks:type_name -> holdfast.agent.v1.Seen
+	0,  // 49: holdfast.agent.v1.PoolAnswer.control:type_name -> holdfast.agent.v1.Seen
+	0,  // 50: holdfast.agent.v1.ProbeAnswer.answer:type_name -> holdfast.agent.v1.Seen
+	4,  // 51: holdfast.agent.v1.Goodbye.kind:type_name -> holdfast.agent.v1.Goodbye.Kind
+	35, // 52: holdfast.agent.v1.Steps.steps:type_name -> holdfast.agent.v1.JournalStep
+	38, // 53: holdfast.agent.v1.Progresses.progress:type_name -> holdfast.agent.v1.Progress
+	5,  // 54: holdfast.agent.v1.CommandRequest.verb:type_name -> holdfast.agent.v1.CommandRequest.Verb
+	6,  // 55: holdfast.agent.v1.Link.Connect:input_type -> holdfast.agent.v1.Up
+	7,  // 56: holdfast.agent.v1.Link.Connect:output_type -> holdfast.agent.v1.Down
+	56, // [56:57] is the sub-list for method output_type
+	55, // [55:56] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_agent_agentpb_agent_proto_init() }
@@ -2841,13 +3142,16 @@ func file_agent_agentpb_agent_proto_init() {
 		(*Down_Refusal)(nil),
 		(*Down_Pong)(nil),
 		(*Down_Request)(nil),
+		(*Down_NewList)(nil),
+		(*Down_Again)(nil),
+		(*Down_Move)(nil),
 	}
-	file_agent_agentpb_agent_proto_msgTypes[15].OneofWrappers = []any{
+	file_agent_agentpb_agent_proto_msgTypes[18].OneofWrappers = []any{
 		(*Request_Activity)(nil),
 		(*Request_Health)(nil),
 		(*Request_Command)(nil),
 	}
-	file_agent_agentpb_agent_proto_msgTypes[16].OneofWrappers = []any{
+	file_agent_agentpb_agent_proto_msgTypes[19].OneofWrappers = []any{
 		(*Answer_Activity)(nil),
 		(*Answer_Health)(nil),
 		(*Answer_Command)(nil),
@@ -2857,8 +3161,8 @@ func file_agent_agentpb_agent_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_agentpb_agent_proto_rawDesc), len(file_agent_agentpb_agent_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   32,
+			NumEnums:      6,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

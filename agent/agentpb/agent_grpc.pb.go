@@ -31,7 +31,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Link is served by workers and dialled by agents: one stream per host.
+// Link is served by workers and dialled by agents: one stream per host that is used, and
+// a silent one beside it that can take its place without a handshake.
 type LinkClient interface {
 	Connect(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Up, Down], error)
 }
@@ -61,7 +62,8 @@ type Link_ConnectClient = grpc.BidiStreamingClient[Up, Down]
 // All implementations must embed UnimplementedLinkServer
 // for forward compatibility.
 //
-// Link is served by workers and dialled by agents: one stream per host.
+// Link is served by workers and dialled by agents: one stream per host that is used, and
+// a silent one beside it that can take its place without a handshake.
 type LinkServer interface {
 	Connect(grpc.BidiStreamingServer[Up, Down]) error
 	mustEmbedUnimplementedLinkServer()

@@ -24,7 +24,10 @@ func newPlanCmd(e *env) *cobra.Command {
 			"Without flags it shows what is to move now. A worker that is added is a new one, or one that is drained.",
 		Example: `  holdfast plan --without worker-1
   holdfast plan --add worker-4:z1 --add worker-5:z2:2
-  holdfast plan --without worker-1 --add worker-4:z1 -o json`,
+  holdfast plan --without worker-1 --add worker-4:z1 -o json
+
+  # agents instead of slots
+  holdfast plan lb --algorithm roundrobin`,
 	}
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		o, err := out.options(e)
@@ -63,6 +66,7 @@ func newPlanCmd(e *env) *cobra.Command {
 	c.Flags().StringSliceVar(&without, "without", nil, "as if this worker owned nothing; may be given several times")
 	c.Flags().StringSliceVar(&add, "add", nil, "as if this worker took part: WORKER, WORKER:ZONE or WORKER:ZONE:WEIGHT; may be given several times")
 	e.completeFlag(c, "without", e.completeWorkers)
+	c.AddCommand(newPlanLBCmd(e))
 	return c
 }
 

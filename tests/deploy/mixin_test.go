@@ -166,7 +166,7 @@ func TestRunbooks(t *testing.T) {
 		}
 	}
 	for _, g := range guard.Guards {
-		want["hold-"+g.Name] = true
+		want["hold-"+strings.ReplaceAll(g.Name, " ", "-")] = true
 	}
 	pages, err := filepath.Glob(repo("docs", "runbooks", "*.md"))
 	if err != nil {

@@ -56,6 +56,8 @@ type Backend interface {
 	DrainWorker(ctx context.Context, who, id string, on bool, r v1.DrainRequest) (v1.Worker, error)
 	PlanDrain(ctx context.Context, id string, on bool, r v1.DrainRequest) (v1.FleetPlan, error) // refuses what DrainWorker would
 	PlanFleet(ctx context.Context, without []string, add []v1.Joiner) (v1.FleetPlan, error)
+	Agents(ctx context.Context, algorithm string) ([]v1.Agent, error)       // algorithm "": the one that is set
+	RebalanceAgent(ctx context.Context, who, host string) (v1.Agent, error) // only at the owner
 	RaiseGeneration(ctx context.Context, who string, r v1.GenerationRequest, dryRun bool) (v1.Generation, error)
 	Incidents(ctx context.Context, host string) ([]v1.Incident, error) // newest first; host "": all
 	Incident(ctx context.Context, id string) (v1.Incident, error)

@@ -41,7 +41,7 @@ func (s *Server) Join(ctx context.Context, r *agentpb.JoinRequest) (*agentpb.Iss
 
 // Renew implements agentpb.EnrollServer: for the host of the certificate and for no other.
 func (s *Server) Renew(ctx context.Context, r *agentpb.RenewRequest) (*agentpb.Issued, error) {
-	who, _, err := s.admit(ctx)
+	who, _, err := s.admit(ctx, trust.Host)
 	if err != nil {
 		return nil, err
 	}
@@ -72,17 +72,19 @@ func (s *Server) answer(ctx context.Context, err error) error {
 // nothing any more, and returns their hosts. bad must not block.
 func (s *Server) CutCertificates(bad func(shown []*x509.Certificate) bool) (hosts []string) {
 	s.mu.Lock()
-	var all []*Session
-	for _, ses := range s.sessions {
-		if len(ses.shown) > 0 {
-			all = append(all, ses)
+	var all []*wire
+	for w := range s.wires {
+		if len(w.shown) > 0 {
+			all = append(all, w)
 		}
 	}
 	s.mu.Unlock()
-	for _, ses := range all {
-		if bad(ses.shown) {
-			hosts = append(hosts, ses.Host)
-			ses.cancel(&refusedError{&agentpb.Refusal{Reason: agentpb.Refusal_UNSPECIFIED, Detail: "the certificate of this link is revoked, or its authority retired"}})
+	for _, w := range all {
+		if bad(w.shown) {
+			w.mu.Lock()
+			hosts = append(hosts, w.host)
+			w.mu.Unlock()
+			w.refuse(&agentpb.Refusal{Reason: agentpb.Refusal_UNSPECIFIED, Detail: "the certificate of this link is revoked, or its authority retired"})
 		}
 	}
 	return hosts

@@ -11,6 +11,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
 )
 
 // maxParts bounds the messages and repeated values of one frame: decoded, an empty one
@@ -27,7 +29,8 @@ type frugal struct{ encoding.CodecV2 }
 
 // Unmarshal implements encoding.CodecV2.
 func (f frugal) Unmarshal(data mem.BufferSlice, v any) error {
-	if m, ok := v.(proto.Message); ok {
+	_, relayed := v.(*agentpb.FromCarrier) // of another worker, which has counted what agents sent
+	if m, ok := v.(proto.Message); ok && !relayed {
 		b := data.MaterializeToBuffer(mem.DefaultBufferPool())
 		defer b.Free()
 		parts := maxParts

@@ -162,7 +162,7 @@ func TestHostileAgentIsCutAndNamed(t *testing.T) {
 			for seq := uint64(2); seq < 5; seq++ {
 				a.beats(good, seq)
 			}
-			if n := a.door.Count(); n != 1 {
+			if n := a.door.Counts().Sessions; n != 1 {
 				t.Errorf("%d sessions", n)
 			}
 		})
@@ -234,7 +234,7 @@ func TestSlowReaderIsNamed(t *testing.T) {
 			a.beats(a.linked("good", 1), 1)
 			return
 		default:
-			ses.send(big)
+			ses.line.send(big)
 		}
 	}
 }
@@ -299,7 +299,7 @@ func FuzzFrames(f *testing.F) {
 		}
 		g := newGuards(time.Now).of("h1")
 		_ = g.frame(&up)
-		ses := &Session{Host: "h1", out: make(chan *agentpb.Down, sendQueue), done: make(chan struct{}), waiting: map[string]chan *agentpb.Answer{}, cancel: func(error) {}}
-		ses.send(&agentpb.Down{Frame: &agentpb.Down_Pong{Pong: &agentpb.Pong{Seq: up.GetPing().GetSeq()}}})
+		w := &wire{out: make(chan *agentpb.Down, sendQueue), done: make(chan struct{}), cancel: func(error) {}}
+		w.send(&agentpb.Down{Frame: &agentpb.Down_Pong{Pong: &agentpb.Pong{Seq: up.GetPing().GetSeq()}}})
 	})
 }

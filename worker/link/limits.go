@@ -34,7 +34,7 @@ const (
 
 	frameRate, frameBurst = 200, 1000         // frames a second
 	byteRate, byteBurst   = 2 << 20, 16 << 20 // bytes of them a second
-	helloRate, helloBurst = 1, 20             // sessions a second
+	helloRate, helloBurst = 4, 20             // sessions a second; who waits for an owner asks twice
 	penalty               = 10 * time.Second  // without a session after each one that was cut
 	joinRate              = 20                // enrolments a second, of everybody
 )

@@ -4,32 +4,37 @@ package link
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/status"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/agent/trust"
 )
 
-// Handler is told of every frame. Its calls come from the stream's own goroutine, in
-// the order of the frames of one session; they must not block.
+// Handler is told of every frame of the hosts that this worker owns, whoever carries them.
+// Its calls come from the goroutine that reads the frames of one session, in their order;
+// they must not block.
 type Handler interface {
-	// Hello admits a session or refuses it; exactly one of the two answers is set.
-	Hello(h *agentpb.Hello) (*agentpb.Welcome, *agentpb.Refusal)
-	// Ping was received at the given time; the answer goes back at once. A refusal
-	// closes the session instead (the host is not ours any more).
-	Ping(s *Session, p *agentpb.Ping, at time.Time) (*agentpb.Pong, *agentpb.Refusal)
+	// Hello says what becomes of a session; carrier is the worker that holds the link, empty
+	// when it is this one.
+	Hello(h *agentpb.Hello, carrier string) Admission
+	// Standby says why a host may not have a silent stream here; nil: it may.
+	Standby(h *agentpb.Hello) *agentpb.Refusal
+	// Unreachable says what an agent is told whose frames cannot be carried to the owner,
+	// which has not been reached since then.
+	Unreachable(owner Peer, since time.Time) *agentpb.Refusal
+	// Ping was received at the given time; the answer goes back at once. nil: the host is
+	// not ours any more.
+	Ping(s *Session, p *agentpb.Ping, at time.Time) *agentpb.Pong
 	// Linked: an admitted session can be asked from now on.
 	Linked(s *Session, h *agentpb.Hello)
 	// Steps are what the agent wrote down about commands, in the order of each command's.
@@ -38,12 +43,26 @@ type Handler interface {
 	Progress(s *Session, p *agentpb.Progresses)
 	// Goodbye announces an orderly end.
 	Goodbye(s *Session, g *agentpb.Goodbye)
-	// Gone: the stream of an admitted session has ended.
+	// Gone: an admitted session has ended; ErrCarrierLost: not the agent is known to be gone,
+	// but the worker that carries its link.
 	Gone(s *Session, cause error)
 }
 
+// Admission is the answer to a Hello: exactly one of the three is set.
+type Admission struct {
+	Welcome *agentpb.Welcome
+	Refusal *agentpb.Refusal
+	Owner   *Peer // carry the frames to this worker
+}
+
+// Peer is another worker.
+type Peer struct{ ID, Address string }
+
 // ErrNotLinked is returned for a host without a session at this worker.
 var ErrNotLinked = errors.New("host is not linked to this worker")
+
+// ErrCarrierLost ends the sessions that a worker carried which cannot be reached.
+var ErrCarrierLost = errors.New("the worker that carries the link cannot be reached")
 
 const (
 	maxFrame    = 1 << 20
@@ -51,10 +70,13 @@ const (
 	sendQueue   = 64
 )
 
-// Server holds the sessions of one worker. Make it with New, register it on a gRPC
-// server made by NewGRPC.
+// Server is the door of one worker: it holds agents' streams, and the sessions of the hosts
+// that the worker owns. Make it with New, register it on a gRPC server made by NewGRPC, and
+// let it Run.
 type Server struct {
 	h     Handler
+	id    string // of this worker
+	boot  string
 	log   *slog.Logger
 	now   func() time.Time
 	trust *trust.Source // nil: plaintext
@@ -64,21 +86,31 @@ type Server struct {
 	guards  *guards
 	agentpb.UnimplementedEnrollServer
 
+	standbys atomic.Int64
+	work     sync.WaitGroup // relays to owners
+
 	mu       sync.Mutex
-	sessions map[string]*Session
+	sessions map[string]*Session  // of the hosts owned here
+	wires    map[*wire]bool       // agents' streams that are or were in use
+	relays   map[string]*relay    // to owners, by their ids
+	lost     map[string]time.Time // since when an owner is not reached
 	closed   bool
 	agentpb.UnimplementedLinkServer
+	agentpb.UnimplementedRelayServer
 }
 
-// New makes a door without a listener.
-func New(h Handler, log *slog.Logger) *Server {
-	return &Server{h: h, log: log, now: time.Now, hostile: func(Abuse) {}, guards: newGuards(time.Now), sessions: map[string]*Session{}}
+// New makes the door of a worker, without a listener.
+func New(id string, h Handler, log *slog.Logger) *Server {
+	return &Server{
+		h: h, id: id, boot: uuid.NewString(), log: log, now: time.Now, sessions: map[string]*Session{}, wires: map[*wire]bool{},
+		relays: map[string]*relay{}, lost: map[string]time.Time{}, hostile: func(Abuse) {}, guards: newGuards(time.Now),
+	}
 }
 
 // NewGRPC makes the gRPC server for s with bounded frames, small buffers (an idle
 // agent's memory is mostly buffers, leases.md §7) and keep-alives that find half-open
-// peers; the ping message stays the health signal. Only hosts with a certificate that src
-// admits get in, each for itself; with a nil src the door is plaintext, which only a
+// peers; the ping message stays the health signal. Only hosts and workers with a certificate
+// that src admits get in, each for itself; with a nil src the door is plaintext, which only a
 // loopback address may be.
 func NewGRPC(s *Server, src *trust.Source, opts ...grpc.ServerOption) *grpc.Server {
 	if s.trust = src; src != nil {
@@ -93,306 +125,299 @@ func NewGRPC(s *Server, src *trust.Source, opts ...grpc.ServerOption) *grpc.Serv
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	}, opts...)...)
 	agentpb.RegisterLinkServer(g, s)
+	agentpb.RegisterRelayServer(g, s)
 	if s.issuer != nil {
 		agentpb.RegisterEnrollServer(g, s)
 	}
 	return g
 }
 
-// Session is one admitted stream of one host.
+// Session is one host's admitted session: over a stream of this worker, or over another
+// worker that carries it.
 type Session struct {
 	Host, Boot, Process string
 	Number              uint64
-	Remote              string
+	Carrier             string // worker that holds the link; empty: this one
 	Since               time.Time
 
-	shown  []*x509.Certificate // nil on plaintext
-	guard  *guard
-	out    chan *agentpb.Down
-	cancel context.CancelCauseFunc
-	done   <-chan struct{}
+	line line
+	asks map[string]*asking     // guarded by the server's lock
+	list atomic.Pointer[string] // hash of the list that the agent has, as far as this worker knows
+}
 
-	mu      sync.Mutex
-	waiting map[string]chan *agentpb.Answer
+// line is the way to an agent. Its methods never block.
+type line interface {
+	send(d *agentpb.Down)      // a peer too slow to take it is cut
+	refuse(r *agentpb.Refusal) // the last word
+	again()                    // the session is over, the stream is as good as before
+}
+
+// asking is a request that is under way.
+type asking struct {
+	request *agentpb.Request
+	answer  chan *agentpb.Answer
+	lost    chan struct{} // closed when no session is left to answer it
+}
+
+// ListHash is the hash of the list that the agent has.
+func (ses *Session) ListHash() string {
+	if h := ses.list.Load(); h != nil {
+		return *h
+	}
+	return ""
 }
 
 // newer reports whether a is a newer session of the same host than b: another boot or
 // process that came later, or a higher counter of the same process.
-func (a *Session) newer(b *Session) bool {
-	if a.Boot == b.Boot && a.Process == b.Process {
-		return a.Number > b.Number
+func (ses *Session) newer(b *Session) bool {
+	if ses.same(b) {
+		return ses.Number > b.Number
 	}
 	return true
 }
 
-// Connect implements agentpb.LinkServer.
-func (s *Server) Connect(stream grpc.BidiStreamingServer[agentpb.Up, agentpb.Down]) error {
-	who, shown, err := s.admit(stream.Context())
-	if err != nil {
-		return err
-	}
-	first, err := firstFrame(stream)
-	if err != nil {
-		return s.cut(who.ID, who.ID, err)
-	}
-	hello := first.GetHello()
-	if hello == nil || hello.Host == "" || hello.BootId == "" || hello.ProcessId == "" {
-		return refuse(stream, &agentpb.Refusal{Reason: agentpb.Refusal_BAD_HELLO, Detail: "the first frame must be a Hello with host, boot_id and process_id"})
-	}
-	if err := s.speaksFor(stream.Context(), who, hello.Host); err != nil {
-		return err
-	}
-	guard := s.guards.of(hello.Host)
-	if err := guard.hello(first); err != nil {
-		return s.cut(who.ID, hello.Host, err)
-	}
-	welcome, refusal := s.h.Hello(hello)
-	if refusal != nil {
-		return refuse(stream, refusal)
-	}
-	ctx, cancel := context.WithCancelCause(stream.Context())
-	defer cancel(nil)
-	ses := &Session{
-		Host: hello.Host, Boot: hello.BootId, Process: hello.ProcessId, Number: hello.Session, Since: s.now(),
-		shown: shown, guard: guard,
-		out: make(chan *agentpb.Down, sendQueue), cancel: cancel, done: ctx.Done(), waiting: map[string]chan *agentpb.Answer{},
-	}
-	if refusal := s.enter(ses); refusal != nil {
-		return refuse(stream, refusal)
-	}
-	defer func() {
-		s.leave(ses)
-		s.h.Gone(ses, context.Cause(ctx))
-	}()
-	if err := stream.Send(&agentpb.Down{Frame: &agentpb.Down_Welcome{Welcome: welcome}}); err != nil {
-		return err
-	}
-	s.h.Linked(ses, hello)
-	sent := make(chan struct{})
-	go func() {
-		defer close(sent)
-		s.write(ctx, stream, ses)
-	}()
-	go func() {
-		// Recv returns only when the handler returns or the peer ends the stream, so it
-		// runs beside and the handler below waits for the session's own end.
-		err := s.abused(who.ID, ses.Host, s.read(stream, ses))
-		var a *abuseError
-		if errors.As(err, &a) { // told here: gRPC may have ended the stream's context before us
-			s.tell(ses.Host, a)
-		}
-		cancel(err)
-	}()
-	<-ctx.Done()
-	var abuse *abuseError
-	if errors.As(context.Cause(ctx), &abuse) && abuse.reason == SlowReader {
-		s.guards.of(ses.Host).punish(abuse.reason)
-		s.tell(ses.Host, abuse)
-	}
-	// A writer stuck in flow control is freed only by this handler's return.
-	idle := time.NewTimer(sendTimeout)
-	defer idle.Stop()
-	select {
-	case <-sent:
-		var r *refusedError
-		switch {
-		case errors.As(context.Cause(ctx), &r):
-			return lastFrame(stream, r.Refusal)
-		case abuse != nil && abuse.reason != SlowReader:
-			return lastFrame(stream, &agentpb.Refusal{Reason: agentpb.Refusal_BAD_HELLO, Detail: abuse.Error()})
-		}
-	case <-idle.C:
-	}
-	return status.Error(codes.Unavailable, "session ended")
-}
+func (ses *Session) same(b *Session) bool { return ses.Boot == b.Boot && ses.Process == b.Process }
 
 type refusedError struct{ *agentpb.Refusal }
 
 func (r *refusedError) Error() string { return "session refused: " + r.Refusal.GetReason().String() }
 
-func refuse(stream grpc.BidiStreamingServer[agentpb.Up, agentpb.Down], r *agentpb.Refusal) error {
-	return stream.Send(&agentpb.Down{Frame: &agentpb.Down_Refusal{Refusal: r}})
-}
+var (
+	stopping = &agentpb.Refusal{Reason: agentpb.Refusal_SHUTTING_DOWN, Detail: "this worker is stopping"}
+	replaced = &agentpb.Refusal{Reason: agentpb.Refusal_REPLACED, Detail: "a newer session of this host has come"}
+	outdated = &agentpb.Refusal{Reason: agentpb.Refusal_REPLACED, Detail: "a newer session of this host is linked"}
+)
 
-// lastFrame says why a session ends, to a peer that may read nothing any more: the return
-// of the handler frees a send that is stuck.
-func lastFrame(stream grpc.BidiStreamingServer[agentpb.Up, agentpb.Down], r *agentpb.Refusal) error {
-	sent := make(chan error, 1)
-	go func() { sent <- refuse(stream, r) }()
-	limit := time.NewTimer(lastWord)
-	defer limit.Stop()
-	select {
-	case err := <-sent:
-		return err
-	case <-limit.C:
-		return status.Error(codes.Unavailable, "session ended")
+// begin makes a session of a Hello that came over a line, if the handler admits it; the
+// welcome is on its way then.
+func (s *Server) begin(h *agentpb.Hello, l line, carrier string) (*Session, Admission) {
+	a := s.h.Hello(h, carrier)
+	if a.Welcome == nil {
+		return nil, a
 	}
+	ses := &Session{Host: h.Host, Boot: h.BootId, Process: h.ProcessId, Number: h.Session, Carrier: carrier, Since: s.now(), line: l, asks: map[string]*asking{}}
+	hash := h.GetList().GetHash()
+	if a.Welcome.List != nil {
+		hash = a.Welcome.List.Hash
+	}
+	ses.list.Store(&hash)
+	if r := s.enter(ses, a.Welcome); r != nil {
+		return nil, Admission{Refusal: r}
+	}
+	s.h.Linked(ses, h)
+	return ses, a
 }
 
-// enter makes ses the session of its host, or says why not.
-func (s *Server) enter(ses *Session) *agentpb.Refusal {
+// enter makes ses the session of its host, or says why not. What an older session of the
+// same process was asked is asked again over the new one; the agent works on it once.
+func (s *Server) enter(ses *Session, welcome *agentpb.Welcome) *agentpb.Refusal {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.closed {
+		s.mu.Unlock()
 		return stopping
 	}
-	if old := s.sessions[ses.Host]; old != nil {
-		if !ses.newer(old) {
-			return &agentpb.Refusal{Reason: agentpb.Refusal_REPLACED, Detail: "a newer session of this host is linked"}
-		}
-		old.cancel(&refusedError{&agentpb.Refusal{Reason: agentpb.Refusal_REPLACED, Detail: "a newer session of this host has come"}})
+	old := s.sessions[ses.Host]
+	if old != nil && !ses.newer(old) {
+		s.mu.Unlock()
+		return outdated
 	}
 	s.sessions[ses.Host] = ses
+	ses.line.send(&agentpb.Down{Frame: &agentpb.Down_Welcome{Welcome: welcome}})
+	if old != nil && old.same(ses) {
+		ses.asks, old.asks = old.asks, nil
+		for _, a := range ses.asks {
+			ses.line.send(&agentpb.Down{Frame: &agentpb.Down_Request{Request: a.request}})
+		}
+	}
+	s.mu.Unlock()
+	if old != nil {
+		s.over(old, &refusedError{replaced})
+		old.line.refuse(replaced)
+	}
 	return nil
 }
 
-var stopping = &agentpb.Refusal{Reason: agentpb.Refusal_SHUTTING_DOWN, Detail: "this worker is stopping"}
-
-func (s *Server) leave(ses *Session) {
+// over ends a session, once; what becomes of its line is its caller's business.
+func (s *Server) over(ses *Session, cause error) {
 	s.mu.Lock()
-	if s.sessions[ses.Host] == ses {
+	current := s.sessions[ses.Host] == ses
+	if current {
 		delete(s.sessions, ses.Host)
 	}
+	for _, a := range ses.asks {
+		close(a.lost)
+	}
+	ses.asks = nil
 	s.mu.Unlock()
-}
-
-func (s *Server) read(stream grpc.BidiStreamingServer[agentpb.Up, agentpb.Down], ses *Session) error {
-	for {
-		up, err := stream.Recv()
-		if err == nil {
-			err = ses.guard.frame(up)
-		}
-		if err != nil {
-			return err
-		}
-		switch f := up.Frame.(type) {
-		case *agentpb.Up_Ping:
-			pong, refusal := s.h.Ping(ses, f.Ping, s.now())
-			if refusal != nil {
-				return &refusedError{refusal}
-			}
-			ses.send(&agentpb.Down{Frame: &agentpb.Down_Pong{Pong: pong}})
-		case *agentpb.Up_Answer:
-			ses.mu.Lock()
-			ch := ses.waiting[f.Answer.Id]
-			delete(ses.waiting, f.Answer.Id)
-			ses.mu.Unlock()
-			if ch != nil {
-				ch <- f.Answer
-			}
-		case *agentpb.Up_Steps:
-			s.h.Steps(ses, f.Steps)
-		case *agentpb.Up_Progress:
-			s.h.Progress(ses, f.Progress)
-		case *agentpb.Up_Goodbye:
-			s.h.Goodbye(ses, f.Goodbye)
-		case *agentpb.Up_Hello:
-			return &abuseError{ReplayedHello, "a second Hello on one stream"}
-		}
+	if current {
+		s.h.Gone(ses, cause)
 	}
 }
 
-// send queues a frame. A peer so slow that its queue is full is cut: memory per agent
-// is bounded.
-func (ses *Session) send(d *agentpb.Down) {
-	select {
-	case ses.out <- d:
-	case <-ses.done:
-	default:
-		ses.cancel(&abuseError{SlowReader, "it reads too slowly: the send queue is full"})
-	}
-}
+// current reports whether ses is the session of its host.
+func (s *Server) current(ses *Session) bool { return s.Session(ses.Host) == ses }
 
-func (s *Server) write(ctx context.Context, stream grpc.BidiStreamingServer[agentpb.Up, agentpb.Down], ses *Session) {
-	stuck := time.AfterFunc(time.Hour, func() {
-		ses.cancel(&abuseError{SlowReader, fmt.Sprintf("it reads too slowly: a frame was not taken within %v", sendTimeout)})
-	})
-	stuck.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case d := <-ses.out:
-			stuck.Reset(sendTimeout)
-			err := stream.Send(d)
-			stuck.Stop()
-			if err != nil {
-				ses.cancel(fmt.Errorf("send to agent: %w", err))
-				return
-			}
+// take acts on a frame of a session; false: the session is over.
+func (s *Server) take(ses *Session, up *agentpb.Up) bool {
+	if !s.current(ses) {
+		return false
+	}
+	switch f := up.Frame.(type) {
+	case *agentpb.Up_Ping:
+		pong := s.h.Ping(ses, f.Ping, s.now())
+		if pong == nil {
+			s.over(ses, errMoved)
+			ses.line.again()
+			return false
 		}
+		ses.line.send(&agentpb.Down{Frame: &agentpb.Down_Pong{Pong: pong}})
+	case *agentpb.Up_Answer:
+		s.mu.Lock()
+		a := ses.asks[f.Answer.Id]
+		delete(ses.asks, f.Answer.Id)
+		s.mu.Unlock()
+		if a != nil {
+			a.answer <- f.Answer
+		}
+	case *agentpb.Up_Steps:
+		s.h.Steps(ses, f.Steps)
+	case *agentpb.Up_Progress:
+		s.h.Progress(ses, f.Progress)
+	case *agentpb.Up_Goodbye:
+		s.h.Goodbye(ses, f.Goodbye)
 	}
+	return true
 }
 
-// Ask sends a request to the agent of host and waits for its answer until ctx ends.
-// The caller sets the epoch; the id is made here. Errors: ErrNotLinked, the context's
-// cause, or the session's end.
+var errMoved = errors.New("another worker owns the host")
+
+// Ask sends a request to the agent of host and waits for its answer until ctx ends, also
+// while the agent moves from one worker to another. The caller sets the epoch; the id is made
+// here. Errors: ErrNotLinked, the context's cause, or the agent's.
 func (s *Server) Ask(ctx context.Context, host string, r *agentpb.Request) (*agentpb.Answer, error) {
-	s.mu.Lock()
-	ses := s.sessions[host]
-	s.mu.Unlock()
-	if ses == nil {
-		return nil, ErrNotLinked
-	}
 	r.Id = uuid.NewString()
 	if dl, ok := ctx.Deadline(); ok && r.TimeoutMs == 0 {
 		r.TimeoutMs = max(1, time.Until(dl).Milliseconds())
 	}
-	ch := make(chan *agentpb.Answer, 1)
-	ses.mu.Lock()
-	ses.waiting[r.Id] = ch
-	ses.mu.Unlock()
+	a := &asking{request: r, answer: make(chan *agentpb.Answer, 1), lost: make(chan struct{})}
+	s.mu.Lock()
+	ses := s.sessions[host]
+	if ses != nil {
+		ses.asks[r.Id] = a
+		ses.line.send(&agentpb.Down{Frame: &agentpb.Down_Request{Request: r}})
+	}
+	s.mu.Unlock()
+	if ses == nil {
+		return nil, ErrNotLinked
+	}
 	defer func() {
-		ses.mu.Lock()
-		delete(ses.waiting, r.Id)
-		ses.mu.Unlock()
-	}()
-	ses.send(&agentpb.Down{Frame: &agentpb.Down_Request{Request: r}})
-	select {
-	case a := <-ch:
-		if a.Error != "" {
-			return nil, fmt.Errorf("agent %s: %s", host, a.Error)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if now := s.sessions[host]; now != nil {
+			delete(now.asks, r.Id)
 		}
-		return a, nil
+	}()
+	select {
+	case answer := <-a.answer:
+		if answer.Error != "" {
+			return nil, fmt.Errorf("agent %s: %s", host, answer.Error)
+		}
+		return answer, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
-	case <-ses.done:
+	case <-a.lost:
 		return nil, ErrNotLinked
 	}
 }
 
-// Session returns the present session of a host, nil when there is none here.
+// Session returns the present session of a host that this worker owns, nil when there is none.
 func (s *Server) Session(host string) *Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.sessions[host]
 }
 
-// Count returns the number of sessions.
-func (s *Server) Count() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.sessions)
-}
-
-// Drop ends the session of a host with a refusal that says why, e.g. that another
-// worker owns it now. Without a session it does nothing.
-func (s *Server) Drop(host string, r *agentpb.Refusal) {
+// SendList sends a list to a host that this worker owns; nothing without a session.
+func (s *Server) SendList(host string, l *agentpb.List) {
 	if ses := s.Session(host); ses != nil {
-		ses.cancel(&refusedError{r})
+		ses.list.Store(&l.Hash)
+		ses.line.send(&agentpb.Down{Frame: &agentpb.Down_NewList{NewList: l}})
 	}
 }
 
-// Close refuses new sessions and ends all present ones; streams return soon after.
+// Move asks the agent of a host that this worker owns to link elsewhere; false without a session.
+func (s *Server) Move(host string, m *agentpb.Move) bool {
+	ses := s.Session(host)
+	if ses != nil {
+		ses.line.send(&agentpb.Down{Frame: &agentpb.Down_Move{Move: m}})
+	}
+	return ses != nil
+}
+
+// Drop ends the session of a host with a refusal that says why, e.g. that it is not on
+// record any more. Without a session it does nothing.
+func (s *Server) Drop(host string, r *agentpb.Refusal) {
+	if ses := s.Session(host); ses != nil {
+		s.over(ses, &refusedError{r})
+		ses.line.refuse(r)
+	}
+}
+
+// Rehome ends the session of a host that another worker owns now. The link stays: the agent
+// is asked for a Hello, which is carried to the new owner.
+func (s *Server) Rehome(host string) {
+	if ses := s.Session(host); ses != nil {
+		s.over(ses, errMoved)
+		ses.line.again()
+	}
+}
+
+// Counts are the streams and sessions of a worker.
+type Counts struct {
+	Sessions int // of hosts owned here
+	Relayed  int // of them, carried by other workers
+	Links    int // agents' streams in use here
+	Standby  int // silent ones
+	Relays   int // streams to other workers that own hosts linked here
+}
+
+// Counts returns how much there is of each.
+func (s *Server) Counts() Counts {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := Counts{Sessions: len(s.sessions), Links: len(s.wires), Standby: int(s.standbys.Load()), Relays: len(s.relays)}
+	for _, ses := range s.sessions {
+		if ses.Carrier != "" {
+			c.Relayed++
+		}
+	}
+	return c
+}
+
+// Close refuses new sessions, ends all present ones and waits for the relays to owners; the
+// agents' streams return soon after.
 func (s *Server) Close() {
 	s.mu.Lock()
 	s.closed = true
-	all := make([]*Session, 0, len(s.sessions))
+	sessions := make([]*Session, 0, len(s.sessions))
 	for _, ses := range s.sessions {
-		all = append(all, ses)
+		sessions = append(sessions, ses)
+	}
+	wires := make([]*wire, 0, len(s.wires))
+	for w := range s.wires {
+		wires = append(wires, w)
+	}
+	for _, r := range s.relays {
+		r.cancel(&refusedError{stopping})
 	}
 	s.mu.Unlock()
-	for _, ses := range all {
-		ses.cancel(&refusedError{stopping})
+	for _, ses := range sessions {
+		if s.over(ses, &refusedError{stopping}); ses.Carrier != "" {
+			ses.line.again() // its link is another worker's and stays
+		}
 	}
+	for _, w := range wires {
+		w.refuse(stopping)
+	}
+	s.work.Wait()
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,24 +22,53 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // told is a Handler that admits every host but "foreign" and passes on what it is told.
 type told struct {
-	pings chan *agentpb.Ping
-	byes  chan *agentpb.Goodbye
-	gone  chan error
+	name     string
+	settings *agentpb.Settings
+	pings    chan *agentpb.Ping
+	byes     chan *agentpb.Goodbye
+	gone     chan error
+
+	mu     sync.Mutex
+	owner  *Peer // of all hosts that are linked here
+	nobody bool  // owns them
 }
 
-func (h *told) Hello(m *agentpb.Hello) (*agentpb.Welcome, *agentpb.Refusal) {
-	if m.Host == "foreign" {
-		return nil, &agentpb.Refusal{Reason: agentpb.Refusal_NOT_OWNER, Owner: &agentpb.Worker{Id: "w2", Address: "w2:1"}}
+func newTold(name string) *told {
+	return &told{name: name, pings: make(chan *agentpb.Ping, 100), byes: make(chan *agentpb.Goodbye, 10), gone: make(chan error, 100)}
+}
+
+func (h *told) owns(owner *Peer, nobody bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.owner, h.nobody = owner, nobody
+}
+
+func (h *told) Hello(m *agentpb.Hello, carrier string) Admission {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case m.Host == "foreign":
+		return Admission{Refusal: &agentpb.Refusal{Reason: agentpb.Refusal_NOT_OWNER, Owner: &agentpb.Worker{Id: "w2", Address: "w2:1"}}}
+	case h.owner != nil && carrier == "":
+		return Admission{Owner: h.owner}
+	case h.nobody:
+		return Admission{Refusal: &agentpb.Refusal{Reason: agentpb.Refusal_NO_OWNER}}
 	}
-	return &agentpb.Welcome{Worker: "w1"}, nil
+	return Admission{Welcome: &agentpb.Welcome{Worker: h.name, Settings: h.settings}}
 }
 
-func (h *told) Ping(_ *Session, p *agentpb.Ping, _ time.Time) (*agentpb.Pong, *agentpb.Refusal) {
+func (h *told) Standby(*agentpb.Hello) *agentpb.Refusal { return nil }
+
+func (h *told) Unreachable(owner Peer, _ time.Time) *agentpb.Refusal {
+	return &agentpb.Refusal{Reason: agentpb.Refusal_NOT_OWNER, Owner: &agentpb.Worker{Id: owner.ID, Address: owner.Address}}
+}
+
+func (h *told) Ping(_ *Session, p *agentpb.Ping, _ time.Time) *agentpb.Pong {
 	if p.Seq == 666 {
-		return nil, &agentpb.Refusal{Reason: agentpb.Refusal_NO_OWNER}
+		return nil
 	}
 	h.pings <- p
-	return &agentpb.Pong{Seq: p.Seq}, nil
+	return &agentpb.Pong{Seq: p.Seq, Epoch: &agentpb.Epoch{Revision: 1}}
 }
 
 func (h *told) Linked(*Session, *agentpb.Hello)        {}
@@ -49,14 +79,17 @@ func (h *told) Gone(_ *Session, cause error)           { h.gone <- cause }
 
 type world struct {
 	*told
-	door *Server
-	conn *grpc.ClientConn
+	door    *Server
+	grpc    *grpc.Server
+	conn    *grpc.ClientConn
+	address string
 }
 
-func open(t *testing.T) *world {
+func open(t *testing.T) *world { return openAs(t, newTold("w1")) }
+
+func openAs(t *testing.T, h *told) *world {
 	t.Helper()
-	h := &told{pings: make(chan *agentpb.Ping, 100), byes: make(chan *agentpb.Goodbye, 10), gone: make(chan error, 10)}
-	door := New(h, slog.New(slog.DiscardHandler))
+	door := New(h.name, h, slog.New(slog.DiscardHandler))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +101,14 @@ func open(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx, stop := context.WithCancel(context.Background())
+	swept := make(chan error, 1)
+	go func() { swept <- door.Run(ctx) }()
 	t.Cleanup(func() {
+		stop()
+		if err := <-swept; err != nil {
+			t.Error(err)
+		}
 		door.Close()
 		if err := conn.Close(); err != nil {
 			t.Error(err)
@@ -78,12 +118,12 @@ func open(t *testing.T) *world {
 			t.Error(err)
 		}
 	})
-	return &world{h, door, conn}
+	return &world{h, door, g, conn, l.Addr().String()}
 }
 
-type stream = grpc.BidiStreamingClient[agentpb.Up, agentpb.Down]
+type client = grpc.BidiStreamingClient[agentpb.Up, agentpb.Down]
 
-func (w *world) hello(t *testing.T, h *agentpb.Hello) (stream, *agentpb.Down) {
+func (w *world) hello(t *testing.T, h *agentpb.Hello) (client, *agentpb.Down) {
 	t.Helper()
 	s, err := agentpb.NewLinkClient(w.conn).Connect(t.Context())
 	if err != nil {
@@ -95,7 +135,7 @@ func (w *world) hello(t *testing.T, h *agentpb.Hello) (stream, *agentpb.Down) {
 	return s, recv(t, s)
 }
 
-func recv(t *testing.T, s stream) *agentpb.Down {
+func recv(t *testing.T, s client) *agentpb.Down {
 	t.Helper()
 	d, err := s.Recv()
 	if err != nil {
@@ -108,7 +148,7 @@ func host(name string, number uint64) *agentpb.Hello {
 	return &agentpb.Hello{Host: name, BootId: "b1", ProcessId: "p1", Session: number}
 }
 
-func ping(t *testing.T, s stream, seq uint64) {
+func ping(t *testing.T, s client, seq uint64) {
 	t.Helper()
 	if err := s.Send(&agentpb.Up{Frame: &agentpb.Up_Ping{Ping: &agentpb.Ping{Seq: seq}}}); err != nil {
 		t.Fatal(err)
@@ -159,8 +199,8 @@ func TestSession(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-w.gone
-	if w.door.Count() != 0 || w.door.Session("h1") != nil {
-		t.Error("the session outlived its stream")
+	if w.door.Counts().Sessions != 0 || w.door.Session("h1") != nil {
+		t.Error("the session outlived its client")
 	}
 	if _, err := w.door.Ask(t.Context(), "h1", &agentpb.Request{}); !errors.Is(err, ErrNotLinked) {
 		t.Errorf("asking a host that is gone: %v", err)
@@ -178,8 +218,8 @@ func TestRefusals(t *testing.T) {
 	}
 	s, _ := w.hello(t, host("h1", 1))
 	ping(t, s, 666)
-	if d := recv(t, s); d.GetRefusal().GetReason() != agentpb.Refusal_NO_OWNER {
-		t.Errorf("got %v, want the handler's refusal", d)
+	if d := recv(t, s); d.GetAgain() == nil {
+		t.Errorf("got %v, want to be asked for another Hello", d)
 	}
 	<-w.gone
 	s, _ = w.hello(t, host("h1", 2))
@@ -222,9 +262,9 @@ func TestAskEndsWithItsContext(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	ses := w.door.Session("h1")
-	ses.mu.Lock()
-	defer ses.mu.Unlock()
-	if len(ses.waiting) != 0 {
+	w.door.mu.Lock()
+	defer w.door.mu.Unlock()
+	if len(ses.asks) != 0 {
 		t.Error("an abandoned question is still waited for")
 	}
 }
@@ -243,7 +283,7 @@ func TestSlowReaderIsCut(t *testing.T) {
 			}
 			return
 		default:
-			ses.send(big)
+			ses.line.send(big)
 		}
 	}
 }

@@ -27,19 +27,23 @@ type doorCreds struct {
 	credentials.TransportCredentials
 	src   *trust.Source
 	crowd *crowd
+	pace  *bucket
 }
 
 func newDoorCreds(src *trust.Source, c *crowd) credentials.TransportCredentials {
-	return &doorCreds{credentials.NewTLS(src.Door("h2")), src, c}
+	return &doorCreds{credentials.NewTLS(src.Door("h2")), src, c, &bucket{now: time.Now}}
 }
 
 // Clone implements credentials.TransportCredentials.
 func (d *doorCreds) Clone() credentials.TransportCredentials {
-	return &doorCreds{d.TransportCredentials.Clone(), d.src, d.crowd}
+	return &doorCreds{d.TransportCredentials.Clone(), d.src, d.crowd, d.pace}
 }
 
 // ServerHandshake implements credentials.TransportCredentials.
 func (d *doorCreds) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	if err := d.pace.enter(); err != nil {
+		return nil, nil, err
+	}
 	k := &kept{Conn: raw}
 	k.open.Store(true)
 	conn, info, err := d.TransportCredentials.ServerHandshake(k)
@@ -85,7 +89,8 @@ func leave(raw net.Conn) {
 }
 
 // admit says whose stream it is, and what was shown; the zero identity on plaintext.
-func (s *Server) admit(ctx context.Context) (trust.Identity, []*x509.Certificate, error) {
+// Agents' streams are the hosts', relays are other workers'.
+func (s *Server) admit(ctx context.Context, role trust.Role) (trust.Identity, []*x509.Certificate, error) {
 	if s.trust == nil {
 		return trust.Identity{}, nil, nil
 	}
@@ -95,7 +100,7 @@ func (s *Server) admit(ctx context.Context) (trust.Identity, []*x509.Certificate
 		from = p.Addr.String()
 		if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
 			var id trust.Identity
-			if id, err = s.trust.Client(info.State.PeerCertificates, trust.Host); err == nil {
+			if id, err = s.trust.Client(info.State.PeerCertificates, role); err == nil {
 				return id, info.State.PeerCertificates, nil
 			}
 		}

@@ -69,12 +69,12 @@ type secured struct {
 
 func secure(t *testing.T, files trust.Files) *secured {
 	t.Helper()
-	s := &secured{told: &told{pings: make(chan *agentpb.Ping, 100), byes: make(chan *agentpb.Goodbye, 10), gone: make(chan error, 100)}, log: &lines{}}
+	s := &secured{told: newTold("w1"), log: &lines{}}
 	src, err := trust.Open(trust.Config{Files: files, Fields: trust.Files{CA: "ca", Cert: "cert", Key: "key"}, Logger: slog.New(slog.NewTextHandler(s.log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.door = New(s.told, slog.New(slog.DiscardHandler))
+	s.door = New("w1", s.told, slog.New(slog.DiscardHandler))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -94,7 +94,7 @@ func secure(t *testing.T, files trust.Files) *secured {
 }
 
 // knock dials with the credentials, says Hello for a host, and returns the first frame.
-func (s *secured) knock(t *testing.T, c credentials.TransportCredentials, name string, number uint64) (stream, *agentpb.Down, error) {
+func (s *secured) knock(t *testing.T, c credentials.TransportCredentials, name string, number uint64) (client, *agentpb.Down, error) {
 	t.Helper()
 	conn, err := grpc.NewClient(s.address, grpc.WithTransportCredentials(c))
 	if err != nil {
@@ -166,8 +166,8 @@ func TestWhoIsLetIn(t *testing.T) {
 		}
 		eventually(t, "the worker's log", func() bool { return s.log.has("reason=plaintext") })
 	})
-	if s.door.Session("h1") != present || s.door.Count() != 1 {
-		t.Errorf("%d sessions: somebody took h1's place", s.door.Count())
+	if s.door.Session("h1") != present || s.door.Counts().Sessions != 1 {
+		t.Errorf("%d sessions: somebody took h1's place", s.door.Counts().Sessions)
 	}
 }
 
@@ -176,7 +176,7 @@ func TestWhoIsLetIn(t *testing.T) {
 func TestRenewalUnderLiveLinks(t *testing.T) {
 	lab := pkitest.New(t)
 	s := secure(t, lab.Issue(t, trust.Worker, "w1"))
-	dial := func(name string) (stream, *string) {
+	dial := func(name string) (client, *string) {
 		var seen string
 		src := pkitest.Open(t, lab.Issue(t, trust.Host, name))
 		conf := src.Dialer(trust.Peer{Role: trust.Worker, ID: "w1"})
@@ -191,7 +191,7 @@ func TestRenewalUnderLiveLinks(t *testing.T) {
 		}
 		return st, &seen
 	}
-	alive := func(st stream, seq uint64) {
+	alive := func(st client, seq uint64) {
 		t.Helper()
 		ping(t, st, seq)
 		if d := recv(t, st); d.GetPong().GetSeq() != seq {

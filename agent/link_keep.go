@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
+)
+
+const (
+	// helloAgain is how often a hello is said on one stream while nobody owns the host,
+	// before another worker is asked.
+	helloAgain = 10
+	// standbyRetry is after how long a standby that could not be had is tried again.
+	standbyRetry = 5 * time.Second
+	// leaveWithin is how long a link that was replaced may take with the frame it is sending.
+	leaveWithin = 200 * time.Millisecond
+	// promoteWithin bounds the time over which the agents of a lost worker come to the others.
+	promoteWithin = time.Second
+)
+
+// links are the streams of this host: the active one, and one that stands by. One
+// goroutine uses them, linkLoop's; it opens one stream at a time beside the active one.
+type links struct {
+	agent   *Agent
+	active  *session
+	standby *session
+	beating chan struct{} // closed when nothing of the active session is left
+	route   route
+	said    map[string]string // why each worker was no good, since the last session
+
+	dialling bool
+	moving   bool // what is being opened is to become the active one
+	opened   chan opening
+}
+
+// opening is how an attempt to open a stream beside the active one ended; without a session it failed.
+type opening struct {
+	s    *session
+	role agentpb.Hello_Role
+	end  ending
+}
+
+// up makes some stream the active one: the standby without a handshake, else the next
+// worker's. It is one attempt; false when it failed, after a wait.
+func (l *links) up(ctx context.Context) bool {
+	a := l.agent
+	select {
+	case o := <-l.opened: // it was opened beside the session that has ended
+		l.dialling, l.moving = false, false
+		if l.standby == nil {
+			l.standby = o.s
+		}
+	default:
+	}
+	s := l.standby
+	var end ending
+	ok := false
+	list := a.workers.addresses()
+	within := l.route.patience(a.settings.get().halfOpen(), len(list))
+	if s != nil && (l.route.owner == "" || l.route.owner == s.address) {
+		l.standby = nil
+		sleep(ctx, time.Duration(rand.Float64()*float64(min(promoteWithin, a.settings.get().ping/2))))
+		l.route.last, l.route.owner = s.address, ""
+		end, ok = s.hello(ctx, agentpb.Hello_ACTIVE, within)
+	} else {
+		s, end = a.dial(ctx, l.route.next(list), agentpb.Hello_ACTIVE, within)
+		ok = end.welcomed
+	}
+	for again := 0; !ok && s != nil && s.waits(end) && again < helloAgain && ctx.Err() == nil; again++ {
+		l.say(end, 0)
+		sleep(ctx, l.jittered(a.settings.get().retry))
+		end, ok = s.hello(ctx, agentpb.Hello_ACTIVE, within)
+	}
+	if ok {
+		l.use(ctx, s)
+		return true
+	}
+	if s != nil {
+		s.close(errors.New("not welcome"))
+	}
+	if ctx.Err() == nil {
+		l.rest(ctx, end)
+	}
+	return false
+}
+
+// rest waits until the next attempt is due.
+func (l *links) rest(ctx context.Context, end ending) {
+	wait := l.route.after(end, l.agent.settings.get().retry, rand.Float64())
+	l.say(end, wait)
+	sleep(ctx, wait)
+}
+
+// say tells once why the worker dialled last is no good.
+func (l *links) say(end ending, wait time.Duration) {
+	if cause := end.cause(); l.said[l.route.last] != cause {
+		l.agent.opts.Logger.Warn("not linked", "worker", l.route.last, "cause", cause, "retry_in", wait)
+		l.said[l.route.last] = cause
+	}
+}
+
+// use makes a welcome session the active one and lets the one before it go.
+func (l *links) use(ctx context.Context, s *session) {
+	a := l.agent
+	var late []*agentpb.Answer
+	if old := l.active; old != nil {
+		close(old.leave)
+		stuck := time.AfterFunc(leaveWithin, func() { old.cancel(errors.New("another link has taken its place")) })
+		<-old.left // it sends nothing more
+		stuck.Stop()
+		late = a.asked.late()
+	}
+	l.active, l.beating = s, make(chan struct{})
+	l.route.last = s.address
+	clear(l.said)
+	a.opts.Logger.Info("linked", "worker", s.worker, "address", s.address, "epoch", a.epochs.highest().GetRevision())
+	s.activate()
+	done := l.beating
+	a.working.Go(func() {
+		defer close(done)
+		s.run(ctx)
+	})
+	for _, answer := range late {
+		a.working.Go(func() { a.post(ctx, answer) })
+	}
+}
+
+// hold keeps the active session until it ends without another in its place: beside it, it
+// keeps one that stands by, and moves to the preferred worker where that is another.
+func (l *links) hold(ctx context.Context) {
+	a := l.agent
+	list, changed := a.workers.watch()
+	check := time.NewTimer(l.untilCheck(list))
+	defer check.Stop()
+	standby := time.NewTimer(0)
+	defer standby.Stop()
+	move := time.NewTimer(time.Hour)
+	defer move.Stop()
+	move.Stop()
+	var asked *agentpb.Move
+	for {
+		var lost <-chan struct{}
+		if l.standby != nil {
+			lost = l.standby.ended
+		}
+		select {
+		case <-ctx.Done():
+			<-l.beating // it says goodbye
+			return
+		case <-l.active.ended:
+			end := l.active.end
+			end.welcomed = true
+			if l.moving { // the newest session wins, and the older may hear of that first
+				if o := l.settle(); o.s != nil {
+					l.use(ctx, o.s)
+					standby.Reset(0)
+					continue
+				}
+			}
+			<-l.beating
+			l.active = nil
+			if ctx.Err() == nil && (l.standby == nil || end.refusal.GetReason() == agentpb.Refusal_REPLACED) {
+				l.rest(ctx, end)
+			}
+			return
+		case <-lost:
+			l.standby.close(nil)
+			l.standby = nil
+			standby.Reset(l.jittered(a.settings.get().retry))
+		case o := <-l.opened:
+			l.dialling, l.moving = false, false
+			switch {
+			case o.s == nil:
+				if standby.Reset(l.jittered(standbyRetry)); o.role == agentpb.Hello_ACTIVE {
+					a.opts.Logger.Info("move put off", "cause", o.end.cause())
+				}
+			case o.role == agentpb.Hello_STANDBY:
+				l.standby = o.s
+				standby.Reset(0) // the active one may be another meanwhile
+			default:
+				l.use(ctx, o.s)
+				standby.Reset(0)
+			}
+		case <-standby.C:
+			l.standBy(ctx, list)
+		case <-check.C:
+			if len(list.addresses) > 0 && l.active.address != list.addresses[0] {
+				l.moveTo(ctx, list.addresses[0])
+			}
+			check.Reset(l.untilCheck(list))
+		case <-changed:
+			list, changed = a.workers.watch()
+			check.Reset(l.untilCheck(list))
+			standby.Reset(0)
+		case asked = <-a.moves:
+			within := time.Duration(min(max(asked.GetWithinMs(), 0), 600_000)) * time.Millisecond
+			move.Reset(time.Duration(rand.Float64() * float64(within)))
+		case <-move.C:
+			if to := l.away(list, asked.GetCheck()); to != "" && !l.moveTo(ctx, to) {
+				move.Reset(l.jittered(a.settings.get().retry))
+			}
+		}
+	}
+}
+
+// jittered is about d.
+func (l *links) jittered(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
+}
+
+// untilCheck is the time until it is looked whether another worker is preferred; jittered,
+// and never longer than the interval: after two of them every link is where it should be.
+func (l *links) untilCheck(list workerSet) time.Duration {
+	if list.check <= 0 {
+		return 24 * time.Hour
+	}
+	return time.Duration(float64(list.check) * (0.6 + 0.3*rand.Float64()))
+}
+
+// away is where an agent goes that is asked to move: to the best of its list that is not
+// the worker it is linked to; with check nowhere when that is the preferred one.
+func (l *links) away(list workerSet, check bool) string {
+	for i, address := range list.addresses {
+		switch {
+		case address != l.active.address:
+			return address
+		case check && i == 0:
+			return ""
+		}
+	}
+	return ""
+}
+
+// standBy opens a silent stream to the best worker that is not the active one's.
+func (l *links) standBy(ctx context.Context, list workerSet) {
+	i := slices.IndexFunc(list.addresses, func(address string) bool { return address != l.active.address })
+	want := ""
+	if i >= 0 {
+		want = list.addresses[i]
+	}
+	if l.standby != nil && l.standby.address != want {
+		l.standby.close(errors.New("another worker stands by"))
+		l.standby = nil
+	}
+	if l.standby == nil && want != "" {
+		l.open(func() (*session, ending) { return l.agent.dial(ctx, want, agentpb.Hello_STANDBY, welcomeLimit) }, agentpb.Hello_STANDBY)
+	}
+}
+
+// moveTo opens the link to another worker while the active one goes on; false when another
+// stream is being opened just now.
+func (l *links) moveTo(ctx context.Context, address string) bool {
+	if l.dialling {
+		return false
+	}
+	promoted := l.standby
+	if promoted == nil || promoted.address != address {
+		promoted = nil
+	} else {
+		l.standby = nil
+	}
+	l.open(func() (*session, ending) {
+		s := promoted
+		var end ending
+		if s != nil {
+			end, _ = s.hello(ctx, agentpb.Hello_ACTIVE, welcomeLimit)
+		} else {
+			s, end = l.agent.dial(ctx, address, agentpb.Hello_ACTIVE, welcomeLimit)
+		}
+		if s != nil && !end.welcomed {
+			s.close(errors.New("not welcome"))
+			s = nil
+		}
+		return s, end
+	}, agentpb.Hello_ACTIVE)
+	return true
+}
+
+// open lets do run beside the active session, one at a time.
+func (l *links) open(do func() (*session, ending), role agentpb.Hello_Role) {
+	if l.dialling {
+		return // looked at again when that is done
+	}
+	l.dialling, l.moving = true, role == agentpb.Hello_ACTIVE
+	l.agent.working.Go(func() {
+		s, end := do()
+		l.opened <- opening{s, role, end}
+	})
+}
+
+// settle waits for a stream that is being opened.
+func (l *links) settle() (o opening) {
+	if l.dialling {
+		o = <-l.opened
+		l.dialling, l.moving = false, false
+	}
+	return o
+}
+
+// end leaves nothing open.
+func (l *links) end() {
+	for _, s := range []*session{l.settle().s, l.standby} {
+		if s != nil {
+			s.close(errors.New("agent stops"))
+		}
+	}
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"testing"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
+)
+
+func role(want agentpb.Hello_Role) func(*agentpb.Up) (*agentpb.Hello, bool) {
+	return func(up *agentpb.Up) (*agentpb.Hello, bool) {
+		return up.GetHello(), up.GetHello() != nil && up.GetHello().Role == want
+	}
+}
+
+// named is a worker that sends this list, filled in later.
+func named(t *testing.T, id string, l func() *agentpb.List) *fakeWorker {
+	return startWorker(t, func(*agentpb.Hello) *agentpb.Down {
+		return &agentpb.Down{Frame: &agentpb.Down_Welcome{Welcome: &agentpb.Welcome{Worker: id, Epoch: ep("c1", 1, 10), Settings: fastSettings, List: l()}}}
+	})
+}
+
+// agents.md: a silent standby stream goes to the next worker in rank; when the active one is
+// lost it is promoted, on the same stream.
+func TestStandbyTakesOver(t *testing.T) {
+	var w1, w2 *fakeWorker
+	both := func() *agentpb.List { return list("static", time.Minute, w1.address, w2.address) }
+	w1, w2 = named(t, "w1", both), named(t, "w2", both)
+	linkedTo(t, nil, w1.address)
+	expect(t, w1, "hello", role(agentpb.Hello_ACTIVE))
+	first := expect(t, w2, "standby", role(agentpb.Hello_STANDBY))
+	expect(t, w1, "ping", ping)
+	w1.down <- refusal(&agentpb.Refusal{Reason: agentpb.Refusal_SHUTTING_DOWN})
+	promoted := expect(t, w2, "promotion", func(up *agentpb.Up) (*agentpb.Hello, bool) {
+		if up.GetPing() != nil {
+			t.Error("a ping on a silent stream")
+		}
+		return role(agentpb.Hello_ACTIVE)(up)
+	})
+	if promoted.Session <= first.Session || w2.streams.Load() != 1 {
+		t.Errorf("session %d after %d over %d streams, want a later one over the same", promoted.Session, first.Session, w2.streams.Load())
+	}
+	expect(t, w2, "ping", ping)
+	// The other one stands by as soon as it can.
+	expect(t, w1, "standby", role(agentpb.Hello_STANDBY))
+}
+
+// A check moves the agent to the preferred worker, the new link first: there is no moment
+// without one, and the old worker is told nothing worse than the end of the stream.
+func TestCheckMovesNewLinkFirst(t *testing.T) {
+	var w1, w2 *fakeWorker
+	w1 = named(t, "w1", func() *agentpb.List { return list("static", 100*time.Millisecond, w2.address, w1.address) })
+	w2 = named(t, "w2", func() *agentpb.List { return nil })
+	a, _ := linkedTo(t, nil, w1.address)
+	expect(t, w1, "hello", role(agentpb.Hello_ACTIVE))
+	h := expect(t, w2, "hello of the move", role(agentpb.Hello_ACTIVE))
+	if h.List.GetHash() != list("static", 100*time.Millisecond, w2.address, w1.address).Hash {
+		t.Errorf("hello tells the list %v", h.List)
+	}
+	expect(t, w2, "ping", ping)
+	expect(t, w1, "standby", role(agentpb.Hello_STANDBY))
+	if set, _ := a.workers.watch(); set.algorithm != "static" {
+		t.Errorf("list %+v", set)
+	}
+}
+
+// A request that was begun on one link is answered on the next, once.
+func TestAnswersFollowTheAgent(t *testing.T) {
+	var w1, w2 *fakeWorker
+	both := func() *agentpb.List { return list("static", 0, w1.address, w2.address) }
+	w1, w2 = named(t, "w1", both), named(t, "w2", both)
+	linkedTo(t, nil, w1.address)
+	expect(t, w1, "hello", role(agentpb.Hello_ACTIVE))
+	expect(t, w2, "standby", role(agentpb.Hello_STANDBY))
+	ask := &agentpb.Down{Frame: &agentpb.Down_Request{Request: &agentpb.Request{
+		Id: "r1", Epoch: ep("c1", 1, 10), TimeoutMs: 5000,
+		Body: &agentpb.Request_Activity{Activity: &agentpb.ActivityRequest{Host: "h2", WindowMs: 1000}},
+	}}}
+	w1.down <- ask
+	w1.down <- &agentpb.Down{Frame: &agentpb.Down_Move{Move: &agentpb.Move{}}}
+	expect(t, w2, "promotion", role(agentpb.Hello_ACTIVE))
+	w2.down <- ask // as the owner does when a session takes the place of another
+	if got := expect(t, w2, "answer", answer); got.Id != "r1" {
+		t.Errorf("answer %v", got)
+	}
+}
+
+// A worker may ask for another Hello on the stream in use; pongs without an epoch keep the
+// link up and are obeyed in nothing.
+func TestHelloAgainOnTheSameStream(t *testing.T) {
+	w := startWorker(t, welcome(nil))
+	w.pong = func(p *agentpb.Ping) *agentpb.Pong {
+		return &agentpb.Pong{Seq: p.Seq, Settings: &agentpb.Settings{PingIntervalMs: 10_000}}
+	}
+	a, _ := linkedTo(t, nil, w.address)
+	one := expect(t, w, "hello", hello)
+	expect(t, w, "ping", ping)
+	w.down <- &agentpb.Down{Frame: &agentpb.Down_Again{Again: &agentpb.Again{}}}
+	two := expect(t, w, "hello again", hello)
+	if two.Session != one.Session+1 || w.streams.Load() != 1 {
+		t.Errorf("session %d over %d streams, want %d over one", two.Session, w.streams.Load(), one.Session+1)
+	}
+	if v := a.settings.get(); v.ping == 10*time.Second {
+		t.Error("settings of a pong without an epoch were obeyed")
+	}
+}

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package link
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
+)
+
+// pair is a worker that holds links and another one that owns the hosts.
+func pair(t *testing.T) (carrier, owner *world) {
+	owner, carrier = openAs(t, newTold("w2")), openAs(t, newTold("w1"))
+	carrier.owns(&Peer{"w2", owner.address}, false)
+	return carrier, owner
+}
+
+// agents.md "Owner and link": frames are relayed over one stream per pair; Hello, pings,
+// answers, requests, goodbyes.
+func TestRelayCarriesEverything(t *testing.T) {
+	c, o := pair(t)
+	s, first := c.hello(t, host("h1", 1))
+	if first.GetWelcome().GetWorker() != "w2" {
+		t.Fatalf("first frame %v, want the owner's Welcome", first)
+	}
+	ses := o.door.Session("h1")
+	if ses == nil || ses.Carrier != "w1" || c.door.Session("h1") != nil {
+		t.Fatalf("session %+v: want one at the owner, carried by w1", ses)
+	}
+	ping(t, s, 7)
+	if p := <-o.pings; p.Seq != 7 {
+		t.Errorf("owner saw ping %d", p.Seq)
+	}
+	if d := recv(t, s); d.GetPong().GetSeq() != 7 || d.GetPong().GetEpoch() == nil {
+		t.Errorf("got %v, want the owner's pong 7", d)
+	}
+	asked := make(chan error, 1)
+	go func() {
+		_, err := o.door.Ask(t.Context(), "h1", &agentpb.Request{TimeoutMs: 1000})
+		asked <- err
+	}()
+	r := recv(t, s).GetRequest()
+	answer(t, s, r.GetId())
+	if err := <-asked; err != nil {
+		t.Error(err)
+	}
+	s2, _ := c.hello(t, host("h2", 1))
+	if n := c.door.Counts(); n.Relays != 1 || n.Links != 2 || n.Sessions != 0 {
+		t.Errorf("the carrier has %+v: want one relay for two links", n)
+	}
+	if err := s.Send(&agentpb.Up{Frame: &agentpb.Up_Goodbye{Goodbye: &agentpb.Goodbye{Kind: agentpb.Goodbye_AGENT_STOP}}}); err != nil {
+		t.Fatal(err)
+	}
+	<-o.byes
+	if err := errors.Join(s.CloseSend(), s2.CloseSend()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := <-o.gone; errors.Is(err, ErrCarrierLost) {
+			t.Errorf("gone: %v: the carrier is there", err)
+		}
+	}
+}
+
+func answer(t *testing.T, s client, id string) {
+	t.Helper()
+	if err := s.Send(&agentpb.Up{Frame: &agentpb.Up_Answer{Answer: &agentpb.Answer{Id: id}}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// An agent that moves, new link first, is not asked twice and loses no request.
+func TestRequestOutlivesAMove(t *testing.T) {
+	c, o := pair(t)
+	old, _ := c.hello(t, host("h1", 1))
+	asked := make(chan error, 1)
+	go func() {
+		_, err := o.door.Ask(t.Context(), "h1", &agentpb.Request{TimeoutMs: 1000})
+		asked <- err
+	}()
+	r := recv(t, old).GetRequest()
+	s, first := o.hello(t, host("h1", 2)) // straight to the owner
+	if first.GetWelcome() == nil {
+		t.Fatalf("got %v", first)
+	}
+	if again := recv(t, s).GetRequest(); again.GetId() != r.GetId() {
+		t.Errorf("asked for %v on the new link, want %s again", again, r.GetId())
+	}
+	if d := recv(t, old); d.GetRefusal().GetReason() != agentpb.Refusal_REPLACED {
+		t.Errorf("the old link got %v, want REPLACED", d)
+	}
+	answer(t, s, r.GetId())
+	if err := <-asked; err != nil {
+		t.Error(err)
+	}
+	if len(o.gone) > 0 {
+		t.Errorf("the host was said to be gone: %v", <-o.gone)
+	}
+}
+
+// The owner that loses the carrier says just that; the carrier keeps the link, answers for
+// itself, and asks the agent for a Hello that goes to whoever owns the host by then.
+func TestOwnerAndCarrierLoseEachOther(t *testing.T) {
+	c, o := pair(t)
+	s, _ := c.hello(t, host("h1", 1))
+	ses := o.door.Session("h1")
+	ses.line.(*inboundLine).in.cancel(errors.New("cut by the test"))
+	if err := <-o.gone; !errors.Is(err, ErrCarrierLost) {
+		t.Errorf("gone: %v, want ErrCarrierLost", err)
+	}
+	if d := recv(t, s); d.GetAgain() == nil {
+		t.Fatalf("got %v, want to be asked for a Hello", d)
+	}
+	ping(t, s, 8)
+	if d := recv(t, s); d.GetPong().GetSeq() != 8 || d.GetPong().GetEpoch() != nil {
+		t.Errorf("got %v, want the carrier's own pong", d)
+	}
+	c.owns(nil, false) // it is the new owner itself
+	if err := s.Send(&agentpb.Up{Frame: &agentpb.Up_Hello{Hello: host("h1", 2)}}); err != nil {
+		t.Fatal(err)
+	}
+	if d := recv(t, s); d.GetWelcome().GetWorker() != "w1" {
+		t.Errorf("got %v, want the Welcome of w1", d)
+	}
+	if c.door.Session("h1") == nil {
+		t.Error("no session")
+	}
+}
+
+// A worker that hands a host over keeps its link and carries it from then on.
+func TestHandedOverHostKeepsItsLink(t *testing.T) {
+	c, o := pair(t)
+	c.owns(nil, false)
+	s, _ := c.hello(t, host("h1", 1))
+	c.owns(&Peer{"w2", o.address}, false)
+	c.door.Rehome("h1")
+	<-c.gone
+	if d := recv(t, s); d.GetAgain() == nil {
+		t.Fatalf("got %v, want to be asked for a Hello", d)
+	}
+	o.owns(nil, true) // it does not know yet that it owns it
+	for seq := uint64(2); seq < 4; seq++ {
+		if err := s.Send(&agentpb.Up{Frame: &agentpb.Up_Hello{Hello: host("h1", seq)}}); err != nil {
+			t.Fatal(err)
+		}
+		d := recv(t, s)
+		if seq == 2 && d.GetRefusal().GetReason() != agentpb.Refusal_NO_OWNER {
+			t.Errorf("got %v, want NO_OWNER on a stream that stays", d)
+		}
+		if seq == 3 && d.GetWelcome().GetWorker() != "w2" {
+			t.Errorf("got %v, want the Welcome of w2", d)
+		}
+		o.owns(nil, false)
+	}
+}
+
+// An owner that cannot be reached from here may be from elsewhere: the agent is told where.
+func TestUnreachableOwnerIsNamed(t *testing.T) {
+	c := open(t)
+	c.owns(&Peer{"w2", "127.0.0.1:1"}, false)
+	_, d := c.hello(t, host("h1", 1))
+	if r := d.GetRefusal(); r.GetReason() != agentpb.Refusal_NOT_OWNER || r.GetOwner().GetAddress() != "127.0.0.1:1" {
+		t.Errorf("got %v, want to be sent to the owner", d)
+	}
+}
+
+// A standby stream is silent until it is promoted, without a handshake.
+func TestStandbyIsPromoted(t *testing.T) {
+	w := open(t)
+	h := host("h1", 1)
+	h.Role = agentpb.Hello_STANDBY
+	s, d := w.hello(t, h)
+	if d.GetWelcome() == nil || w.door.Session("h1") != nil {
+		t.Fatalf("got %v and session %v, want a silent welcome", d, w.door.Session("h1"))
+	}
+	if n := w.door.Counts(); n.Standby != 1 || n.Links != 0 {
+		t.Errorf("counts %+v", n)
+	}
+	if err := s.Send(&agentpb.Up{Frame: &agentpb.Up_Hello{Hello: host("h1", 2)}}); err != nil {
+		t.Fatal(err)
+	}
+	if d := recv(t, s); d.GetWelcome() == nil || w.door.Session("h1") == nil {
+		t.Errorf("got %v, want to be welcome", d)
+	}
+	if n := w.door.Counts(); n.Standby != 0 || n.Links != 1 {
+		t.Errorf("counts %+v", n)
+	}
+}
+
+// Half-open links are noticed by the worker too, within 2 ping intervals and 1 s.
+func TestSilentLinkIsCut(t *testing.T) {
+	h := newTold("w1")
+	h.settings = &agentpb.Settings{PingIntervalMs: 100}
+	w := openAs(t, h)
+	began := time.Now()
+	s, _ := w.hello(t, host("h1", 1))
+	cause := <-w.gone
+	if took := time.Since(began); took < time.Second || took > 5*time.Second {
+		t.Errorf("cut after %v (%v), want about 1.2s", took, cause)
+	}
+	if _, err := s.Recv(); err == nil {
+		t.Error("the stream goes on")
+	}
+}
+
+// What is asked of a host that is lost with its carrier is answered at once: not linked.
+func TestRequestEndsWithTheCarrier(t *testing.T) {
+	c, o := pair(t)
+	s, _ := c.hello(t, host("h1", 1))
+	asked := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		_, err := o.door.Ask(ctx, "h1", &agentpb.Request{})
+		asked <- err
+	}()
+	recv(t, s)
+	c.grpc.Stop()
+	c.door.Close()
+	if err := <-asked; !errors.Is(err, ErrNotLinked) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package link
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/agent/trust"
+)
+
+const (
+	// homeless is how long a link without an owner is kept: as long as it may take until
+	// somebody owns its host again. After that the agent looks elsewhere.
+	homeless = 20 * time.Second
+	// againWithin spreads the hellos of the agents whose owner was lost.
+	againWithin = 500 * time.Millisecond
+	// sweepEvery is how often links are looked at that are silent.
+	sweepEvery = 250 * time.Millisecond
+)
+
+type stream = grpc.BidiStreamingServer[agentpb.Up, agentpb.Down]
+
+// wire is one agent's stream that is in use. Its frames go to a session of this worker, or
+// over a relay to the owner; between two owners they go nowhere, and the agent is told that
+// its link is good.
+type wire struct {
+	s      *Server
+	stream stream
+	who    trust.Identity
+	shown  []*x509.Certificate // nil on plaintext
+	last   *agentpb.Hello      // of this stream
+	out    chan *agentpb.Down
+	cancel context.CancelCauseFunc
+	done   <-chan struct{}
+
+	heard atomic.Int64 // when the last frame came, unix nanoseconds
+	limit atomic.Int64 // silence after which the link is half-open, nanoseconds; 0: not known yet
+
+	mu      sync.Mutex
+	host    string      // set by the first Hello
+	ses     *Session    // owned here
+	channel *channel    // carried to its owner
+	orphan  *time.Timer // runs while neither is set
+}
+
+// Connect implements agentpb.LinkServer.
+func (s *Server) Connect(st stream) error {
+	who, shown, err := s.admit(st.Context(), trust.Host)
+	if err != nil {
+		return err
+	}
+	up, err := firstFrame(st)
+	for err == nil && up.GetHello().GetRole() == agentpb.Hello_STANDBY {
+		up, err = s.standBy(st, who, up)
+	}
+	if err != nil {
+		return s.cut(who.ID, orElse(who.ID, up.GetHello().GetHost()), err)
+	}
+	if up == nil { // refused
+		return nil
+	}
+	if up.GetHello() == nil {
+		return refuse(st, badHello("the first frame must be a Hello"))
+	}
+	ctx, cancel := context.WithCancelCause(st.Context())
+	defer cancel(nil)
+	w := &wire{s: s, stream: st, who: who, shown: shown, out: make(chan *agentpb.Down, sendQueue), cancel: cancel, done: ctx.Done()}
+	if !s.keep(w) {
+		return refuse(st, stopping)
+	}
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		w.write(ctx)
+	}()
+	go func() {
+		// Recv returns only when the handler returns or the peer ends the stream, so it
+		// runs beside and the handler below waits for the wire's own end.
+		err := w.read(up)
+		w.mu.Lock()
+		host := w.host
+		w.mu.Unlock()
+		err = s.abused(who.ID, host, err)
+		var a *abuseError
+		if errors.As(err, &a) { // told here: gRPC may have ended the stream's context before us
+			s.tell(orElse(who.ID, host), a)
+		}
+		cancel(err)
+	}()
+	<-ctx.Done()
+	cause := context.Cause(ctx)
+	s.forget(w, cause)
+	var abuse *abuseError
+	if errors.As(cause, &abuse) && abuse.reason == SlowReader {
+		s.guards.of(w.host).punish(abuse.reason)
+		s.tell(w.host, abuse)
+	}
+	// A writer stuck in flow control is freed only by this handler's return.
+	idle := time.NewTimer(sendTimeout)
+	defer idle.Stop()
+	select {
+	case <-sent:
+		var r *refusedError
+		switch {
+		case errors.As(cause, &r):
+			return lastFrame(st, r.Refusal)
+		case abuse != nil && abuse.reason != SlowReader:
+			return lastFrame(st, &agentpb.Refusal{Reason: agentpb.Refusal_BAD_HELLO, Detail: abuse.Error()})
+		}
+	case <-idle.C:
+	}
+	if status.Code(cause) == codes.PermissionDenied || status.Code(cause) == codes.Unavailable {
+		return cause
+	}
+	return status.Error(codes.Unavailable, "session ended")
+}
+
+// standBy holds a silent stream until its agent says something. It costs one goroutine.
+func (s *Server) standBy(st stream, who trust.Identity, up *agentpb.Up) (*agentpb.Up, error) {
+	h := up.GetHello()
+	if r, err := s.examine(st.Context(), who, h, ""); r != nil || err != nil {
+		return nil, orRefuse(st, r, err)
+	}
+	if err := s.guards.of(h.Host).hello(up); err != nil {
+		return up, err
+	}
+	if r := s.h.Standby(h); r != nil {
+		return nil, refuse(st, r)
+	}
+	if err := st.Send(&agentpb.Down{Frame: &agentpb.Down_Welcome{Welcome: &agentpb.Welcome{Worker: s.id}}}); err != nil {
+		return nil, err
+	}
+	s.standbys.Add(1)
+	defer s.standbys.Add(-1)
+	return st.Recv()
+}
+
+func orRefuse(st stream, r *agentpb.Refusal, err error) error {
+	if err != nil {
+		return err
+	}
+	return refuse(st, r)
+}
+
+func refuse(st stream, r *agentpb.Refusal) error {
+	return st.Send(&agentpb.Down{Frame: &agentpb.Down_Refusal{Refusal: r}})
+}
+
+// lastFrame says why a session ends, to a peer that may read nothing any more: the return
+// of the handler frees a send that is stuck.
+func lastFrame(st stream, r *agentpb.Refusal) error {
+	sent := make(chan error, 1)
+	go func() { sent <- refuse(st, r) }()
+	limit := time.NewTimer(lastWord)
+	defer limit.Stop()
+	select {
+	case err := <-sent:
+		return err
+	case <-limit.C:
+		return status.Error(codes.Unavailable, "session ended")
+	}
+}
+
+func badHello(why string) *agentpb.Refusal {
+	return &agentpb.Refusal{Reason: agentpb.Refusal_BAD_HELLO, Detail: why}
+}
+
+// examine says what is wrong with a Hello: in a word for the agent, or, when it speaks for
+// a host that it is not, with an error. host is that of the stream, once it is known.
+func (s *Server) examine(ctx context.Context, who trust.Identity, h *agentpb.Hello, host string) (*agentpb.Refusal, error) {
+	switch {
+	case h.Host == "" || h.BootId == "" || h.ProcessId == "":
+		return badHello("a Hello has host, boot_id and process_id"), nil
+	case host != "" && h.Host != host:
+		return badHello(fmt.Sprintf("a stream of %.70s cannot speak for another host", host)), nil
+	}
+	return nil, s.speaksFor(ctx, who, h.Host)
+}
+
+// keep notes a stream in use; false when the worker is stopping.
+func (s *Server) keep(w *wire) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.wires[w] = true
+	}
+	return !s.closed
+}
+
+func (s *Server) forget(w *wire, cause error) {
+	s.mu.Lock()
+	delete(s.wires, w)
+	s.mu.Unlock()
+	w.attach(nil, nil, cause)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.orphan.Stop()
+}
+
+// read takes the agent's frames, beginning with its Hello.
+func (w *wire) read(up *agentpb.Up) (err error) {
+	for ; err == nil; up, err = w.stream.Recv() {
+		w.heard.Store(w.s.now().UnixNano())
+		if h := up.GetHello(); h != nil {
+			if err := w.greet(up); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := w.s.guards.of(w.last.Host).frame(up); err != nil {
+			return err
+		}
+		w.mu.Lock()
+		ses, ch := w.ses, w.channel
+		w.mu.Unlock()
+		switch {
+		case ses != nil && w.s.take(ses, up):
+		case ch != nil && ch.up(up):
+		case up.GetPing() != nil: // nobody owns the host now, or another one does
+			w.send(&agentpb.Down{Frame: &agentpb.Down_Pong{Pong: &agentpb.Pong{Seq: up.GetPing().Seq}}})
+		}
+	}
+	return err
+}
+
+// greet begins a session: of this worker, or carried to the host's owner.
+func (w *wire) greet(up *agentpb.Up) error {
+	h := up.GetHello()
+	if r, err := w.s.examine(w.stream.Context(), w.who, h, w.last.GetHost()); err != nil {
+		return err
+	} else if r != nil {
+		return &refusedError{r}
+	}
+	if h.Role == agentpb.Hello_STANDBY {
+		return &refusedError{badHello("a stream in use cannot become a silent one")}
+	}
+	if w.last != nil && h.Session <= w.last.Session {
+		return &abuseError{ReplayedHello, "a Hello that came before on this stream"}
+	}
+	if err := w.s.guards.of(h.Host).hello(up); err != nil {
+		return err
+	}
+	w.last = h
+	w.mu.Lock()
+	w.host = h.Host
+	w.mu.Unlock()
+	w.attach(nil, nil, errMoved)
+	ses, a := w.s.begin(h, w, "")
+	switch {
+	case ses != nil:
+		w.settings(a.Welcome.Settings)
+		w.attach(ses, nil, nil)
+	case a.Owner != nil:
+		w.s.carry(w, h, *a.Owner)
+	default:
+		w.put(a.Refusal)
+	}
+	return nil
+}
+
+// attach says where frames go from now on. What they went to before is over.
+func (w *wire) attach(ses *Session, ch *channel, cause error) {
+	w.mu.Lock()
+	oldSes, oldCh := w.ses, w.channel
+	w.ses, w.channel = ses, ch
+	if w.orphan == nil {
+		w.orphan = time.AfterFunc(homeless, func() { w.cancel(errors.New("nobody owns the host, or its owner cannot be reached")) })
+	}
+	if ses == nil && ch == nil {
+		w.orphan.Reset(homeless)
+	} else {
+		w.orphan.Stop()
+	}
+	w.mu.Unlock()
+	if oldSes != nil && oldSes != ses {
+		w.s.over(oldSes, cause)
+	}
+	if oldCh != nil && oldCh != ch {
+		oldCh.gone(cause)
+	}
+}
+
+// settings notes after how long a silent link is half-open.
+func (w *wire) settings(p *agentpb.Settings) {
+	if ms := p.GetPingIntervalMs(); ms > 0 {
+		w.limit.Store(int64(2*time.Duration(ms)*time.Millisecond + time.Second))
+	}
+}
+
+// send implements line. A peer so slow that its queue is full is cut: memory per agent is
+// bounded.
+func (w *wire) send(d *agentpb.Down) {
+	select {
+	case w.out <- d:
+	case <-w.done:
+	default:
+		w.cancel(&abuseError{SlowReader, "it reads too slowly: the send queue is full"})
+	}
+}
+
+// refuse implements line.
+func (w *wire) refuse(r *agentpb.Refusal) { w.cancel(&refusedError{r}) }
+
+// again implements line.
+func (w *wire) again() {
+	w.attach(nil, nil, errMoved)
+	w.send(&agentpb.Down{Frame: &agentpb.Down_Again{Again: &agentpb.Again{}}})
+}
+
+// soon asks for a Hello in a moment: the owner was lost, and with it that of many.
+func (w *wire) soon() {
+	w.attach(nil, nil, errMoved)
+	time.AfterFunc(time.Duration(rand.Float64()*float64(againWithin)), func() {
+		select {
+		case <-w.done:
+		default:
+			w.send(&agentpb.Down{Frame: &agentpb.Down_Again{Again: &agentpb.Again{}}})
+		}
+	})
+}
+
+func (w *wire) write(ctx context.Context) {
+	stuck := time.AfterFunc(time.Hour, func() {
+		w.cancel(&abuseError{SlowReader, fmt.Sprintf("it reads too slowly: a frame was not taken within %v", sendTimeout)})
+	})
+	stuck.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case d := <-w.out:
+			stuck.Reset(sendTimeout)
+			err := w.stream.Send(d)
+			stuck.Stop()
+			if err != nil {
+				w.cancel(fmt.Errorf("send to agent: %w", err))
+				return
+			}
+		}
+	}
+}
+
+// Run cuts links that are half-open, within 2 ping intervals and 1 s of their last frame,
+// until ctx ends.
+func (s *Server) Run(ctx context.Context) error {
+	t := time.NewTicker(sweepEvery)
+	defer t.Stop()
+	for last := s.now(); ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		now := s.now()
+		if late := now.Sub(last); late < 2*sweepEvery { // else it was not them who were silent
+			s.sweep(now)
+		} else {
+			s.excuse(late)
+		}
+		last = now
+	}
+}
+
+func (s *Server) sweep(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for w := range s.wires {
+		if limit := w.limit.Load(); limit > 0 && now.UnixNano()-w.heard.Load() > limit {
+			w.cancel(errors.New("link is half-open: no ping came in time"))
+		}
+	}
+}
+
+// excuse: this process stood still for a while, which is no silence of theirs.
+func (s *Server) excuse(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for w := range s.wires {
+		w.heard.Add(int64(d))
+	}
+}
+
+// Here lists the hosts whose links this worker holds, whoever owns them.
+func (s *Server) Here() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []string
+	for w := range s.wires {
+		w.mu.Lock()
+		if w.ses != nil || w.channel != nil {
+			out = append(out, w.host)
+		}
+		w.mu.Unlock()
+	}
+	return out
+}
+
+// Tell sends a frame of this worker's own to the hosts whose links it holds: Move or Again,
+// which are the carrier's to say. d returns nil for those that are told nothing.
+func (s *Server) Tell(d func(host, owner string) *agentpb.Down) {
+	s.mu.Lock()
+	wires := make([]*wire, 0, len(s.wires))
+	for w := range s.wires {
+		wires = append(wires, w)
+	}
+	s.mu.Unlock()
+	for _, w := range wires {
+		w.mu.Lock()
+		owner := ""
+		switch {
+		case w.ses != nil:
+			owner = s.id
+		case w.channel != nil:
+			owner = w.channel.relay.peer.ID
+		}
+		host := w.host
+		w.mu.Unlock()
+		if f := d(host, owner); f != nil {
+			w.send(f)
+		}
+	}
+}

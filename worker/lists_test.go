@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/leases"
+	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+	"github.com/holdfast-ha/holdfast/worker/link"
+)
+
+// Every host gets an index when it is enrolled, one worker gives them, and those of hosts
+// that are gone are given again.
+func TestIndicesAreGiven(t *testing.T) {
+	r := newRig(t)
+	for _, h := range []string{"h1", "h2", "h3"} {
+		r.host(t, h, false)
+	}
+	a, _ := r.worker(t, "w1")
+	r.worker(t, "w2")
+	given := func(want map[string]int) func() bool {
+		return func() bool {
+			a.view.mu.RLock()
+			defer a.view.mu.RUnlock()
+			return maps.Equal(a.view.indexOf, want)
+		}
+	}
+	eventually(t, "three hosts have the first three indices", given(map[string]int{"h1": 0, "h2": 1, "h3": 2}))
+	if _, err := r.client.Commit(t.Context(), leases.Unowned(), leases.Delete(leases.HostSpecKey("h2"))); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "one is free again", given(map[string]int{"h1": 0, "h3": 2}))
+	r.host(t, "h9", false)
+	eventually(t, "it is given again", given(map[string]int{"h1": 0, "h9": 1, "h3": 2}))
+}
+
+// Lists are made of members: configured ones in their order, all where none of those is
+// there; drained workers are on none at once, missing ones after the grace.
+func TestListsAreMadeOfMembers(t *testing.T) {
+	if got := strings.Join(configured("w3, w9,w1", []string{"w1", "w2", "w3"}), ","); got != "w3,w1" {
+		t.Errorf("configured: %s", got)
+	}
+	if got := strings.Join(configured("w8", []string{"w1", "w2"}), ","); got != "w1,w2" {
+		t.Errorf("configured but not there: %s", got)
+	}
+	v := newView(nil, nil)
+	for _, id := range []string{"w1", "w2", "w3"} {
+		v.workers[id] = versioned[v1.Worker]{1, v1.Worker{ID: id, Agents: id + ":1"}}
+	}
+	v.drains["w3"] = versioned[v1.Drain]{}
+	l := newListing()
+	t0 := time.Now()
+	look := func(at time.Time) []string {
+		l.look(v, at, time.Minute)
+		members, _ := l.present()
+		return members
+	}
+	if d := cmp.Diff([]string{"w1", "w2"}, look(t0)); d != "" {
+		t.Errorf("drained (-want +got):\n%s", d)
+	}
+	delete(v.workers, "w2")
+	v.ends["w2/b1"] = versioned[leases.EndRecord]{1, leases.EndRecord{At: t0.Add(-30 * time.Second)}}
+	if d := cmp.Diff([]string{"w1", "w2"}, look(t0)); d != "" {
+		t.Errorf("missing for half the grace (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff([]string{"w1"}, look(t0.Add(31*time.Second))); d != "" {
+		t.Errorf("missing for longer, counted from its end (-want +got):\n%s", d)
+	}
+	if _, addresses := l.present(); addresses["w2"] != "w2:1" {
+		t.Errorf("addresses %v", addresses)
+	}
+}
+
+// agents.md "Owner and link": the owner that cannot reach the carrier does not know; it
+// never says fail before the agent has had time to link elsewhere. The same silence of an
+// agent that is linked here is a failure before that.
+func TestLostCarrierIsNoFailure(t *testing.T) {
+	r := newRig(t)
+	r.put(t, leases.SettingKey("global", "agent.ping.interval"), v1.SettingRecord{V: 1, Value: "1s"})
+	r.host(t, "h1", false)
+	o := loaded(t, r, "h1", time.Minute)
+	now := o.now()
+	o.rec.State, o.rec.Health = ha.Available, ha.Pass
+	o.live.lastPing = now
+	o.handle(t.Context(), goneMsg{now, "w2"})
+	if o.live.cut.IsZero() {
+		t.Fatal("the owner has not taken note")
+	}
+	at := o.live.missAt(o.policy)
+	if room, least := at.Sub(now), o.policy.Grace(); room <= least {
+		t.Errorf("pings count as missed after %v, an agent has %v to link elsewhere", room, least)
+	}
+	o.onTime(t.Context(), at.Add(-time.Millisecond))
+	if o.live.missing || o.rec.Health == ha.Fail {
+		t.Error("failed before the agent had time")
+	}
+	o.heard(o.now(), "b")
+	if !o.live.cut.IsZero() {
+		t.Error("the cut outlives a sign of life")
+	}
+}
+
+// links/<host> is on record only while another worker than the owner carries the link.
+func TestCarrierIsOnRecord(t *testing.T) {
+	r := newRig(t)
+	r.host(t, "h1", false)
+	a, _ := r.worker(t, "w1")
+	hello := func(carrier string) link.Admission {
+		return (*door)(a).Hello(&agentpb.Hello{Host: "h1", BootId: "b1", ProcessId: "p1"}, carrier)
+	}
+	eventually(t, "the host is owned", func() bool { return hello("").Welcome != nil })
+	if l := hello("").Welcome.List; l.GetAlgorithm() != "ring" || len(l.GetWorkers()) != 1 {
+		t.Errorf("list %v", l)
+	}
+	for _, carrier := range []string{"w2", ""} {
+		hello(carrier)
+		eventually(t, fmt.Sprintf("carried by %q", carrier), func() bool {
+			rec, rev := read[linkRecord](t, r, leases.LinkKey("h1"))
+			return rec.Worker == carrier && (rev == 0) == (carrier == "")
+		})
+	}
+}
+
+// A session that ends because its carrier was lost is told apart from an agent that left.
+func TestGoneTellsWhoWasLost(t *testing.T) {
+	w := &Worker{owners: map[string]*owner{}, shown: map[string]*published{}}
+	w.door = link.New("w1", (*door)(w), nil)
+	o := &owner{w: w, in: newMailbox()}
+	w.owners["h1"], w.shown["h1"] = o, &published{}
+	for cause, want := range map[error]string{link.ErrCarrierLost: "w2", context.Canceled: "", errors.New("EOF"): ""} {
+		(*door)(w).Gone(&link.Session{Host: "h1", Carrier: "w2"}, cause)
+		msg, _ := o.in.take()
+		if m, ok := msg.(goneMsg); !ok || m.lost != want {
+			t.Errorf("%v: %+v, want lost %q", cause, msg, want)
+		}
+	}
+	if hosts := slices.Collect(maps.Keys(w.owners)); len(hosts) != 1 {
+		t.Errorf("owners %v", hosts)
+	}
+}
