@@ -71,7 +71,8 @@ func fromPB(kv *mvccpb.KeyValue) KV {
 }
 
 // Dial connects and returns once a linearizable read was answered; the error says which
-// endpoints were tried and what the last connection attempt met.
+// endpoints were tried and what the last connection attempt met. ErrAway: nothing but time
+// or a network may be missing, it is worth trying again.
 func Dial(ctx context.Context, c Config) (*Client, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -103,7 +104,11 @@ func Dial(ctx context.Context, c Config) (*Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if err := out.firstContact(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("reach etcd at %s within %s: %w", strings.Join(c.Endpoints, ", "), timeout, err), out.Close())
+		err = fmt.Errorf("reach etcd at %s within %s: %w", strings.Join(c.Endpoints, ", "), timeout, err)
+		if !strings.Contains(err.Error(), "tls: ") {
+			err = fmt.Errorf("%w: %w", ErrAway, err)
+		}
+		return nil, errors.Join(err, out.Close())
 	}
 	return out, nil
 }

@@ -17,6 +17,8 @@ var (
 	ErrConflict = errors.New("conflict")
 	// ErrNotFound means that etcd answered and the key does not exist.
 	ErrNotFound = errors.New("not found")
+	// ErrAway means that etcd did not answer in time: it is worth trying again.
+	ErrAway = errors.New("no answer")
 	// ErrUnknownOutcome means that a write got no answer and reading back could not tell:
 	// it may be applied now, later under the same epoch, or never. Start no effect of it;
 	// read the records again before writing them.

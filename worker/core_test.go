@@ -6,9 +6,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -599,4 +602,30 @@ func TestOrderOfOneWhoLeft(t *testing.T) {
 	if ran {
 		t.Error("it ran after all")
 	}
+}
+
+// TestEtcdIsWaitedFor: a worker that finds no etcd waits for it, and ends in order when
+// it is told to.
+func TestEtcdIsWaitedFor(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() // accepts, and never answers
+	w, err := New(Options{ID: "w1", Etcd: []string{"http://" + l.Addr().String()}, ListenAPI: "127.0.0.1:0", ListenAgents: "127.0.0.1:0", InsecureLoopback: true, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := background(t, w.Run)
+	for range 2 { // the worker gives the first connection up, and makes another
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, c); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+	stop()
 }

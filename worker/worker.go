@@ -167,8 +167,11 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer closeQuietly(agentsL)
 	w.apiAddr, w.agentsAddr = orElse(w.o.AdvertiseAPI, apiL.Addr().String()), orElse(w.o.AdvertiseAgents, agentsL.Addr().String())
 
-	w.client, err = leases.Dial(ctx, w.wire.etcdConfig(w.o.Etcd, w.log))
-	if err != nil {
+	w.client, err = w.dialEtcd(ctx)
+	switch {
+	case errors.Is(err, leases.ErrAway): // and ctx has ended
+		return nil
+	case err != nil:
 		return fmt.Errorf("connect to etcd: %w", w.wire.explain(err))
 	}
 	defer w.client.Close()
@@ -244,6 +247,17 @@ func (w *Worker) Run(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// dialEtcd waits for an etcd that is only away.
+func (w *Worker) dialEtcd(ctx context.Context) (*leases.Client, error) {
+	for {
+		c, err := leases.Dial(ctx, w.wire.etcdConfig(w.o.Etcd, w.log))
+		if !errors.Is(err, leases.ErrAway) || ctx.Err() != nil {
+			return c, err
+		}
+		w.log.Warn("etcd cannot be reached, trying again", "cause", err)
+	}
 }
 
 func listen(ctx context.Context, field, addr string, open net.Listener) (net.Listener, error) {
