@@ -32,6 +32,8 @@ simulate: ## random disasters over simulated fleets, invariants checked: [SEEDS=
 bench: ## measure against the floors of this machine, write docs/performance.md
 	go test ./tests/perf -run TestPerf -count=1 -v -timeout 20m -full -page $(CURDIR)/docs/performance.md
 	go test ./tests/sweep -run TestFull -count=1 -v -timeout 0 -args -full
+scale: ## many agents with standby streams on three workers: [N=10000] [FOR=10m]
+	go test ./tests/scale -count=1 -v -timeout 2h -args -agents $(or $(N),10000) -hold $(or $(FOR),10m)
 fuzz: ## every fuzz target for a while, inputs found are kept: [FOR=5m]
 	go test ./tests/fuzz -count=1 -v -timeout 0 -args -for $(or $(FOR),5m)
 
@@ -47,14 +49,13 @@ lab-tools:
 lint: ## gofmt and vet
 	@test -z "$$(gofmt -l .)" || (gofmt -l . && exit 1)
 	go vet ./...
-
 docs: ## rewrite the generated references in docs/
 	go test ./tests -run TestGenerated -rewrite
 
 proto: ## regenerate agent/agentpb (needs protoc)
 	go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
 	go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
-	PATH="$$PATH:$$(go env GOPATH)/bin" protoc --go_out=. --go_opt=paths=source_relative --go-grpc_out=. --go-grpc_opt=paths=source_relative agent/agentpb/agent.proto agent/agentpb/enroll.proto
+	PATH="$$PATH:$$(go env GOPATH)/bin" protoc --go_out=. --go_opt=paths=source_relative --go-grpc_out=. --go-grpc_opt=paths=source_relative agent/agentpb/*.proto
 
 tools: ## independent clients that the tests compare with (Debian packages)
 	@dpkg -s $(TOOLS) >/dev/null 2>&1 || (apt-get update -qq && $(APT) install $(TOOLS))
@@ -76,4 +77,4 @@ install-test: dist ## install, run and remove the packages on a clean Debian roo
 clean: ## remove what build made
 	rm -rf $(BIN) dist
 
-.PHONY: help build demo dev test race e2e chaos simulate bench fuzz lab lab-test lab-down lab-tools lint docs proto tools mixin alerts chart dist install-test clean
+.PHONY: help build demo dev test race e2e chaos simulate bench scale fuzz lab lab-test lab-down lab-tools lint docs proto tools mixin alerts chart dist install-test clean

@@ -257,14 +257,24 @@ func softHeld(s *step) {
 
 // confirm-off.
 
-// offBelieved: no sign of life in the last Policy.ConfirmSilence, or a second operator.
+// offBelieved: no sign of life in the last Policy.ConfirmSilence, and the neighbours'
+// last word is not that it lives; or a second operator.
 func offBelieved(s *step) bool {
 	o := s.ev.Order
 	if o.Second != "" && o.Second != o.By {
 		return true
 	}
 	age, known := s.silentFor()
-	return known && age >= s.p.confirmSilence()
+	return known && age >= s.p.confirmSilence() && s.seenActive() == nil
+}
+
+// seenActive is the last activity check of the open incident, if it saw the host alive:
+// checks of a host that goes on living are minutes apart, longer than ConfirmSilence.
+func (s *step) seenActive() *Check {
+	if i := s.r.Incident; s.r.open() && i.Last != nil && i.Last.Verdict == Active {
+		return i.Last
+	}
+	return nil
 }
 
 // silentFor is how long no sign of life was seen. Healthy hosts' pings are not on
@@ -291,6 +301,10 @@ func refuseOff(s *step) {
 	age, known := s.silentFor()
 	if !known {
 		s.refuse("when the host was last alive is not known here; a second operator can override")
+		return
+	}
+	if c := s.seenActive(); c != nil && age >= s.p.confirmSilence() {
+		s.refuse("%s ago its neighbours saw it alive (%s), and none has seen it dead since; a second operator can override", span(s.now.Sub(c.Done)), c.Reason)
 		return
 	}
 	s.refuse("a sign of life %s ago, %s of silence are asked for; a second operator can override", span(age), span(s.p.confirmSilence()))
