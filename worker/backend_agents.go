@@ -16,18 +16,26 @@ import (
 func (b *backend) Agents(_ context.Context, algorithm string) ([]v1.Agent, error) {
 	members, addresses := b.lists.present()
 	out := []v1.Agent{}
+	index := b.view.index
+	if lists.Algorithm(algorithm) == lists.RoundRobin { // hosts may have none yet
+		have, hosts, even := b.w().indices(algorithm)
+		for _, x := range lists.Enrol(have, hosts, even) {
+			have[x.Host] = x.To
+		}
+		index = func(host string) int { return have[host] }
+	}
 	for host := range b.view.hosts() {
-		out = append(out, b.agent(host, members, addresses, algorithm))
+		out = append(out, b.agent(host, members, addresses, algorithm, index(host)))
 	}
 	slices.SortFunc(out, func(a, b v1.Agent) int { return cmp.Compare(a.Host, b.Host) })
 	return out, nil
 }
 
 // agent says where one host's agent belongs and is.
-func (b *backend) agent(host string, members []string, addresses map[string]string, algorithm string) v1.Agent {
+func (b *backend) agent(host string, members []string, addresses map[string]string, algorithm string, index int) v1.Agent {
 	w := b.w()
 	x := v1.Agent{Host: host, Workers: []string{}}
-	list := w.listFrom(host, members, addresses, algorithm)
+	list := w.listFrom(host, members, addresses, algorithm, index)
 	x.Algorithm = list.GetAlgorithm()
 	for _, m := range list.GetWorkers() {
 		x.Workers = append(x.Workers, m.Id)
@@ -60,5 +68,5 @@ func (b *backend) RebalanceAgent(_ context.Context, who, host string) (v1.Agent,
 		return v1.Agent{}, v1.Problemf(v1.CodeUnavailable, "host %s is not linked", host).WithHint("its agent links to the preferred worker when it comes")
 	}
 	w.log.Info("agent asked to move", "host", host, "by", who)
-	return b.agent(host, members, addresses, ""), nil
+	return b.agent(host, members, addresses, "", w.view.index(host)), nil
 }

@@ -149,19 +149,20 @@ func (l *listing) present() ([]string, map[string]string) {
 // listOf is the list of a host as it is now; nil while no worker is known.
 func (w *Worker) listOf(host string) *agentpb.List {
 	members, addresses := w.lists.present()
-	return w.listFrom(host, members, addresses, "")
+	return w.listFrom(host, members, addresses, "", w.view.index(host))
 }
 
-// listFrom makes a host's list; algorithm replaces the one that is set, if it is not empty.
-func (w *Worker) listFrom(host string, members []string, addresses map[string]string, algorithm string) *agentpb.List {
+// listFrom makes a host's list; algorithm replaces the one that is set, if it is not empty,
+// and index is the host's enrolment, or what it would be.
+func (w *Worker) listFrom(host string, members []string, addresses map[string]string, algorithm string, index int) *agentpb.List {
 	spec, ok := w.view.spec(host)
 	if !ok {
 		return nil
 	}
 	eff := w.view.effective(spec.Val.Partition, host, time.Now())
 	in := lists.Input{
-		Algorithm: lists.Algorithm(cmp.Or(algorithm, eff.String("agent.lb.algorithm"))), Workers: configured(eff.String("agent.workers"), members),
-		Host: host, Index: w.view.index(host), Key: cmp.Or(spec.Val.Partition, host),
+		Algorithm: lists.Algorithm(cmp.Or(algorithm, eff.String(settingAlgorithm))), Workers: configured(eff.String("agent.workers"), members),
+		Host: host, Index: index, Key: cmp.Or(spec.Val.Partition, host),
 	}
 	if s, _, held := w.view.slotOwner(w.slotOf(spec.Val.Partition, host)); held {
 		in.Owner = s.Worker
@@ -206,7 +207,7 @@ func (w *Worker) sendLists(ctx context.Context) bool {
 		if ses == nil {
 			continue // it is told when it comes
 		}
-		list := w.listFrom(host, members, addresses, "")
+		list := w.listFrom(host, members, addresses, "", w.view.index(host))
 		if list == nil || list.Hash == ses.ListHash() {
 			continue
 		}
@@ -267,9 +268,13 @@ func (v *view) putIndex(n int, c leases.Change) error {
 	return nil
 }
 
-// enrolBatch bounds how many hosts are given an index in one transaction; a host takes two
-// keys at most.
-const enrolBatch = 40
+const (
+	// enrolBatch bounds how many hosts are given an index in one transaction; a host takes
+	// two keys at most.
+	enrolBatch = 40
+	// enrolRound bounds how many are given one before it is looked anew what is needed.
+	enrolRound = 100 * enrolBatch
+)
 
 // clerk gives indices to hosts. The worker that owns the slot of "indices" is the only one.
 type clerk struct {
@@ -291,23 +296,57 @@ func (c *clerk) enrol(ctx context.Context) (again bool) {
 	case w.mirror.Revision() < c.upTo:
 		return true
 	}
-	eff := w.view.effective("", "", time.Now())
-	even := 1 // nobody's index changes where it means nothing
-	if lists.Algorithm(eff.String("agent.lb.algorithm")) == lists.RoundRobin {
+	if !w.view.roundRobin() {
+		return false // nobody asks for an index: 100,000 hosts are not written for nothing
+	}
+	changes := lists.Enrol(w.indices(w.view.effective("", "", time.Now()).String(settingAlgorithm)))
+	for batch := range slices.Chunk(changes[:min(len(changes), enrolRound)], enrolBatch) {
+		if ctx.Err() != nil {
+			return false
+		}
+		if err := c.write(ctx, s, claim, batch); err != nil {
+			w.log.Warn("give indices to hosts", "cause", err)
+			return true
+		}
+	}
+	return len(changes) > enrolRound
+}
+
+// indices are those that hosts have, the hosts on record, and over how many workers they
+// are to be spread: what lists.Enrol asks for.
+func (w *Worker) indices(algorithm string) (have map[string]int, hosts []string, even int) {
+	even = 1 // only some scopes ask for indices: nobody's changes
+	if lists.Algorithm(algorithm) == lists.RoundRobin {
 		members, _ := w.lists.present()
-		even = len(configured(eff.String("agent.workers"), members))
+		even = len(configured(w.view.effective("", "", time.Now()).String("agent.workers"), members))
 	}
 	w.view.mu.RLock()
-	have, hosts := maps.Clone(w.view.indexOf), slices.Collect(maps.Keys(w.view.specs))
-	w.view.mu.RUnlock()
-	changes := lists.Enrol(have, hosts, even)
-	if len(changes) == 0 {
-		return false
+	defer w.view.mu.RUnlock()
+	return maps.Clone(w.view.indexOf), slices.Collect(maps.Keys(w.view.specs)), even
+}
+
+// roundRobin reports whether some scope asks for the algorithm that needs indices.
+func (v *view) roundRobin() bool {
+	if lists.Algorithm(v.effective("", "", time.Now()).String(settingAlgorithm)) == lists.RoundRobin {
+		return true // by default
 	}
-	more := len(changes) > enrolBatch
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	for _, scope := range v.settings {
+		if lists.Algorithm(scope[settingAlgorithm].Val.Value) == lists.RoundRobin {
+			return true
+		}
+	}
+	return false
+}
+
+const settingAlgorithm = "agent.lb.algorithm"
+
+// write makes some changes of indices in one transaction.
+func (c *clerk) write(ctx context.Context, s *leases.Session, claim leases.Claim, changes []lists.Change) error {
 	final := map[string][]byte{}
 	var ops []leases.Op
-	for _, x := range changes[:min(len(changes), enrolBatch)] {
+	for _, x := range changes {
 		if x.From != lists.None {
 			final[leases.IndexKey(x.From)] = nil
 		}
@@ -322,16 +361,11 @@ func (c *clerk) enrol(ctx context.Context) (again bool) {
 			ops = append(ops, leases.Put(key, value))
 		}
 	}
-	cctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
-	rev, err := s.Commit(cctx, claim.Guard(), ops...)
-	if err != nil {
-		w.log.Warn("give indices to hosts", "cause", err)
-		return true
+	rev, err := s.Commit(ctx, claim.Guard(), ops...)
+	if err == nil {
+		c.upTo = rev
 	}
-	c.upTo = rev
-	if more {
-		signal(w.lists.kick)
-	}
-	return more
+	return err
 }

@@ -16,18 +16,20 @@ import (
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/coordinator/lists"
 	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 	"github.com/holdfast-ha/holdfast/worker/link"
 )
 
-// Every host gets an index when it is enrolled, one worker gives them, and those of hosts
-// that are gone are given again.
+// Every host gets an index once some scope asks for roundrobin, one worker gives them, and
+// those of hosts that are gone are given again.
 func TestIndicesAreGiven(t *testing.T) {
 	r := newRig(t)
 	for _, h := range []string{"h1", "h2", "h3"} {
 		r.host(t, h, false)
 	}
+	r.put(t, leases.SettingKey("zone/z", settingAlgorithm), v1.SettingRecord{V: 1, Value: string(lists.RoundRobin)})
 	a, _ := r.worker(t, "w1")
 	r.worker(t, "w2")
 	given := func(want map[string]int) func() bool {
