@@ -346,7 +346,7 @@ func (b *bench) stalls() {
 	b.report.add(row{
 		What: fmt.Sprintf("SIGKILL of a worker child that owns %d hosts until all its slots are owned again, p50", owned), Target: "≤ 3 × (P + X)",
 		Measured: fmt.Sprintf("%s = %.2f × (%s)", ms(all.p50()), over(all.p50(), f.sum()), f), Value: over(all.p50(), f.sum()), Limit: 3,
-		Parts: append(parts(falls), "each: "+list(all)), Why: whyCrash,
+		Parts: append(parts(falls), "each: "+list(all)), Why: whyCrowd,
 	})
 }
 
