@@ -65,6 +65,8 @@ type checker struct {
 	intents map[string][]intent
 	writers map[string]string // of each slot and epoch, by what records name
 	ends    map[string]change // of boots that have certainly ended
+	// carriers of each host's link that are not its owner, and until when they were; zero: now
+	carriers map[string]map[string]time.Time
 }
 
 // intent is one content of ops/<host>.
@@ -80,7 +82,7 @@ func check(o observed) ([]string, map[string]int) {
 	c := &checker{
 		observed: o, counts: map[string]int{}, slots: map[int]change{}, workers: map[string]change{}, leaseOf: map[int64]string{},
 		states: map[string]string{}, intents: map[string][]intent{}, writers: map[string]string{},
-		ends: map[string]change{},
+		ends: map[string]change{}, carriers: map[string]map[string]time.Time{},
 	}
 	for rest := o.changes; len(rest) > 0; {
 		n := 1
@@ -120,6 +122,9 @@ func (c *checker) revision(all []change) {
 	for _, x := range all {
 		if n, ok := leases.SplitSlotKey(x.Key); ok {
 			apply(c.slots, n, x)
+		}
+		if host, ok := strings.CutPrefix(x.Key, leases.LinksPrefix); ok {
+			c.carrier(host, x)
 		}
 		if id, ok := strings.CutPrefix(x.Key, leases.WorkersPrefix); ok {
 			apply(c.workers, id, x)
@@ -315,8 +320,32 @@ func (c *checker) intent(host string, x change, n int) {
 	c.intents[host] = append(all, in)
 }
 
+// carrier takes note of who carries a host's link where that is not its owner.
+func (c *checker) carrier(host string, x change) {
+	all := c.carriers[host]
+	if all == nil {
+		all = map[string]time.Time{}
+		c.carriers[host] = all
+	}
+	for id, until := range all {
+		if until.IsZero() {
+			all[id] = x.Seen
+		}
+	}
+	if id := ownerOf(x).Worker; id != "" && !x.Del {
+		all[id] = time.Time{}
+	}
+}
+
+// carried: a worker was what the owner heard the host by, a moment ago at least.
+func (c *checker) carried(host, worker string, at time.Time) bool {
+	until, ok := c.carriers[host][worker]
+	return ok && (until.IsZero() || at.Sub(until) <= missTime)
+}
+
 // state: "no host became SUSPECT because of a hand-off or an etcd trouble: a SUSPECT needs
-// a host that was really broken or cut", from every worker or from the one that suspects.
+// a host that was really broken or cut", from every worker, from the one that suspects, or
+// from the one that carries its link.
 func (c *checker) state(host string, x change, by string) {
 	was, is := c.states[host], stateOf(x.Val)
 	c.states[host] = is
@@ -329,7 +358,7 @@ func (c *checker) state(host string, x change, by string) {
 	}
 	c.count("suspicions")
 	for _, s := range c.broken {
-		if (s.who == host || s.who == by) && s.has(x.Seen, missTime) {
+		if (s.who == host || s.who == by || c.carried(host, s.who, x.Seen)) && s.has(x.Seen, missTime) {
 			return
 		}
 	}

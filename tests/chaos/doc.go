@@ -24,6 +24,6 @@
 // worker, an agent or a member is compared with any other.
 //
 // It refuses to excuse: a host may become SUSPECT only while it, or the link to the very
-// worker that suspects it, was cut or broken by the schedule, and a power command may
-// reach only a host that was broken so that its instances cannot run.
+// worker that suspects it or carries its link, was cut or broken by the schedule, and a
+// power command may reach only a host that was broken so that its instances cannot run.
 package chaos

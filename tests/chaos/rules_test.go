@@ -166,6 +166,10 @@ func TestRulesFind(t *testing.T) {
 		{"a suspicion of a host that is well", func(x *tale) { x.broken = nil }, []string{"no false suspect"}},
 		{"a suspicion by a worker whose link is cut", func(x *tale) { x.broken[0].who = "w1" }, nil},
 		{"a suspicion by another than the one that is cut", func(x *tale) { x.broken[0].who = "w2" }, []string{"no false suspect"}},
+		{"a suspicion while the carrier's link is cut", func(x *tale) {
+			x.changes = slices.Insert(x.changes, 0, change{Key: leases.LinkKey(taleHost), Val: []byte(`{"v":1,"worker":"w2"}`), Seen: at(0)})
+			x.broken[0].who = "w2"
+		}, nil},
 		{"a suspicion long after the repair", func(x *tale) { x.broken[0] = span{who: taleHost, from: at(-60), to: at(-30)} }, []string{"no false suspect"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
