@@ -200,6 +200,10 @@ func (s *step) orderDone() {
 		if ok = v.On == power.On; !ok {
 			s.r.OffVoid = time.Time{}
 		}
+	case power.GoalVerb:
+		if t.Verb != power.SoftOff && s.r.Power == power.Off {
+			s.r.OffVoid = time.Time{} // it was off before: a reset explains nothing and starts nothing
+		}
 	}
 	s.effect(Effect{Kind: ReadPower})
 	kind := "power.order-done"
