@@ -16,7 +16,7 @@ import (
 
 // troubles examines once.
 func troubles(t *testing.T, c *leases.Client) (out []leases.Trouble) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	for _, f := range c.Examine(ctx) {
 		out = append(out, f.Trouble)
