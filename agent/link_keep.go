@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// helloAgain is how often a hello is said on one stream while nobody owns the host,
-	// before another worker is asked.
-	helloAgain = 10
+	// helloAgain is how often a hello is said again on one stream while nobody is said to own
+	// the host, before another worker is asked: this one may be cut off from etcd.
+	helloAgain = 3
 	// standbyRetry is after how long a standby that could not be had is tried again.
 	standbyRetry = 5 * time.Second
 	// leaveWithin is how long a link that was replaced may take with the frame it is sending.
