@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // eventually polls cond until it holds.
 func eventually(t testing.TB, what string, cond func() bool) {

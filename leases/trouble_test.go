@@ -101,9 +101,9 @@ func TestLeaderChangeLosesNothing(t *testing.T) {
 // TestSlowCommitsAreNamed: writes that take long are seen although reads need no disk.
 func TestSlowCommitsAreNamed(t *testing.T) {
 	t.Parallel()
-	e := etcdtest.StartCluster(t, etcdtest.Config{})
+	e := etcdtest.StartCluster(t, etcdtest.Config{Election: 2 * time.Second}) // nobody takes a slow leader for a dead one
 	c := e.Client(t)
-	s, _ := renewed(t, c, "b1", 5*time.Second)
+	s, _ := renewed(t, c, "b1", 15*time.Second)
 	e.SlowCommits(300 * time.Millisecond)
 	eventually(t, "the trouble has a name", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)

@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 
 const (
 	cluster  = "z/p/c"
-	patience = 20 * time.Second
+	patience = time.Minute
 )
 
 // rig is a real etcd with workers in this process; agents are pings at their doors and

@@ -122,7 +122,7 @@ func TestMetricsSeries(t *testing.T) {
 		w.shown[host] = &published{record: ha.Record{State: ha.States[i%len(ha.States)], Incident: &ha.Incident{Holds: []ha.Hold{{By: "power"}, {By: "budget"}}}}}
 		w.partStates[path] = ha.PartitionRecord{State: ha.PartitionActive}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	rec := httptest.NewRecorder()
 	w.metrics.handler().ServeHTTP(rec, httptest.NewRequestWithContext(ctx, "GET", "/metrics", nil))

@@ -143,6 +143,7 @@ func TestEtcdTroubles(t *testing.T) {
 			cause: func(t *testing.T, f *fleet) { f.cluster.Replace(t, f.cluster.Leader(t)) },
 		},
 		"slow": {
+			conf: etcdtest.Config{Election: 2 * time.Second}, // delays and a busy machine must not look like a dead leader
 			cause: func(t *testing.T, f *fleet) {
 				f.cluster.SlowCommits(300 * time.Millisecond)
 				background(t, func(ctx context.Context) error { // a fleet where something happens

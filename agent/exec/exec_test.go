@@ -115,7 +115,7 @@ func start(t *testing.T, d *disks) *rig {
 // end waits for the last step of a command.
 func (r *rig) end(t *testing.T, id string) command.JournalStep {
 	t.Helper()
-	limit := time.After(20 * time.Second)
+	limit := time.After(time.Minute)
 	for {
 		changed := r.j.Changed()
 		e, _ := r.j.Get(id)

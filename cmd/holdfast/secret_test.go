@@ -50,7 +50,7 @@ func until(t *testing.T, what string, cond func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.After(10 * time.Second); !cond(); {
+	for end := time.After(time.Minute); !cond(); {
 		select {
 		case <-tick.C:
 		case <-end:

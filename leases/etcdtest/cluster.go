@@ -22,12 +22,14 @@ import (
 
 // Config says what kind of cluster a test wants.
 type Config struct {
-	Members int   // default 3
-	Quota   int64 // --quota-backend-bytes; 0 is etcd's default
+	Members  int           // default 3
+	Quota    int64         // --quota-backend-bytes; 0 is etcd's default
+	Election time.Duration // a follower that heard no leader for so long stands for election; default 500 ms
 }
 
 // Cluster is an embedded etcd of several members that speak to each other through
-// proxies. Elections take 500 ms, so leases of one second and more are granted as asked.
+// proxies. With the default Election, leases of one second and more are granted as asked;
+// etcd grants none shorter than 1.5 of it.
 type Cluster struct {
 	conf    Config
 	token   string
@@ -46,6 +48,9 @@ func StartCluster(t testing.TB, conf Config) *Cluster {
 	t.Helper()
 	if conf.Members == 0 {
 		conf.Members = 3
+	}
+	if conf.Election == 0 {
+		conf.Election = 500 * time.Millisecond
 	}
 	c := &Cluster{conf: conf, token: "first"}
 	for i := range conf.Members {
@@ -97,7 +102,7 @@ func (c *Cluster) begin(t testing.TB, i int, state string) {
 	cfg.AdvertiseClientUrls = cfg.ListenClientUrls
 	cfg.InitialCluster, cfg.InitialClusterToken, cfg.ClusterState = c.initial(), c.token, state
 	cfg.UnsafeNoFsync = true
-	cfg.TickMs, cfg.ElectionMs = 50, 500
+	cfg.TickMs, cfg.ElectionMs = 50, uint(c.conf.Election.Milliseconds())
 	cfg.QuotaBackendBytes = c.conf.Quota
 	cfg.StrictReconfigCheck = false // a member is replaced while its old self is down
 	cfg.LogLevel = "fatal"
@@ -205,7 +210,7 @@ func (c *Cluster) MoveLeader(t testing.TB) {
 
 // SlowCommits lets each frame between members wait so long: an entry is committed two
 // delays after the leader got it, as if the disks of its followers took that long. Keep
-// it well below the election timeout of 500 ms.
+// it far below Config.Election: members that elect anew all the time renew no lease.
 func (c *Cluster) SlowCommits(d time.Duration) {
 	for _, m := range c.members {
 		m.proxy.Delay(d)

@@ -85,7 +85,7 @@ func wait(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for limit := time.After(20 * time.Second); !ok(); {
+	for limit := time.After(time.Minute); !ok(); {
 		select {
 		case <-tick.C:
 		case <-limit:

@@ -68,7 +68,7 @@ func child(text string) error {
 	return nil
 }
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // until waits for a condition, which says what it still misses.
 func until(t *testing.T, missing func() string) {

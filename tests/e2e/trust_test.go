@@ -149,7 +149,7 @@ func (l *trusted) hostOf(id string) (h v1.Host) {
 // serial is the certificate that an address shows now.
 func serial(t *testing.T, address string, config *tls.Config) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", address)
 	if err != nil {

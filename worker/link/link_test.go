@@ -171,7 +171,7 @@ func TestSession(t *testing.T) {
 	}
 	asked := make(chan error, 1)
 	go func() {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		a, err := w.door.Ask(ctx, "h1", &agentpb.Request{Body: &agentpb.Request_Health{}})
 		if err == nil && a.GetHealth() == nil {

@@ -60,7 +60,7 @@ func gone(t *testing.T, what string, pid int) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(2 * time.Second)
+	deadline := time.After(20 * time.Second)
 	for alive(pid) {
 		select {
 		case <-tick.C:

@@ -401,12 +401,12 @@ func (r *rig) until(what string, ok func() bool) {
 	r.t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(time.Minute)
 	for !ok() {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			r.t.Fatalf("%s: not reached within 10s", what)
+			r.t.Fatalf("%s: not reached within a minute", what)
 		}
 	}
 }
