@@ -3,9 +3,9 @@
 package etcdtest
 
 import (
-	"errors"
-	"io"
+	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -21,9 +21,17 @@ const (
 	Both     = Requests | Answers
 )
 
-// Proxy forwards TCP connections to a target. It starts out transparent.
+const (
+	pieces      = 64 // on their way in one direction of one connection
+	pieceSize   = 32 << 10
+	dialTimeout = 5 * time.Second
+)
+
+// Proxy carries TCP connections to a target and can silence, delay, refuse and cut them.
+// It starts out transparent.
 type Proxy struct {
 	target string
+	from   net.Addr // what connections to the target come from; nil: any address
 	lis    net.Listener
 	wg     sync.WaitGroup
 
@@ -37,21 +45,39 @@ type Proxy struct {
 	waiting map[Dir]int // connections with something held back
 }
 
-// NewProxy listens on a free loopback port and forwards to target (host:port).
+// NewProxy listens on a free loopback port and forwards to target (host:port) until the
+// test ends.
 func NewProxy(t testing.TB, target string) *Proxy {
 	t.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	p, err := listen("127.0.0.1:0", target, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Proxy{target: target, lis: lis, change: make(chan struct{}), conns: make(map[net.Conn]bool), waiting: make(map[Dir]int)}
-	p.wg.Go(p.accept)
-	t.Cleanup(p.close)
+	t.Cleanup(p.Close)
 	return p
 }
 
+// NewProxyAt listens at a fixed address, and calls the target from a fixed address, so that
+// the target knows who calls. Close ends it.
+func NewProxyAt(at, target netip.AddrPort, from netip.Addr) (*Proxy, error) {
+	return listen(at.String(), target.String(), net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0)))
+}
+
+func listen(at, target string, from net.Addr) (*Proxy, error) {
+	lis, err := net.Listen("tcp", at)
+	if err != nil {
+		return nil, fmt.Errorf("set up proxy to %s: %w", target, err)
+	}
+	p := &Proxy{target: target, from: from, lis: lis, change: make(chan struct{}), conns: make(map[net.Conn]bool), waiting: make(map[Dir]int)}
+	p.wg.Go(p.accept)
+	return p, nil
+}
+
+// Addr is the host:port where it listens.
+func (p *Proxy) Addr() string { return p.lis.Addr().String() }
+
 // Endpoint is what leases.Config takes.
-func (p *Proxy) Endpoint() string { return "http://" + p.lis.Addr().String() }
+func (p *Proxy) Endpoint() string { return "http://" + p.Addr() }
 
 // Hold silences directions: connections stay open, new ones are accepted, nothing passes
 // and nobody is told. What arrives is kept. Directions not named pass again.
@@ -60,7 +86,8 @@ func (p *Proxy) Hold(d Dir) { p.set(func() { p.held = d }) }
 // Release lets everything pass again, what was kept first.
 func (p *Proxy) Release() { p.Hold(0) }
 
-// Delay lets every piece wait so long in each direction.
+// Delay lets every piece arrive so much later in each direction, as on a long line: pieces
+// are late, not rare.
 func (p *Proxy) Delay(d time.Duration) { p.set(func() { p.delay = d }) }
 
 // Refuse closes new connections at once, until called with false.
@@ -90,7 +117,8 @@ func (p *Proxy) set(f func()) {
 	p.change = make(chan struct{})
 }
 
-func (p *Proxy) close() {
+// Close ends the proxy and waits for all that it has started.
+func (p *Proxy) Close() {
 	p.lis.Close()
 	p.set(func() { p.closed = true })
 	p.Cut()
@@ -130,7 +158,8 @@ func (p *Proxy) serve(client net.Conn) {
 		return
 	}
 	defer p.forget(client)
-	server, err := net.DialTimeout("tcp", p.target, 5*time.Second)
+	d := net.Dialer{Timeout: dialTimeout, LocalAddr: p.from}
+	server, err := d.Dial("tcp", p.target)
 	if err != nil {
 		return // the client sees its connection closed
 	}
@@ -150,20 +179,31 @@ func (p *Proxy) serve(client net.Conn) {
 		})
 	}
 	var wg sync.WaitGroup
-	wg.Go(func() { defer end(); p.pump(server, client, Requests, over) })
-	wg.Go(func() { defer end(); p.pump(client, server, Answers, over) })
+	for _, way := range []struct {
+		to, from net.Conn
+		d        Dir
+	}{{server, client, Requests}, {client, server, Answers}} {
+		line := make(chan piece, pieces)
+		wg.Go(func() { defer close(line); read(way.from, line, over) })
+		wg.Go(func() { defer end(); p.write(way.to, way.d, line, over) })
+	}
 	wg.Wait()
 }
 
-func (p *Proxy) pump(to io.Writer, from io.Reader, d Dir, over <-chan struct{}) {
-	buf := make([]byte, 64<<10)
+// piece is what arrived at once, and when.
+type piece struct {
+	data []byte
+	at   time.Time
+}
+
+func read(from net.Conn, line chan<- piece, over <-chan struct{}) {
 	for {
+		buf := make([]byte, pieceSize)
 		n, err := from.Read(buf)
 		if n > 0 {
-			if p.pass(d, over) != nil {
-				return
-			}
-			if _, err := to.Write(buf[:n]); err != nil {
+			select {
+			case line <- piece{buf[:n], time.Now()}:
+			case <-over:
 				return
 			}
 		}
@@ -173,46 +213,48 @@ func (p *Proxy) pump(to io.Writer, from io.Reader, d Dir, over <-chan struct{}) 
 	}
 }
 
-var errOver = errors.New("connection is over")
-
-// pass returns when the next piece may go on in direction d.
-func (p *Proxy) pass(d Dir, over <-chan struct{}) error {
-	var timer <-chan time.Time
-	waited := false
-	for {
-		p.mu.Lock()
-		held, change, delay, closed := p.held&d != 0, p.change, p.delay, p.closed
-		p.mu.Unlock()
-		switch {
-		case closed:
-			return errOver
-		case !held && (delay == 0 || waited):
-			return nil
-		case !held && timer == nil:
-			timer = time.After(delay)
+func (p *Proxy) write(to net.Conn, d Dir, line <-chan piece, over <-chan struct{}) {
+	for x := range line {
+		if !p.pass(x, d, over) {
+			return
 		}
-		if held {
-			p.count(d, 1)
-		}
-		var err error
-		select {
-		case <-change:
-		case <-timer:
-			waited = true
-		case <-over:
-			err = errOver
-		}
-		if held {
-			p.count(d, -1)
-		}
-		if err != nil {
-			return err
+		if _, err := to.Write(x.data); err != nil {
+			return
 		}
 	}
 }
 
-func (p *Proxy) count(d Dir, n int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.waiting[d] += n
+// pass waits until a piece may go on; false: the connection is over.
+func (p *Proxy) pass(x piece, d Dir, over <-chan struct{}) bool {
+	for {
+		p.mu.Lock()
+		held, change, wait, closed := p.held&d != 0, p.change, time.Until(x.at.Add(p.delay)), p.closed
+		if closed || !held && wait <= 0 {
+			p.mu.Unlock()
+			return !closed
+		}
+		if held {
+			p.waiting[d]++
+		}
+		p.mu.Unlock()
+		var due <-chan time.Time
+		if !held {
+			due = time.After(wait)
+		}
+		live := true
+		select {
+		case <-change:
+		case <-due:
+		case <-over:
+			live = false
+		}
+		if held {
+			p.mu.Lock()
+			p.waiting[d]--
+			p.mu.Unlock()
+		}
+		if !live {
+			return false
+		}
+	}
 }

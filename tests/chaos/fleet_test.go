@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-ha/holdfast/leases/etcdtest"
 	"github.com/holdfast-ha/holdfast/sim/world"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
@@ -63,9 +64,9 @@ type worker struct {
 	id    string
 	args  []string
 	log   string
-	from  netip.Addr // where its calls to etcd come from
-	link  *proxy     // agents to it
-	etcd  []*proxy   // it to each member
+	from  netip.Addr        // where its calls to etcd come from
+	link  *etcdtest.Proxy   // agents to it
+	etcd  []*etcdtest.Proxy // it to each member
 	start func(world.Child) (*world.Proc, error)
 	bin   string
 
@@ -99,7 +100,7 @@ func newFleet(t *testing.T, o fleetOptions) *fleet {
 	f.newWorkers(o.workers, bin)
 	var users, agents []string
 	for _, w := range f.workers {
-		users, agents = append(users, w.id), append(agents, w.link.ln.Addr().String())
+		users, agents = append(users, w.id), append(agents, w.link.Addr())
 	}
 	f.world, err = world.New(world.Config{
 		Dir: f.dir, Places: f.places, Workers: agents, Exec: selfExe, Spawner: f.spawner, Users: users,
@@ -223,7 +224,7 @@ func (f *fleet) newWorkers(n int, bin string) {
 		w.args = []string{
 			"--insecure-loopback", "--id", w.id, "--zone", f.places[(i-1)%len(f.places)].Zone, "--etcd", strings.Join(etcd, ","),
 			"--listen-api", netip.AddrPortFrom(self, apiPort).String(), "--listen-agents", agents.String(),
-			"--advertise-agents", w.link.ln.Addr().String(), "--lease-ttl", leaseTTL.String(),
+			"--advertise-agents", w.link.Addr(), "--lease-ttl", leaseTTL.String(),
 			"--secrets-dir", filepath.Dir(secret), "--insecure-loopback",
 		}
 		f.workers = append(f.workers, w)
@@ -238,13 +239,13 @@ func (f *fleet) newWorkers(n int, bin string) {
 	}
 }
 
-func (f *fleet) proxied(at, target netip.AddrPort, from netip.Addr) *proxy {
+func (f *fleet) proxied(at, target netip.AddrPort, from netip.Addr) *etcdtest.Proxy {
 	f.t.Helper()
-	p, err := newProxy(at, target, from)
+	p, err := etcdtest.NewProxyAt(at, target, from)
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	f.t.Cleanup(p.close)
+	f.t.Cleanup(p.Close)
 	return p
 }
 
@@ -254,7 +255,7 @@ func (f *fleet) wayToEtcd(w *worker, i int) (urls []string) {
 	w.from = f.block.Worker(proxiesFrom + i)
 	for k, m := range f.members {
 		p := f.proxied(netip.AddrPortFrom(f.block.Worker(proxyAt+i), clientPort+10*uint16(k)), m.config.Client, w.from)
-		w.etcd, urls = append(w.etcd, p), append(urls, "http://"+p.ln.Addr().String())
+		w.etcd, urls = append(w.etcd, p), append(urls, p.Endpoint())
 	}
 	return urls
 }

@@ -14,6 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/holdfast-ha/holdfast/leases"
+	"github.com/holdfast-ha/holdfast/leases/etcdtest"
 	"github.com/holdfast-ha/holdfast/sim/bmc"
 	"github.com/holdfast-ha/holdfast/sim/world"
 )
@@ -104,11 +105,11 @@ func (p *performer) actions(x fault) (begin, end func() error) {
 	case pauseWorker:
 		return func() error { return w.pause(x.How) }, w.resume
 	case cutEtcd:
-		hold := func(d direction) func() error {
+		hold := func(d etcdtest.Dir) func() error {
 			return func() error {
 				for i, e := range w.etcd {
 					if x.Member == 0 || x.Member == i+1 {
-						e.hold(d)
+						e.Hold(d)
 					}
 				}
 				return nil
@@ -118,7 +119,7 @@ func (p *performer) actions(x fault) (begin, end func() error) {
 	case dropEtcd:
 		return func() error {
 			for _, e := range w.etcd {
-				e.cut()
+				e.Cut()
 			}
 			return nil
 		}, nil
@@ -126,19 +127,19 @@ func (p *performer) actions(x fault) (begin, end func() error) {
 		lag := func(d time.Duration) func() error {
 			return func() error {
 				for _, e := range w.etcd {
-					e.lag(d)
+					e.Delay(d)
 				}
 				return nil
 			}
 		}
 		return lag(x.Lag), lag(0)
 	case cutLink:
-		return func() error { p.breaks(w.id, "link cut"); w.link.hold(directions[x.How]); return nil },
-			func() error { w.link.hold(0); p.mends(w.id); return nil }
+		return func() error { p.breaks(w.id, "link cut"); w.link.Hold(directions[x.How]); return nil },
+			func() error { w.link.Release(); p.mends(w.id); return nil }
 	case dropLink:
-		return func() error { w.link.cut(); return nil }, nil
+		return func() error { w.link.Cut(); return nil }, nil
 	case delayLink:
-		return func() error { w.link.lag(x.Lag); return nil }, func() error { w.link.lag(0); return nil }
+		return func() error { w.link.Delay(x.Lag); return nil }, func() error { w.link.Delay(0); return nil }
 	case killLeader:
 		var m *member
 		return func() (err error) {
@@ -188,7 +189,7 @@ func (p *performer) actions(x fault) (begin, end func() error) {
 	return func() error { return fmt.Errorf("no such fault") }, nil
 }
 
-var directions = map[string]direction{"requests": requests, "answers": answers, "both": both}
+var directions = map[string]etcdtest.Dir{"requests": etcdtest.Requests, "answers": etcdtest.Answers, "both": etcdtest.Both}
 
 // harmless breaks leave the instances of a host running.
 var harmless = []string{string(world.AgentKilled), string(world.LinkLost), string(world.BMCDead), "link cut"}
