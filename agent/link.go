@@ -89,7 +89,9 @@ func (r *route) after(e ending, retry time.Duration, jitter float64) time.Durati
 		}
 		r.hops = 0
 	case agentpb.Refusal_REPLACED:
-		retry = replacedBackoff
+		if e.refusal.GetRetryAfterMs() == 0 { // else it was this process itself, over another stream
+			retry = replacedBackoff
+		}
 	case agentpb.Refusal_BAD_HELLO, agentpb.Refusal_UNSPECIFIED:
 		retry = maxBackoff
 	}

@@ -87,6 +87,17 @@ func TestAnswersFollowTheAgent(t *testing.T) {
 	}
 }
 
+// An agent that met itself, because its older stream said the newer Hello, is back at once:
+// standing back is for another process that speaks for its host.
+func TestWhoMeetsItselfDoesNotStandBack(t *testing.T) {
+	w := startWorker(t, welcome(nil))
+	linkedTo(t, nil, w.address)
+	expect(t, w, "hello", hello)
+	expect(t, w, "ping", ping)
+	w.down <- refusal(&agentpb.Refusal{Reason: agentpb.Refusal_REPLACED, RetryAfterMs: 100})
+	expect(t, w, "another hello", hello)
+}
+
 // A worker may ask for another Hello on the stream in use; pongs without an epoch keep the
 // link up and are obeyed in nothing.
 func TestHelloAgainOnTheSameStream(t *testing.T) {

@@ -240,8 +240,12 @@ func (s *session) beat(ctx context.Context) bool {
 			case answer := <-s.agent.outbox:
 				err = s.stream.Send(&agentpb.Up{Frame: &agentpb.Up_Answer{Answer: answer}})
 			case <-s.again:
-				s.told.forget() // they go to somebody else
-				s.greet(agentpb.Hello_ACTIVE)
+				select {
+				case <-s.leave: // its Hello would be newer than that of the session in its place
+				default:
+					s.told.forget() // they go to somebody else
+					s.greet(agentpb.Hello_ACTIVE)
+				}
 			case <-changed:
 				due = true // at worst a ping comes one new interval late
 			case <-s.ended:

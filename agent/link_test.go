@@ -463,7 +463,8 @@ func TestRoute(t *testing.T) {
 		{"bad redirect", []ending{refused(agentpb.Refusal_NOT_OWNER, "x", 0)}, []string{"a:1", "b:1"}, retry * 12 / 10},
 		{"redirects in a circle", []ending{refused(agentpb.Refusal_NOT_OWNER, "b:1", 0), refused(agentpb.Refusal_NOT_OWNER, "a:1", 0),
 			refused(agentpb.Refusal_NOT_OWNER, "b:1", 0), refused(agentpb.Refusal_NOT_OWNER, "a:1", 0)}, nil, retry * 12 / 10},
-		{"another process speaks for the host", []ending{refused(agentpb.Refusal_REPLACED, "", 10)}, nil, replacedBackoff * 12 / 10},
+		{"another process speaks for the host", []ending{refused(agentpb.Refusal_REPLACED, "", 0)}, nil, replacedBackoff * 12 / 10},
+		{"this process itself, over another stream", []ending{refused(agentpb.Refusal_REPLACED, "", 100)}, nil, 120 * time.Millisecond},
 		{"bad hello", []ending{refused(agentpb.Refusal_BAD_HELLO, "", 0)}, nil, maxBackoff * 12 / 10},
 	} {
 		var r route

@@ -128,7 +128,7 @@ const (
 	Refusal_NOT_OWNER     Refusal_Reason = 1 // go to `owner`, which this worker cannot reach
 	Refusal_NO_OWNER      Refusal_Reason = 2 // nobody owns the host now: retry after retry_after_ms
 	Refusal_UNKNOWN_HOST  Refusal_Reason = 3 // no such host on record: retry after retry_after_ms
-	Refusal_REPLACED      Refusal_Reason = 4 // a newer session of this host is here
+	Refusal_REPLACED      Refusal_Reason = 4 // a newer session of this host is here; with retry_after_ms one of the same process
 	Refusal_BAD_HELLO     Refusal_Reason = 5
 	Refusal_SHUTTING_DOWN Refusal_Reason = 6
 )

@@ -184,8 +184,10 @@ func (r *refusedError) Error() string { return "session refused: " + r.Refusal.G
 
 var (
 	stopping = &agentpb.Refusal{Reason: agentpb.Refusal_SHUTTING_DOWN, Detail: "this worker is stopping"}
-	replaced = &agentpb.Refusal{Reason: agentpb.Refusal_REPLACED, Detail: "a newer session of this host has come"}
-	outdated = &agentpb.Refusal{Reason: agentpb.Refusal_REPLACED, Detail: "a newer session of this host is linked"}
+	replaced = &agentpb.Refusal{Reason: agentpb.Refusal_REPLACED, Detail: "another process speaks for this host"}
+	// A process that meets itself, on another stream, need not stand back: whichever of its
+	// streams is left, it may say hello again at once.
+	superseded = &agentpb.Refusal{Reason: agentpb.Refusal_REPLACED, Detail: "a newer session of this process has come", RetryAfterMs: 100}
 )
 
 // begin makes a session of a Hello that came over a line, if the handler admits it; the
@@ -219,7 +221,7 @@ func (s *Server) enter(ses *Session, welcome *agentpb.Welcome) *agentpb.Refusal 
 	old := s.sessions[ses.Host]
 	if old != nil && !ses.newer(old) {
 		s.mu.Unlock()
-		return outdated
+		return superseded
 	}
 	s.sessions[ses.Host] = ses
 	ses.line.send(&agentpb.Down{Frame: &agentpb.Down_Welcome{Welcome: welcome}})
@@ -231,8 +233,12 @@ func (s *Server) enter(ses *Session, welcome *agentpb.Welcome) *agentpb.Refusal 
 	}
 	s.mu.Unlock()
 	if old != nil {
-		s.over(old, &refusedError{replaced})
-		old.line.refuse(replaced)
+		why := replaced
+		if old.same(ses) {
+			why = superseded
+		}
+		s.over(old, &refusedError{why})
+		old.line.refuse(why)
 	}
 	return nil
 }

@@ -232,23 +232,31 @@ func TestRefusals(t *testing.T) {
 	<-w.gone
 }
 
-// TestNewestSessionWins: the older is told why, a late older one is refused.
+// TestNewestSessionWins: the older is told why, a late older one is refused. A process that
+// meets itself may come again at once, one that meets another stands back.
 func TestNewestSessionWins(t *testing.T) {
 	w := open(t)
 	old, _ := w.hello(t, host("h1", 1))
-	if _, d := w.hello(t, host("h1", 2)); d.GetWelcome() == nil {
+	newer, d := w.hello(t, host("h1", 2))
+	if d.GetWelcome() == nil {
 		t.Fatalf("the newer session got %v", d)
 	}
-	if d := recv(t, old); d.GetRefusal().GetReason() != agentpb.Refusal_REPLACED {
-		t.Errorf("the older session got %v, want REPLACED", d)
+	itself := func(what string, d *agentpb.Down) {
+		t.Helper()
+		if r := d.GetRefusal(); r.GetReason() != agentpb.Refusal_REPLACED || r.GetRetryAfterMs() == 0 {
+			t.Errorf("%s got %v, want REPLACED, and when to come again", what, d)
+		}
 	}
-	if _, d := w.hello(t, host("h1", 1)); d.GetRefusal().GetReason() != agentpb.Refusal_REPLACED {
-		t.Errorf("a late older session got %v, want REPLACED", d)
-	}
+	itself("the older session", recv(t, old))
+	_, d = w.hello(t, host("h1", 1))
+	itself("a late older session", d)
 	reboot := host("h1", 1)
 	reboot.BootId = "b2"
 	if _, d := w.hello(t, reboot); d.GetWelcome() == nil {
 		t.Errorf("another boot got %v", d)
+	}
+	if d := recv(t, newer); d.GetRefusal().GetReason() != agentpb.Refusal_REPLACED || d.GetRefusal().GetRetryAfterMs() != 0 {
+		t.Errorf("the boot before got %v, want REPLACED, and no invitation", d)
 	}
 }
 
@@ -285,5 +293,52 @@ func TestSlowReaderIsCut(t *testing.T) {
 		default:
 			ses.line.send(big)
 		}
+	}
+}
+
+// TestHomelessLinkEnds: an agent that says Hello again and again to a worker that knows of no
+// owner is sent elsewhere in the end: this worker may be the one who does not know.
+func TestHomelessLinkEnds(t *testing.T) {
+	w := open(t)
+	w.owns(nil, true)
+	s, first := w.hello(t, host("h1", 1))
+	since := time.Now()
+	again := func(number uint64) *agentpb.Down {
+		t.Helper()
+		if err := s.Send(&agentpb.Up{Frame: &agentpb.Up_Hello{Hello: host("h1", number)}}); err != nil {
+			t.Fatal(err)
+		}
+		return recv(t, s)
+	}
+	for n, d := range []*agentpb.Down{first, again(2), again(3)} {
+		if d.GetRefusal().GetReason() != agentpb.Refusal_NO_OWNER {
+			t.Fatalf("hello %d got %v, want NO_OWNER", n+1, d)
+		}
+	}
+	w.owns(nil, false)
+	if d := again(4); d.GetWelcome() == nil {
+		t.Fatalf("got %v of the owner, want a welcome", d)
+	}
+	w.door.sweep(since.Add(2 * homeless))
+	ping(t, s, 1)
+	if d := recv(t, s); d.GetPong().GetEpoch() == nil {
+		t.Errorf("got %v on a link that has an owner, want its pong", d)
+	}
+
+	w.owns(nil, true)
+	ping(t, s, 666) // handed over
+	if d := recv(t, s); d.GetAgain() == nil {
+		t.Fatalf("got %v, want again", d)
+	}
+	since = time.Now()
+	again(5)
+	w.door.mu.Lock()
+	for x := range w.door.wires {
+		since = since.Add(x.spread)
+	}
+	w.door.mu.Unlock()
+	w.door.sweep(since.Add(homeless))
+	if d, err := s.Recv(); err == nil {
+		t.Errorf("got %v, want the end of the stream", d)
 	}
 }

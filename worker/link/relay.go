@@ -249,6 +249,9 @@ func (r *relay) down(f *agentpb.FromOwner) {
 	case refusal != nil:
 		ch.wire.put(refusal)
 	default:
+		if d.GetWelcome() != nil {
+			ch.wire.welcome()
+		}
 		ch.wire.settings(d.GetWelcome().GetSettings())
 		ch.wire.settings(d.GetPong().GetSettings())
 		ch.wire.send(d)

@@ -21,8 +21,9 @@ import (
 )
 
 const (
-	// homeless is how long a link without an owner is kept: as long as it may take until
-	// somebody owns its host again. After that the agent looks elsewhere.
+	// homeless is how long a link without an owner is kept at least, and twice as long at
+	// most: as long as it may take until somebody owns its host again. After that the agent
+	// looks elsewhere, and the agents of a whole site do not do so at once.
 	homeless = 20 * time.Second
 	// againWithin spreads the hellos of the agents whose owner was lost.
 	againWithin = 500 * time.Millisecond
@@ -44,15 +45,16 @@ type wire struct {
 	out    chan *agentpb.Down
 	cancel context.CancelCauseFunc
 	done   <-chan struct{}
+	spread time.Duration // added to homeless
 
 	heard atomic.Int64 // when the last frame came, unix nanoseconds
 	limit atomic.Int64 // silence after which the link is half-open, nanoseconds; 0: not known yet
 
 	mu      sync.Mutex
-	host    string      // set by the first Hello
-	ses     *Session    // owned here
-	channel *channel    // carried to its owner
-	orphan  *time.Timer // runs while neither is set
+	host    string    // set by the first Hello
+	ses     *Session  // owned here
+	channel *channel  // carried to its owner
+	lost    time.Time // since when no owner has said welcome; zero: one has
 }
 
 // Connect implements agentpb.LinkServer.
@@ -76,7 +78,7 @@ func (s *Server) Connect(st stream) error {
 	}
 	ctx, cancel := context.WithCancelCause(st.Context())
 	defer cancel(nil)
-	w := &wire{s: s, stream: st, who: who, shown: shown, out: make(chan *agentpb.Down, sendQueue), cancel: cancel, done: ctx.Done()}
+	w := &wire{s: s, stream: st, who: who, shown: shown, out: make(chan *agentpb.Down, sendQueue), cancel: cancel, done: ctx.Done(), spread: rand.N(homeless)}
 	if !s.keep(w) {
 		return refuse(st, stopping)
 	}
@@ -204,9 +206,6 @@ func (s *Server) forget(w *wire, cause error) {
 	delete(s.wires, w)
 	s.mu.Unlock()
 	w.attach(nil, nil, cause)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.orphan.Stop()
 }
 
 // read takes the agent's frames, beginning with its Hello.
@@ -275,13 +274,11 @@ func (w *wire) attach(ses *Session, ch *channel, cause error) {
 	w.mu.Lock()
 	oldSes, oldCh := w.ses, w.channel
 	w.ses, w.channel = ses, ch
-	if w.orphan == nil {
-		w.orphan = time.AfterFunc(homeless, func() { w.cancel(errors.New("nobody owns the host, or its owner cannot be reached")) })
-	}
-	if ses == nil && ch == nil {
-		w.orphan.Reset(homeless)
-	} else {
-		w.orphan.Stop()
+	switch {
+	case ses != nil:
+		w.lost = time.Time{}
+	case w.lost.IsZero():
+		w.lost = w.s.now()
 	}
 	w.mu.Unlock()
 	if oldSes != nil && oldSes != ses {
@@ -290,6 +287,13 @@ func (w *wire) attach(ses *Session, ch *channel, cause error) {
 	if oldCh != nil && oldCh != ch {
 		oldCh.gone(cause)
 	}
+}
+
+// welcome: an owner has answered.
+func (w *wire) welcome() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lost = time.Time{}
 }
 
 // settings notes after how long a silent link is half-open.
@@ -353,6 +357,7 @@ func (w *wire) write(ctx context.Context) {
 }
 
 // Run cuts links that are half-open, within 2 ping intervals and 1 s of their last frame,
+// and those whose host has had no owner for so long that another worker may know better,
 // until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
 	t := time.NewTicker(sweepEvery)
@@ -379,6 +384,12 @@ func (s *Server) sweep(now time.Time) {
 	for w := range s.wires {
 		if limit := w.limit.Load(); limit > 0 && now.UnixNano()-w.heard.Load() > limit {
 			w.cancel(errors.New("link is half-open: no ping came in time"))
+		}
+		w.mu.Lock()
+		lost := w.lost
+		w.mu.Unlock()
+		if !lost.IsZero() && now.Sub(lost) > homeless+w.spread {
+			w.cancel(errors.New("nobody owns the host, or its owner cannot be reached"))
 		}
 	}
 }
