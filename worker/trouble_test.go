@@ -296,9 +296,6 @@ func TestNoPacketWithoutQuorum(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	f.w.mu.Lock()
-	s := f.w.session
-	f.w.mu.Unlock()
 	var orders sync.WaitGroup
 	defer orders.Wait()
 	for _, h := range f.hosts {
@@ -309,9 +306,27 @@ func TestNoPacketWithoutQuorum(t *testing.T) {
 		})
 	}
 	eventually(t, "a device received a command", func() bool { return len(f.bmcs[0].Truth()) > 0 })
-	f.cluster.Stop(0)
-	f.cluster.Stop(1)
-	eventually(t, "the lease is over", func() bool { return !s.Valid(0) })
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		f.cluster.Stop(0)
+		f.cluster.Stop(1)
+	}()
+	// Of the last session: while the first member stops, one may be lost and another one had.
+	var s *leases.Session
+	eventually(t, "the lease is over", func() bool {
+		f.w.mu.Lock()
+		defer f.w.mu.Unlock()
+		if f.w.session != nil {
+			s = f.w.session
+		}
+		select {
+		case <-stopped:
+			return s != nil && !s.Valid(0)
+		default:
+			return false
+		}
+	})
 	end := s.Deadline()
 	eventually(t, "nothing is owned", func() bool { f.w.mu.Lock(); defer f.w.mu.Unlock(); return len(f.w.owners) == 0 })
 	eventually(t, "a packet would have come by now", func() bool { return time.Since(end) > 3*time.Second })

@@ -64,9 +64,27 @@ func rebooted(s *step) {
 	if p := s.r.Proof; p != nil && p.How == howSettled && p.Boot == old && p.Revoked == "" {
 		s.r.Contradicted = nil // the device switched a boot off for certain
 	}
-	s.drop(s.why)
+	why := s.why
+	s.drop(why)
+	s.feed()
+	s.why = why
 	s.effect(Effect{Kind: Announce, Type: "ha.rebooted", Severity: Warning, Reason: "boot " + orNone(old) + " is over, its instances are to be restarted" + staying(s.was.Local), Boot: old, Instances: s.was.movable(), Local: slices.Clone(s.was.Local)})
 	s.effect(Effect{Kind: ReadPower})
+}
+
+// feed switches on what the incident's cycle cut and did not bring back: a host boots from
+// one feed of two, and would lose its redundancy because it was quick (power.md §9.1).
+func (s *step) feed() {
+	if !s.r.open() || s.r.Incident.Action == nil || running(s.r.OrderTxn) {
+		return
+	}
+	if cut := s.r.Incident.Action.Cut(); len(cut) > 0 {
+		s.r.OrderBy = "holdfast, which cut the feeds of this host"
+		t, effects := power.Begin(s.id("t"), power.GoalOn, "", s.r.Boot.ID, cut, s.now, s.p.Fence)
+		s.r.OrderTxn = &t
+		s.emit(effects)
+		s.orderDone()
+	}
 }
 
 // gate sets the rejoin contract of ha.md §7. What an unconfirmed gate forbade stays

@@ -3,6 +3,7 @@
 package power
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -188,6 +189,47 @@ func TestLevelSettlesTogether(t *testing.T) {
 		v := w.run()
 		if proven := v.Assurance >= A3; proven != c.proven || proven && (a.truth(w.now) || b.truth(w.now)) {
 			t.Errorf("%s: %s: %s\n%s", c.name, v.Assurance, v.Reason, w.trace.String())
+		}
+	}
+}
+
+// What a cycle cut and did not read ON again is what has to be switched on when it ends
+// before its time.
+func TestCut(t *testing.T) {
+	ladder := []Level{
+		{N: 1, Devices: []string{"bmc"}},
+		{N: 2, Devices: []string{"bmc2", "pdu-a", "pdu-b"}, Feeds: []string{"pdu-a", "pdu-b"}, All: true},
+		{N: 3, Devices: []string{"pdu-c"}, Feeds: []string{"pdu-c"}},
+		{N: 4, Devices: []string{"hand"}, Human: true},
+	}
+	second := &Verdict{Level: 2}
+	for _, c := range []struct {
+		name string
+		goal Goal
+		v    *Verdict
+		p    Progress
+		want string
+	}{
+		{"the BMC switches it off", GoalCycle, nil, Progress{OffPackets: 1}, ""},
+		{"nothing was sent yet", GoalCycle, nil, Progress{Rung: 1}, ""},
+		{"outlets are being cut", GoalCycle, nil, Progress{Rung: 1, OffPackets: 1}, "2: pdu-a pdu-b"},
+		{"a second level was tried", GoalCycle, nil, Progress{Rung: 2, OffPackets: 3}, "2: pdu-a pdu-b, 3: pdu-c"},
+		{"a human is waited for", GoalCycle, nil, Progress{Rung: 3, OffPackets: 3}, "2: pdu-a pdu-b, 3: pdu-c"},
+		{"OFF is proven", GoalCycle, second, Progress{Rung: 1, OffPackets: 2, Phase: PhasePause}, "2: pdu-a pdu-b"},
+		{"they come back", GoalCycle, second, Progress{Rung: 1, OffPackets: 2, Feeding: true}, "2: pdu-a pdu-b"},
+		{"they are back, the chassis is switched on", GoalCycle, second, Progress{Rung: 0, OffPackets: 2, Fed: true}, ""},
+		{"one did not come back", GoalCycle, second, Progress{Rung: 0, OffPackets: 2, Fed: true, Unfed: []string{"level 2: pdu-b"}}, "2: pdu-a pdu-b"},
+		{"fenced: what is off stays off", GoalOff, second, Progress{Rung: 1, OffPackets: 2}, ""},
+	} {
+		var got []string
+		for _, lv := range (Txn{Goal: c.goal, Ladder: ladder, Verdict: c.v, Progress: c.p}).Cut() {
+			got = append(got, fmt.Sprintf("%d: %s", lv.N, strings.Join(lv.Devices, " ")))
+			if !lv.feedsOnly() || !lv.All {
+				t.Errorf("%s: level %+v, want all of its feeds and nothing else", c.name, lv)
+			}
+		}
+		if got := strings.Join(got, ", "); got != c.want {
+			t.Errorf("%s: %q is left, want %q", c.name, got, c.want)
 		}
 	}
 }

@@ -119,3 +119,25 @@ func (r *run) stay(stages []stage) bool {
 	p.Feeding, p.Devices = first.feeds, keep
 	return true
 }
+
+// Cut are the feeds that a cycle may have cut and has not read ON again, from the last level
+// it came to: what is left to be switched on when the cycle is over before its time, because
+// the host came back with one feed of two. Nil where none is.
+func (t Txn) Cut() (levels []Level) {
+	p := &t.Progress
+	if t.Goal != GoalCycle || !t.OffSent() || p.Fed && !p.Feeding && len(p.Unfed) == 0 || p.Rung >= len(t.Ladder) {
+		return nil
+	}
+	last := p.Rung
+	if t.Verdict != nil { // none after the level that proved OFF was touched
+		if proven := slices.IndexFunc(t.Ladder, func(lv Level) bool { return lv.N == t.Verdict.Level }); proven >= 0 {
+			last = proven
+		}
+	}
+	for _, lv := range t.Ladder[:last+1] {
+		if feeds := slices.DeleteFunc(slices.Clone(lv.Devices), func(d string) bool { return !lv.feeds(d) }); len(feeds) > 0 && !lv.Human {
+			levels = append(levels, Level{N: lv.N, Devices: feeds, Feeds: feeds, All: true, Deadline: lv.Deadline})
+		}
+	}
+	return levels
+}
