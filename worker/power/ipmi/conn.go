@@ -201,6 +201,9 @@ func (c *conn) Do(ctx context.Context, cmd power.Command) (corepower.Outcome, er
 	ctx, cancel := context.WithTimeout(ctx, c.limits.Command)
 	defer cancel()
 	r := request{before: func() error {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if !cmd.NotAfter.IsZero() && !time.Now().Before(cmd.NotAfter) {
 			return errLate
 		}
