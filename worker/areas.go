@@ -51,6 +51,7 @@ func (w *Worker) assessAreas(ctx context.Context) {
 	now := time.Now().UTC()
 	w.warn("Storm", "hosts failed together, nothing is switched off there", w.view.stormy())
 	w.warn("BudgetLatched", "power-down budgets are used up, automation waits for a human (holdfast ha budget)", w.view.latched())
+	w.warn("ProviderBlind", "nobody can tell whether these hosts are healthy, their scripts do not answer", w.blind())
 	w.mu.Lock()
 	s := w.session
 	w.mu.Unlock()
