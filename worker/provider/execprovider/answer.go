@@ -37,7 +37,7 @@ type question struct {
 	Gate       string            `json:"gate,omitempty"`
 	MustNotRun []string          `json:"mustNotRun,omitempty"`
 	ID         string            `json:"id,omitempty"`
-	Window     string            `json:"window,omitempty"`
+	Window     float64           `json:"windowSeconds,omitempty"`
 	Neighbours []string          `json:"neighbours,omitempty"`
 }
 

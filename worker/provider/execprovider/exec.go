@@ -114,7 +114,7 @@ func (p *Provider) Activity(ctx context.Context, q provider.Question) ha.Check {
 		return c
 	}
 	in := ask(f)
-	in.ID, in.Window = q.ID, q.Window.String()
+	in.ID, in.Window = q.ID, q.Window.Seconds()
 	for _, r := range q.Readers {
 		in.Neighbours = append(in.Neighbours, r.Host)
 	}

@@ -157,7 +157,7 @@ esac
 	for name, want := range map[string]string{
 		"health":   `"gate":"g-3","mustNotRun":["i-9"]`,
 		"eligible": `"host":"db-1","partition":"z1/p1","labels":{"rack":"7"}`,
-		"activity": `"id":"c-1","window":"6s","neighbours":["db-2"]`,
+		"activity": `"id":"c-1","windowSeconds":6,"neighbours":["db-2"]`,
 	} {
 		text, err := os.ReadFile(filepath.Join(filepath.Dir(path), name))
 		if err != nil {

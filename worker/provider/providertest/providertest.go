@@ -79,7 +79,7 @@ type suite struct {
 }
 
 func (s *suite) question() provider.Question {
-	return provider.Question{ID: "c-7", Asked: time.Now().UTC(), Subject: s.Facts, Readers: slices.Clone(s.Readers), Others: len(s.Readers), Window: time.Second, Max: 3}
+	return provider.Question{ID: "c-7", Asked: time.Now().UTC(), Subject: s.Facts, Readers: slices.Clone(s.Readers), Others: len(s.Readers), Window: 200 * time.Millisecond, Max: 3}
 }
 
 func (s *suite) within(d time.Duration) context.Context {
