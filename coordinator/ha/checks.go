@@ -155,7 +155,7 @@ func (s *step) complaint() string {
 	if s.r.HealthOwn {
 		return "it reports itself: " + orNone(s.r.HealthWhy)
 	}
-	return "its agent does not answer"
+	return "its health check fails"
 }
 
 // hookRepair runs the repair command at most RepairAttempts times an incident; the
