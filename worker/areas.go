@@ -181,8 +181,9 @@ func (w *Worker) assessArea(ctx context.Context, s *leases.Session, claim leases
 func (v *view) areaWritten(area string, rev int64, r ha.AreaRecord) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.areas[area].Rev < rev {
+	if had, known := v.areas[area]; had.Rev < rev {
 		v.areas[area] = versioned[ha.AreaRecord]{Rev: rev, Val: r}
+		v.areaEnded(area, had.Val, known)
 	}
 }
 
