@@ -86,6 +86,9 @@ func StepArea(r AreaRecord, look *guard.Look, at time.Time, l AreaLimits) (AreaR
 		next.Members, next.Why, next.Hosts = grown, look.Why, look.Hosts
 		next.More = max(0, len(look.Hit)-maxMembers)
 	}
+	if r.Open && next.Under != "" && look.Under == "" && next.Paged.IsZero() {
+		next.PageAt = at.Add(l.Settle) // what explained it went first, and it may follow at once
+	}
 	next.Under = look.Under
 	if past(next.PageAt, at) && next.Under == "" {
 		next.PageAt, next.Paged = time.Time{}, at
