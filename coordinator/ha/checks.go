@@ -184,6 +184,7 @@ func unknownHold(s *step) {
 	i.Interval = max(s.p.CheckMax, s.p.CheckInitial)
 	i.CheckAt = s.now.Add(i.Interval)
 	s.because("activity is unknown after %d checks: %s", i.Unknowns, i.Last.Reason)
+	s.unguard()
 	s.hold(Hold{By: "activity", Reason: s.why, Clears: "a check that says active or idle; asked again when a checker, a pool or a power reading changes", Since: s.now})
 }
 
