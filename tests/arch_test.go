@@ -184,6 +184,44 @@ func TestCoordinatorCallsNoClock(t *testing.T) {
 	}
 }
 
+// TestEngineKnowsNoHypervisor: "the engine must not know KVM; a second provider proves it"
+// (ha.md §1). No name and no text of the engine tells of one.
+func TestEngineKnowsNoHypervisor(t *testing.T) {
+	engine := []string{"coordinator/ha", "coordinator/guard", "coordinator/budget", "coordinator/power", "coordinator/ring", "coordinator/lists"}
+	looked := 0
+	for _, p := range packages(t) {
+		if !slices.Contains(engine, p.name()) {
+			continue
+		}
+		for _, f := range p.GoFiles {
+			fset := token.NewFileSet()
+			file, err := parser.ParseFile(fset, filepath.Join(p.Dir, f), nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			looked++
+			ast.Inspect(file, func(n ast.Node) bool {
+				text := ""
+				switch n := n.(type) {
+				case *ast.Ident:
+					text = n.Name
+				case *ast.BasicLit:
+					text = n.Value
+				}
+				for _, word := range []string{"kvm", "qemu", "libvirt", "hypervisor"} {
+					if strings.Contains(strings.ToLower(text), word) {
+						t.Errorf("%s: %s: the engine knows of %s", fset.Position(n.Pos()), text, word)
+					}
+				}
+				return true
+			})
+		}
+	}
+	if looked == 0 {
+		t.Error("the engine was not found")
+	}
+}
+
 // TestPackageDocs: every package says what it is for.
 func TestPackageDocs(t *testing.T) {
 	for _, p := range packages(t) {

@@ -51,6 +51,7 @@ func (w *Worker) assessAreas(ctx context.Context) {
 	now := time.Now().UTC()
 	w.warn("Storm", "hosts failed together, nothing is switched off there", w.view.stormy())
 	w.warn("BudgetLatched", "power-down budgets are used up, automation waits for a human (holdfast ha budget)", w.view.latched())
+	w.warn("ProviderBlind", "nobody can tell whether these hosts are healthy, their scripts do not answer", w.blind())
 	w.mu.Lock()
 	s := w.session
 	w.mu.Unlock()
@@ -180,8 +181,9 @@ func (w *Worker) assessArea(ctx context.Context, s *leases.Session, claim leases
 func (v *view) areaWritten(area string, rev int64, r ha.AreaRecord) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.areas[area].Rev < rev {
+	if had, known := v.areas[area]; had.Rev < rev {
 		v.areas[area] = versioned[ha.AreaRecord]{Rev: rev, Val: r}
+		v.areaEnded(area, had.Val, known)
 	}
 }
 

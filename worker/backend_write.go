@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 	"github.com/holdfast-ha/holdfast/worker/provider"
+	"github.com/holdfast-ha/holdfast/worker/provider/kvm"
 )
 
 // write commits operators' records together with the log entry that tells of them and the
@@ -51,7 +52,7 @@ func at(key string, want, have int64) leases.Guard {
 func (b *backend) PutHost(ctx context.Context, who string, spec v1.HostSpec, ifRev int64, dryRun bool) (v1.Host, error) {
 	spec.V = 1
 	if spec.Provider == "" {
-		spec.Provider = "kvm"
+		spec.Provider = kvm.Kind
 	}
 	if err := b.w().validateHost(spec); err != nil {
 		return v1.Host{}, err
@@ -85,7 +86,9 @@ func (w *Worker) validateHost(s v1.HostSpec) error {
 		fail("partition", fmt.Errorf("%q has %d levels, allowed are zone, zone/pod or zone/pod/cluster", s.Partition, n+1))
 	}
 	if w.providers[s.Provider] == nil {
-		fail("provider", fmt.Errorf("%q, allowed is kvm", s.Provider))
+		fail("provider", fmt.Errorf("%q, allowed are %s", s.Provider, strings.Join(w.providerKinds(), ", ")))
+	} else {
+		fail("provider", w.checkProvider(s))
 	}
 	for i, p := range s.Pools {
 		fail(fmt.Sprintf("pools[%d]", i), leases.CheckID("pool", p))
@@ -108,6 +111,19 @@ func (w *Worker) validateHost(s v1.HostSpec) error {
 	}
 	errs = append(errs, w.checkDevices(s, w.view.profile(s.Partition, s.ID))...)
 	return firstProblem(errs)
+}
+
+// checkProvider asks a host's provider whether it can work there.
+func (w *Worker) checkProvider(s v1.HostSpec) error {
+	p := w.providerOf(s.Provider)
+	kinds := p.Describe().Partitions
+	if n := strings.Count(s.Partition, "/"); n < len(provider.PartitionKinds) && !slices.Contains(kinds, provider.PartitionKinds[n]) {
+		return fmt.Errorf("%q works on a %s, and %q is a %s", s.Provider, strings.Join(kinds, " or "), s.Partition, provider.PartitionKinds[n])
+	}
+	if c, ok := p.(provider.Checker); ok {
+		return c.Check(provider.Facts{Host: s.ID, Partition: s.Partition, Labels: s.Labels, Program: w.view.effective(s.Partition, s.ID, time.Now()).String(settingProgram)})
+	}
+	return nil
 }
 
 // firstProblem joins problems into one that names the first field.

@@ -171,6 +171,9 @@ func (w *Worker) round(ctx context.Context, host string, since time.Time, round,
 	probes, stop := context.WithTimeout(ctx, patience)
 	defer stop()
 	for _, h := range w.silent(host, since) {
+		if w.lookNow(h) {
+			continue // what is seen is published
+		}
 		wg.Go(func() {
 			if _, err := w.door.Ask(probes, h, &agentpb.Request{Epoch: w.epochOf(h), Body: &agentpb.Request_Health{Health: &agentpb.HealthRequest{}}}); err == nil {
 				mu.Lock()

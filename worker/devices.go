@@ -13,10 +13,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/holdfast-ha/holdfast/coordinator/power"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 	wpower "github.com/holdfast-ha/holdfast/worker/power"
+	"github.com/holdfast-ha/holdfast/worker/power/execdriver"
 	"github.com/holdfast-ha/holdfast/worker/power/ipmi"
 	"github.com/holdfast-ha/holdfast/worker/power/manual"
 	"github.com/holdfast-ha/holdfast/worker/power/pdu"
@@ -52,12 +54,12 @@ func defaultLevel(kind string) int {
 func (w *Worker) devices(spec v1.HostSpec, p power.Profile) []device {
 	out := make([]device, 0, len(spec.Power))
 	for _, d := range spec.Power {
-		out = append(out, w.effectiveDevice(spec.ID, d, p))
+		out = append(out, w.effectiveDevice(spec, d, p))
 	}
 	return out
 }
 
-func (w *Worker) effectiveDevice(host string, own v1.Device, p power.Profile) device {
+func (w *Worker) effectiveDevice(spec v1.HostSpec, own v1.Device, p power.Profile) device {
 	d := device{Device: own, origins: map[string]string{}}
 	text := func(name string, field *string) {
 		v, inherited := p.Get("device." + own.Name + "." + name)
@@ -65,7 +67,7 @@ func (w *Worker) effectiveDevice(host string, own v1.Device, p power.Profile) de
 		case *field != "":
 			d.origins[name] = originHost
 		case inherited:
-			*field, d.origins[name] = strings.ReplaceAll(v.Value, "{host}", host), v.Origin
+			*field, d.origins[name] = strings.ReplaceAll(v.Value, "{host}", spec.ID), v.Origin
 		}
 	}
 	profiled, _ := p.Get("device." + own.Name + ".driver")
@@ -82,6 +84,10 @@ func (w *Worker) effectiveDevice(host string, own v1.Device, p power.Profile) de
 	}
 	for name, v := range own.Params {
 		d.Params[name], d.origins["param."+name] = v, originHost
+	}
+	if d.Driver == execdriver.ProviderKind { // one program for all that it is asked
+		eff := w.view.effective(spec.Partition, spec.ID, time.Now())
+		d.Params["program"], d.origins["param.program"] = eff.Value(settingProgram)
 	}
 	d.driver, _ = w.drivers.Driver(d.Driver)
 	level := strconv.Itoa(own.Level)
@@ -104,7 +110,7 @@ func (w *Worker) effectiveDevice(host string, own v1.Device, p power.Profile) de
 	} else if d.Assurance == "" {
 		d.origins["assurance"] = "driver"
 	}
-	d.config = configOf(d, w.sealedAs(host, d.Device))
+	d.config = configOf(d, w.sealedAs(spec.ID, d.Device))
 	return d
 }
 
@@ -194,6 +200,9 @@ func (w *Worker) checkDevices(spec v1.HostSpec, p power.Profile) (errs []error) 
 	for i, d := range devices {
 		if d.Level < 1 || d.Level > 9 {
 			fail(i, "level", "%d, allowed are 1 to 9", d.Level)
+		}
+		if program, set := spec.Power[i].Params["program"]; set && d.Driver == execdriver.ProviderKind {
+			fail(i, "params.program", "%q, allowed is none: it is that of setting %s", program, settingProgram)
 		}
 		if d.driver == nil {
 			fail(i, "driver", "%q (%s), allowed are %s", d.Driver, cmp.Or(d.origins["driver"], "no profile names one for device "+d.Name), strings.Join(w.drivers.Kinds(), ", "))

@@ -70,18 +70,18 @@ func TestDefaultLadder(t *testing.T) {
 func TestDevicesInherit(t *testing.T) {
 	w := idle(t)
 	p := profileOf("device.bmc.driver", "ipmi", "device.bmc.user", "holdfast", "device.bmc.secret", "file:{host}", "device.bmc.address", "{host}.bmc.example", "device.bmc.param.cipher", "17")
-	d := w.effectiveDevice("h1", v1.Device{Name: "bmc"}, p)
+	d := w.effectiveDevice(v1.HostSpec{ID: "h1"}, v1.Device{Name: "bmc"}, p)
 	if d.Driver != "ipmi" || d.User != "holdfast" || d.Secret != "file:h1" || d.Address != "h1.bmc.example" || d.Params["cipher"] != "17" || d.proves != power.A3 || d.Level != 1 {
 		t.Errorf("all inherited: %+v", d)
 	}
 	if d.origins["secret"] != "zone/z" || d.origins["param.cipher"] != "zone/z" || d.origins["level"] != "driver" {
 		t.Errorf("origins %v", d.origins)
 	}
-	own := w.effectiveDevice("h1", v1.Device{Name: "bmc", Driver: "redfish", Address: "10.0.0.1", Params: map[string]string{"tls": "system"}}, p)
+	own := w.effectiveDevice(v1.HostSpec{ID: "h1"}, v1.Device{Name: "bmc", Driver: "redfish", Address: "10.0.0.1", Params: map[string]string{"tls": "system"}}, p)
 	if own.User != "holdfast" || len(own.Params) != 1 || own.origins["address"] != originHost || own.origins["driver"] != originHost {
 		t.Errorf("another driver takes the account, not the parameters: %+v, %v", own, own.origins)
 	}
-	if own.config == d.config || d.config != w.effectiveDevice("h1", v1.Device{Name: "bmc"}, p).config {
+	if own.config == d.config || d.config != w.effectiveDevice(v1.HostSpec{ID: "h1"}, v1.Device{Name: "bmc"}, p).config {
 		t.Error("a change of the configuration is not seen, or one is seen that was not there")
 	}
 }

@@ -21,5 +21,5 @@ const maxChildren = 16
 func childDrivers() []wpower.Driver {
 	children := proc.NewRunner(maxChildren)
 	agents := fenceagent.New(children, fenceagent.Options{})
-	return []wpower.Driver{agents, pdu.New(agents), execdriver.New(children), virsh.New(children, ""), manual.Driver{}}
+	return []wpower.Driver{agents, pdu.New(agents), execdriver.New(children), execdriver.NewProvider(children), virsh.New(children, ""), manual.Driver{}}
 }

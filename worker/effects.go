@@ -31,6 +31,7 @@ const (
 	jobBaseline jobKind = "baseline"
 	jobRepair   jobKind = "repair"
 	jobExamine  jobKind = "examine"
+	jobLook     jobKind = "look"
 )
 
 func (j *jobs) init(ctx context.Context, stop context.CancelCauseFunc) {
@@ -109,13 +110,16 @@ func (o *owner) startCheck(e ha.Effect) {
 	if latest := deadline.Add(-2*o.policy.CheckWindow - time.Second); patience.After(latest) {
 		patience = latest
 	}
-	partition := o.spec.Val.Partition
-	wanted := min(2, len(o.w.view.members(partition))-1)
+	partition, kind := o.spec.Val.Partition, prov.Describe().Kind
+	wanted := min(prov.Describe().Needed.Members, len(o.w.view.members(partition))-1)
+	if o.looker() != nil {
+		wanted = 0 // it needs no witnesses
+	}
 	run := func(ctx context.Context) {
 		ctx, cancel := context.WithDeadline(ctx, deadline)
 		defer cancel()
 		for len(q.Readers) < wanted && time.Now().Before(patience) && pause(ctx, readersSoon) {
-			q.Others, q.Readers = o.w.readers(partition, q.Subject.Host)
+			q.Others, q.Readers = o.w.readers(partition, q.Subject.Host, kind)
 		}
 		c := ha.Check{ID: e.ID, Asked: asked, Done: o.now(), Verdict: ha.Unknown, Reason: "no place in the pool of activity checks was free in time"}
 		if o.w.pools.activity.acquire(ctx) {
@@ -143,18 +147,18 @@ func (o *owner) question(id string, window time.Duration) provider.Question {
 	q := provider.Question{
 		ID: id, Asked: o.now(), Subject: o.facts(), Window: window, Max: o.eff.Int("ha.activity.checkers"),
 	}
-	q.Others, q.Readers = o.w.readers(o.spec.Val.Partition, o.host)
+	q.Others, q.Readers = o.w.readers(o.spec.Val.Partition, o.host, o.provider().Describe().Kind)
 	return q
 }
 
 // readersSoon is how often neighbours that have not followed yet are looked for.
 const readersSoon = 100 * time.Millisecond
 
-// readers are the neighbours of a host that can look at it now, and how many others there
-// are that should be able to.
-func (w *Worker) readers(partition, host string) (others int, all []provider.Reader) {
+// readers are the neighbours of a host, of the same kind, that can look at it now, and how
+// many others there are that should be able to.
+func (w *Worker) readers(partition, host, kind string) (others int, all []provider.Reader) {
 	for host, p := range w.neighbours(partition, host) {
-		if p.record.Excused() {
+		if p.provider != kind || p.record.Excused() {
 			continue
 		}
 		others++
@@ -166,7 +170,7 @@ func (w *Worker) readers(partition, host string) (others int, all []provider.Rea
 }
 
 // reads: its host can be asked what it sees of others.
-func (p *published) reads() bool { return p.alive && p.healthy && p.linked }
+func (p *published) reads() bool { return p.alive && p.healthy && (p.linked || p.looked) }
 
 // onCheck hands a finished check to the machine. A ping that arrived after the check was
 // asked is a sign of life that no reader can outvote (ha.md §5).
@@ -221,6 +225,11 @@ func (w *Worker) examine(ctx context.Context, host string) {
 // takeBaseline looks once at a healthy host, to know which signals it gives while it is
 // alive (ha.md §5: silence of a family never seen alive proves nothing).
 func (o *owner) takeBaseline() {
+	prov, ok := o.provider().(provider.Sampler)
+	if !ok {
+		o.live.baselineAt = time.Time{}
+		return
+	}
 	every := o.eff.Duration("ha.baseline.interval")
 	if !o.rec.SeenDisks && !o.rec.SeenProbe { // until then its silence would prove nothing
 		every = min(every, o.policy.CheckInitial)
@@ -230,7 +239,7 @@ func (o *owner) takeBaseline() {
 		o.live.baselineAt = time.Time{}
 		return
 	}
-	boot, timeout, prov := o.rec.Boot.ID, o.policy.CheckTimeout, o.provider()
+	boot, timeout := o.rec.Boot.ID, o.policy.CheckTimeout
 	q := o.question("baseline", o.policy.CheckWindow)
 	q.Max = 1
 	o.jobs.begin(jobBaseline, func(ctx context.Context) {

@@ -15,6 +15,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/ring"
 	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
@@ -343,5 +344,44 @@ func TestLastReadyWorkerIsNotDrained(t *testing.T) {
 	}
 	if _, err := b1.DrainWorker(t.Context(), "ann", "w-9", true, v1.DrainRequest{}); !errors.As(err, &p) || p.Code != v1.CodeNotFound {
 		t.Errorf("a stranger: %v", err)
+	}
+}
+
+// TestStormsEndByThisClock: how long ago a storm ended is counted by the worker that waits
+// for the cooldown; the clock of the one that wrote it may be an hour fast.
+func TestStormsEndByThisClock(t *testing.T) {
+	const area = "rack/z1/7"
+	write := func(v *view, rev int64, r ha.AreaRecord) {
+		t.Helper()
+		text, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.apply(leases.Change{Key: leases.AreaKey(area), KV: leases.KV{Key: leases.AreaKey(area), Value: text, ModRevision: rev}})
+	}
+	ended := func(v *view) time.Duration {
+		t.Helper()
+		a, ok := v.storm(area)
+		if !ok || a.Open {
+			t.Fatalf("%+v, on record %v", a, ok)
+		}
+		return time.Since(a.Ended)
+	}
+	over := ha.AreaRecord{Area: area, Ended: time.Now().Add(time.Hour)}
+	saw := newView(slog.New(slog.DiscardHandler), func(string, string) {})
+	write(saw, 1, ha.AreaRecord{Area: area, Open: true})
+	write(saw, 2, over)
+	found := newView(slog.New(slog.DiscardHandler), func(string, string) {})
+	write(found, 2, over)
+	for name, v := range map[string]*view{"seen to end": saw, "found ended": found} {
+		if ago := ended(v); ago < 0 || ago > 10*time.Minute {
+			t.Errorf("%s: %s ago, want just now", name, ago)
+		}
+		first, _ := v.storm(area)
+		over.Why = "told better"
+		write(v, 3, over)
+		if again, _ := v.storm(area); !again.Ended.Equal(first.Ended) {
+			t.Errorf("%s: the same end is at %s and then at %s", name, first.Ended, again.Ended)
+		}
 	}
 }

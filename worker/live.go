@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/power"
 	"github.com/holdfast-ha/holdfast/worker/provider"
+	"github.com/holdfast-ha/holdfast/worker/provider/execprovider"
 )
 
 // liveFacts is what only the present owner knows of a host: nothing here is needed to
@@ -34,6 +35,13 @@ type liveFacts struct {
 	hostile    map[string]hostileCount
 	eligible   ha.Verdict
 	eligWhy    string
+
+	// Of a provider that looks for itself (look.go).
+	lookAt  time.Time // next look
+	sightBy string    // provider and program that looks; empty: agents ping
+	sight   provider.Sight
+	fails   int // looks in a row without a pass that said fail
+	blinds  int // and those that could not tell
 }
 
 func newLiveFacts(now time.Time) liveFacts {
@@ -58,6 +66,14 @@ func (l *liveFacts) missAt(p ha.Policy) time.Time {
 		return relinked
 	}
 	return at
+}
+
+// missAt is liveFacts.missAt, or zero where nobody pings.
+func (o *owner) missAt() time.Time {
+	if o.live.sightBy != "" {
+		return time.Time{}
+	}
+	return o.live.missAt(o.policy)
 }
 
 // alive reports whether pings arrive in time.
@@ -93,6 +109,10 @@ func (o *owner) missed(ctx context.Context, now time.Time) {
 
 func (o *owner) onHello(ctx context.Context, m helloMsg) {
 	o.live.linked = !m.refused
+	if o.looker() != nil { // its provider alone tells of its boots
+		o.metricsLinked()
+		return
+	}
 	o.heard(m.at, m.hello.BootId)
 	if !m.refused {
 		o.w.carried.by(o.host, m.carrier)
@@ -110,6 +130,9 @@ func (o *owner) onHello(ctx context.Context, m helloMsg) {
 
 func (o *owner) onPing(ctx context.Context, m pingMsg) {
 	o.live.linked = true
+	if o.looker() != nil {
+		return
+	}
 	o.heard(m.at, m.boot)
 	o.live.report = m.report
 	if o.rec.Boot.ID != m.boot { // the Hello came to an earlier owner, or was lost with it
@@ -167,24 +190,26 @@ func lostPools(r *agentpb.Report, shared []string) []string {
 // facts are what the provider is told of this host.
 func (o *owner) facts() provider.Facts {
 	ok, why := o.powerOnceTested()
-	return provider.Facts{
-		Host: o.host, Pools: o.spec.Val.Pools, Probes: o.spec.Val.Probes, Instances: o.live.report.GetInstances(),
+	f := provider.Facts{
+		Host: o.host, Partition: o.spec.Val.Partition, Labels: o.spec.Val.Labels, Program: o.eff.String(settingProgram), Sight: o.live.sight,
+		Pools: o.spec.Val.Pools, Probes: o.spec.Val.Probes, Instances: o.live.report.GetInstances(),
 		Local: o.eff.Bool("ha.kvm.local"), PowerOn: o.rec.PowerTold && o.rec.Power == power.On,
 		PowerTested: ok, PowerWhy: why, LinkAlive: o.live.alive(), Baseline: provider.Baseline{Disks: o.rec.SeenDisks, Probe: o.rec.SeenProbe},
 	}
+	if g := o.rec.Gate; g != nil && !g.Confirmed {
+		f.Gate, f.MustNotRun = g.Generation, slices.Clone(g.MustNotRun)
+	}
+	return f
 }
 
-func (o *owner) provider() provider.Provider {
-	if p := o.w.providers[o.spec.Val.Provider]; p != nil {
-		return p
-	}
-	return o.w.providers["kvm"]
-}
+// settingProgram is the program of provider exec, and of power devices of driver provider.
+const settingProgram = execprovider.Setting
 
 // tellPolicy resolves settings and administrative facts afresh and tells the machine
 // what changed.
 func (o *owner) tellPolicy(ctx context.Context) {
 	o.refreshPolicy()
+	o.tellLooker()
 	o.testChanged()
 	spec := o.spec.Val
 	a := ha.Admin{Maintenance: spec.Maintenance, Excluded: spec.HADisabled, Disabled: spec.Disabled, Why: spec.Why}
@@ -230,6 +255,9 @@ type published struct {
 	alive    bool // pings arrive in time
 	healthy  bool // and its own report is in order
 	linked   bool
+	looked   bool   // its provider looks for itself, there is no agent
+	blind    bool   // and cannot tell whether it is healthy
+	provider string // its kind
 	lastPing time.Time
 	pools    []string
 	rack     string
@@ -241,7 +269,7 @@ type published struct {
 func (o *owner) publish() {
 	p := &published{
 		epoch: o.wireEpoch(), settings: o.wireSettings(), record: o.rec, alive: o.live.alive(), linked: o.live.linked,
-		lastPing: o.live.lastPing, pools: o.spec.Val.Pools, rack: o.spec.Val.Labels["rack"], boot: o.live.boot, report: o.live.report, power: o.pow,
+		looked: o.live.sightBy != "", blind: o.live.blinds >= o.policy.HealthFailures, provider: o.provider().Describe().Kind, lastPing: o.live.lastPing, pools: o.spec.Val.Pools, rack: o.spec.Val.Labels["rack"], boot: o.live.boot, report: o.live.report, power: o.pow,
 	}
 	if p.alive {
 		v, _ := o.provider().Health(o.facts(), o.live.report)

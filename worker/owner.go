@@ -290,6 +290,10 @@ func (o *owner) handle(ctx context.Context, msg any) {
 		o.onCheck(ctx, m.check)
 	case baselineDone:
 		o.onBaseline(ctx, m)
+	case lookSoon:
+		o.look()
+	case lookDone:
+		o.onLook(ctx, m)
 	case examineDone:
 		o.jobs.end(jobExamine)
 	case repairDone:
@@ -354,7 +358,7 @@ func (o *owner) committed(from ha.Record, ev ha.Event) {
 // untilNext is the time until something is due without any message.
 func (o *owner) untilNext() time.Duration {
 	next := o.rec.NextDeadline()
-	for _, t := range []time.Time{o.live.missAt(o.policy), o.live.powerAt, o.live.baselineAt, o.live.askAt} {
+	for _, t := range []time.Time{o.missAt(), o.live.lookAt, o.live.powerAt, o.live.baselineAt, o.live.askAt} {
 		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
 			next = t
 		}
@@ -377,12 +381,15 @@ func (o *owner) onTime(ctx context.Context, now time.Time) {
 			pause(ctx, 100*time.Millisecond)
 		}
 	}
-	if at := o.live.missAt(o.policy); !at.After(now) {
+	if at := o.missAt(); !at.IsZero() && !at.After(now) {
 		woke, stood := o.w.still.ended()
 		deaf, missed := o.live.hearing().Overdue(now, woke, stood, o.policy)
 		if o.live.deaf = deaf; missed {
 			o.missed(ctx, now)
 		}
+	}
+	if at := o.live.lookAt; !at.IsZero() && !at.After(now) {
+		o.look()
 	}
 	switch at := o.live.powerAt; {
 	case at.IsZero() || at.After(now):

@@ -94,6 +94,8 @@ func (p *partition) facts() ha.PartitionFacts {
 	f := ha.PartitionFacts{Disabled: p.w.view.disabled(p.path)}
 	here := p.w.neighbours(p.path, "")
 	for _, host := range p.w.view.members(p.path) {
+		spec, _ := p.w.view.spec(host)
+		f.Needed = f.Needed.With(p.w.providerOf(spec.Val.Provider).Describe().Needed)
 		m, ok := here[host]
 		if !ok {
 			rec, _ := get(p.w.view, p.w.view.ha, host)

@@ -72,6 +72,7 @@ type view struct {
 	parts    map[string]versioned[v1.PartitionSpec]
 	states   map[string]versioned[ha.PartitionRecord]
 	areas    map[string]versioned[ha.AreaRecord]
+	areaEnds map[string]time.Time // when storms ended, by this worker's clock
 	budgets  map[string]versioned[budget.Counter]
 	workers  map[string]versioned[v1.Worker]
 	drains   map[string]versioned[v1.Drain]
@@ -111,7 +112,7 @@ func newView(log *slog.Logger, changed func(kind, id string)) *view {
 		config: map[string]versioned[leases.GenerationRecord]{}, secrets: map[string]versioned[secretRecord]{},
 		links: map[string]versioned[linkRecord]{}, indices: map[int]versioned[indexRecord]{}, indexOf: map[string]int{},
 		slots: map[int]versioned[slotValue]{}, settings: map[string]map[string]versioned[v1.SettingRecord]{},
-		profiles: map[string]versioned[v1.ProfileRecord]{}, areas: map[string]versioned[ha.AreaRecord]{}, budgets: map[string]versioned[budget.Counter]{}, cache: map[string]cachedSettings{}, census: newCensus(),
+		profiles: map[string]versioned[v1.ProfileRecord]{}, areas: map[string]versioned[ha.AreaRecord]{}, areaEnds: map[string]time.Time{}, budgets: map[string]versioned[budget.Counter]{}, cache: map[string]cachedSettings{}, census: newCensus(),
 	}
 	v.recount(time.Now())
 	return v
@@ -150,7 +151,9 @@ func (v *view) apply(c leases.Change) {
 		err = put(v.budgets, id, c)
 	} else if area, ok := strings.CutPrefix(c.Key, leases.AreasPrefix); ok {
 		kind, id = "areas", area
+		had, known := v.areas[id]
 		err = put(v.areas, id, c)
+		v.areaEnded(id, had.Val, known)
 	} else if slot, ok := leases.SplitSlotKey(c.Key); ok {
 		kind = "slots"
 		err = put(v.slots, slot, c)
@@ -206,8 +209,22 @@ func (v *view) apply(c leases.Change) {
 
 // storm is an area incident as it is on record.
 func (v *view) storm(area string) (guard.AreaNow, bool) {
-	r, ok := get(v, v.areas, area)
-	return r.Val.Now(), ok
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	r, ok := v.areas[area]
+	return guard.AreaNow{Open: r.Val.Open, Ended: v.areaEnds[area]}, ok
+}
+
+// areaEnded keeps when a storm ended, after a record has replaced another. The caller holds
+// the lock.
+func (v *view) areaEnded(area string, had ha.AreaRecord, known bool) {
+	r, ok := v.areas[area]
+	if !ok || !r.Val.Over() {
+		delete(v.areaEnds, area)
+		return
+	}
+	now := time.Now()
+	v.areaEnds[area] = now.Add(-r.Val.EndedAgo(had, known, now.Sub(v.areaEnds[area]), now))
 }
 
 func splitSetting(key string) (scope, name string, ok bool) {

@@ -28,6 +28,7 @@ import (
 	"github.com/holdfast-ha/holdfast/worker/power/ipmi"
 	"github.com/holdfast-ha/holdfast/worker/power/redfish"
 	"github.com/holdfast-ha/holdfast/worker/provider"
+	"github.com/holdfast-ha/holdfast/worker/provider/execprovider"
 	"github.com/holdfast-ha/holdfast/worker/provider/kvm"
 	"github.com/holdfast-ha/holdfast/worker/sealed"
 )
@@ -116,6 +117,7 @@ func New(o Options) (*Worker, error) {
 		return nil, err
 	}
 	w.register(kvm.New(w.door, w.epochOf))
+	w.register(execprovider.New())
 	return w, nil
 }
 
@@ -149,7 +151,7 @@ func (w *Worker) pageCommand() (string, time.Duration) {
 	return e.String("page.exec"), e.Duration("page.exec.timeout")
 }
 
-func (w *Worker) register(p provider.Provider) { w.providers[p.Kind()] = p }
+func (w *Worker) register(p provider.Provider) { w.providers[p.Describe().Kind] = p }
 
 // Run works until ctx ends: it claims slots, owns hosts and answers agents and
 // operators. It gives its slots back before it returns. Errors: a port that is in use,

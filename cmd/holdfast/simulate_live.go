@@ -137,6 +137,9 @@ func liveHost(h v1.Host) (x fleet.Host, r fleet.Rack, note string) {
 	default:
 		x.Off = st.Power == "OFF"
 	}
+	if spec.Provider != "" && spec.Provider != "kvm" {
+		note = strings.TrimPrefix(note+fmt.Sprintf("; %s is of provider %s: it is simulated as a KVM host, what its scripts would say is not known", spec.ID, spec.Provider), "; ")
+	}
 	return x, r, note
 }
 

@@ -92,7 +92,7 @@ func armed(s *Snapshot) Answer {
 	case len(f.Disarmed) > 0:
 		return human("HA is disarmed: "+strings.Join(f.Disarmed, ", "), "holdfast ha arm, or the end of the disarming")
 	case f.Partition != "ACTIVE":
-		return hold("the partition is "+word(f.Partition)+", not ACTIVE", "a partition that is enabled and has two eligible hosts")
+		return hold("the partition is "+word(f.Partition)+", not ACTIVE", "a partition that is enabled and has enough eligible hosts")
 	case f.Policy == "observe":
 		return human("the policy is observe: everything is decided, nothing is sent", "setting ha.policy recover or fence")
 	case f.Policy != "recover" && f.Policy != "fence":

@@ -17,6 +17,8 @@ type Look struct {
 	Hit   []string // of those, unhealthy or without the pool
 	Why   string
 	Under string // another area in a storm that explains most of this one better; "": none
+
+	told bool // its hosts say so themselves: they report the pool lost
 }
 
 // Storms lists the areas in a storm now, by name; limit is the share in per cent from
@@ -29,8 +31,8 @@ func (c *Census) Storms(limit func(level string) int) []Look {
 		if t.unhealthy == 0 && len(t.suspects) == 0 && len(t.lost) == 0 {
 			continue
 		}
-		if why := t.storm(area, limit); why != "" {
-			out = append(out, Look{Area: area, Hosts: t.counted, Hit: c.hit(area, t), Why: why})
+		if why, told := t.storm(area, limit); why != "" {
+			out = append(out, Look{Area: area, Hosts: t.counted, Hit: c.hit(area, t), Why: why, told: told})
 		}
 	}
 	slices.SortFunc(out, func(a, b Look) int {
@@ -78,31 +80,35 @@ func (l Look) weight() float64 {
 	return float64(len(l.Hit)) * float64(len(l.Hit)) / float64(max(l.Hosts, 1))
 }
 
-// rank of kinds that describe it equally well: what stands in one place before what is
+// rank of areas that describe it equally well: the pool that its hosts say they lost
+// before all that merely fell together, then what stands in one place before what is
 // spread, hardware before levels.
 func (l Look) rank() int {
+	if l.told {
+		return -1
+	}
 	return 1 + slices.Index([]AreaKind{AreaPool, AreaCluster, AreaPod, AreaZone}, KindOf(l.Area))
 }
 
-// storm says why the area is in a storm; "": it is not. A pool that only one host reports
-// to have lost is that host's own trouble.
-func (t *tally) storm(area string, limit func(string) int) string {
+// storm says why the area is in a storm, and whether its hosts told so; "": it is not. A
+// pool that only one host reports to have lost is that host's own trouble.
+func (t *tally) storm(area string, limit func(string) int) (why string, told bool) {
 	kind := KindOf(area)
 	if kind.Level() {
 		if s := t.share(area, limit(area)); s.storm() {
-			return fmt.Sprintf("%d of %d hosts are unhealthy, from %d%% on nothing is switched off", s.Unhealthy, s.Hosts, s.Limit)
+			return fmt.Sprintf("%d of %d hosts are unhealthy, from %d%% on nothing is switched off", s.Unhealthy, s.Hosts, s.Limit), false
 		}
-		return ""
+		return "", false
 	}
 	if kind == AreaPool && len(t.lost) > 1 {
 		if p := t.loss(area); p.storm() != "" {
-			return fmt.Sprintf("%d of %d hosts that report on it lost it within %s", p.Lost, p.Reporting, span(lossWindow))
+			return fmt.Sprintf("%d of %d hosts that report on it lost it within %s", p.Lost, p.Reporting, span(lossWindow)), true
 		}
 	}
 	if n := len(together(t.suspects, causeWindow)); n >= causeHosts {
-		return fmt.Sprintf("%d hosts under it fell within %s", n, span(causeWindow))
+		return fmt.Sprintf("%d hosts under it fell within %s", n, span(causeWindow)), false
 	}
-	return ""
+	return "", false
 }
 
 // hit are the hosts of an area that something is wrong with.

@@ -61,6 +61,10 @@ func TestStormsOneFailureOnePage(t *testing.T) {
 				f.Unhealthy, f.Suspect, f.Lost = true, t0.Add(-20*time.Second), map[string]time.Time{"nfs1": t0.Add(-30 * time.Second)}
 			}
 		}, []string{"pool/nfs1"}, nil},
+		{"one of two pools of the same hosts is lost", func(_ int, f *HostFact) {
+			f.Pools = []string{"a", "b"}
+			f.Unhealthy, f.Suspect, f.Lost = true, t0.Add(-20*time.Second), map[string]time.Time{"b": t0.Add(-30 * time.Second)}
+		}, []string{"pool/b"}, nil},
 		{"the whole zone is dark", func(_ int, f *HostFact) { dead(f) }, []string{"zone/z1"}, nil},
 		{"one host complains of its pool", func(i int, f *HostFact) {
 			if i == 7 {

@@ -86,6 +86,9 @@ func StepArea(r AreaRecord, look *guard.Look, at time.Time, l AreaLimits) (AreaR
 		next.Members, next.Why, next.Hosts = grown, look.Why, look.Hosts
 		next.More = max(0, len(look.Hit)-maxMembers)
 	}
+	if r.Open && next.Under != "" && look.Under == "" && next.Paged.IsZero() {
+		next.PageAt = at.Add(l.Settle) // what explained it went first, and it may follow at once
+	}
 	next.Under = look.Under
 	if past(next.PageAt, at) && next.Under == "" {
 		next.PageAt, next.Paged = time.Time{}, at
@@ -105,8 +108,23 @@ const (
 // end, or its times are to come.
 func (r AreaRecord) Due(at time.Time) bool { return r.Open || r.Ended.After(at.Add(clockSlack)) }
 
-// Now is what guards know of the area.
-func (r AreaRecord) Now() guard.AreaNow { return guard.AreaNow{Open: r.Open, Ended: r.Ended} }
+// EndedAgo is how long ago the storm ended, as far as one reader of the record knows; now
+// is by its clock, had and ago are the record and the answer before, where it had one. The
+// record tells of its writer's clock, which may be hours wrong (ha.md §7): a reader that saw
+// the storm end counts from then, and one that finds it ended believes no time to come. Else
+// the cooldown would last as much longer as that clock is fast, or not at all.
+func (r AreaRecord) EndedAgo(had AreaRecord, known bool, ago time.Duration, now time.Time) time.Duration {
+	switch {
+	case r.Open || r.Ended.IsZero() || known && had.Open:
+		return 0
+	case known && had.Ended.Equal(r.Ended):
+		return ago
+	}
+	return max(0, now.Sub(r.Ended))
+}
+
+// Over reports whether a storm was there and has ended.
+func (r AreaRecord) Over() bool { return !r.Open && !r.Ended.IsZero() }
 
 // memberNow adds who is hit now and notes who is not any more.
 func memberNow(was []AreaMember, hit []string, at time.Time) []AreaMember {

@@ -41,7 +41,8 @@ func TestAreaTellsOneStory(t *testing.T) {
 		{31 * time.Minute, nil, []string{"area.storm-ended info"}, false, true, 5, 5},
 		{42 * time.Minute, look("zone/z1", "h1", "h2", "h3"), []string{"area.storm-begun warning"}, true, false, 3, 0},
 		{43 * time.Minute, look("zone/z1", "h1", "h2", "h3"), nil, true, false, 3, 0}, // its page is the zone's
-		{44 * time.Minute, look("", "h1", "h2", "h3"), []string{"area.storm page"}, true, true, 3, 0},
+		{44 * time.Minute, look("", "h1", "h2", "h3"), nil, true, false, 3, 0},        // not at once: it may follow what explained it
+		{44*time.Minute + 16*time.Second, look("", "h1", "h2", "h3"), []string{"area.storm page"}, true, true, 3, 0},
 		{45 * time.Minute, look("", "h1", "h2", "h3"), nil, true, true, 3, 0},
 	} {
 		before, err := json.Marshal(r)
@@ -71,7 +72,7 @@ func TestAreaTellsOneStory(t *testing.T) {
 		if next.Open != s.open || next.Paged.IsZero() == s.paged || len(next.Members) != s.listed || well != s.well {
 			t.Errorf("at %s: %+v", s.at, next)
 		}
-		if next.Open && next.Ended != (time.Time{}) || next.Now().Open != s.open {
+		if next.Open && next.Ended != (time.Time{}) || next.Over() == s.open && !next.Ended.IsZero() {
 			t.Errorf("at %s: open and ended: %+v", s.at, next)
 		}
 		again, effects := StepArea(next, s.look, epoch.Add(s.at), limits)
@@ -97,6 +98,33 @@ func TestAreaOfAnotherClock(t *testing.T) {
 	next, _ = StepArea(r, &guard.Look{Hosts: 3, Hit: []string{"h1"}, Why: "x"}, epoch, limits)
 	if !next.PageAt.Equal(epoch.Add(limits.Settle)) {
 		t.Errorf("pages at %s", next.PageAt)
+	}
+}
+
+// The cooldown is counted by who waits for its end, not by whose clock wrote it.
+func TestAreaEndedByTheReadersClock(t *testing.T) {
+	over := func(at time.Duration) AreaRecord {
+		return AreaRecord{Began: epoch.Add(-time.Hour), Ended: epoch.Add(at)}
+	}
+	open := AreaRecord{Open: true, Began: epoch.Add(-time.Hour)}
+	for _, c := range []struct {
+		name   string
+		r, had AreaRecord
+		known  bool
+		ago    time.Duration
+		want   time.Duration
+	}{
+		{"found ended", over(-5 * time.Minute), AreaRecord{}, false, 0, 5 * time.Minute},
+		{"found ended by a clock that is fast", over(time.Hour), AreaRecord{}, false, 0, 0},
+		{"seen to end by a clock that is fast", over(time.Hour), open, true, 0, 0},
+		{"seen to end by a clock that is slow", over(-time.Hour), open, true, 0, 0},
+		{"known to be over for a while", over(time.Hour), over(time.Hour), true, 7 * time.Minute, 7 * time.Minute},
+		{"corrected by its owner", over(-time.Minute), over(time.Hour), true, 7 * time.Minute, time.Minute},
+		{"under way", open, AreaRecord{}, false, 0, 0},
+	} {
+		if got := c.r.EndedAgo(c.had, c.known, c.ago, epoch); got != c.want {
+			t.Errorf("%s: %s ago, want %s", c.name, got, c.want)
+		}
 	}
 }
 

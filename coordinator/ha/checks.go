@@ -155,7 +155,7 @@ func (s *step) complaint() string {
 	if s.r.HealthOwn {
 		return "it reports itself: " + orNone(s.r.HealthWhy)
 	}
-	return "its agent does not answer"
+	return "its health check fails"
 }
 
 // hookRepair runs the repair command at most RepairAttempts times an incident; the
@@ -184,6 +184,7 @@ func unknownHold(s *step) {
 	i.Interval = max(s.p.CheckMax, s.p.CheckInitial)
 	i.CheckAt = s.now.Add(i.Interval)
 	s.because("activity is unknown after %d checks: %s", i.Unknowns, i.Last.Reason)
+	s.unguard()
 	s.hold(Hold{By: "activity", Reason: s.why, Clears: "a check that says active or idle; asked again when a checker, a pool or a power reading changes", Since: s.now})
 }
 

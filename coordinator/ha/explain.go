@@ -72,7 +72,7 @@ func (e *explainer) state() {
 	switch e.r.State {
 	case None:
 		e.next("nothing: HA does not look after this host while its partition is not ACTIVE")
-		e.change("the partition becomes ACTIVE: HA enabled for zone, pod and cluster, and two eligible hosts")
+		e.change("the partition becomes ACTIVE: HA enabled for zone, pod and cluster, and enough eligible hosts")
 	case Initializing:
 		e.initializing()
 	case Available:

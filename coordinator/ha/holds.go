@@ -64,6 +64,15 @@ func (s *step) unhold(by string) {
 	}
 }
 
+// unguard drops what guards answered about an idle verdict that is overtaken: what they
+// would say now is not known, and is not what keeps the host waiting. That its power is
+// unreadable is no guard's answer and stays.
+func (s *step) unguard() {
+	s.setHolds(slices.DeleteFunc(slices.Clone(s.r.Incident.Holds), func(h Hold) bool {
+		return !(h.By == "power" && s.unreadable()) && slices.ContainsFunc(guard.Guards, func(g guard.Guard) bool { return g.Name == h.By })
+	}))
+}
+
 // clearHolds drops all holds but the one on unreadable power, which ends with a
 // reading only.
 func (s *step) clearHolds() {

@@ -26,6 +26,9 @@ func TestPartition(t *testing.T) {
 		{"a suspicion never disarms a two-host cluster", PartitionActive, PartitionFacts{Members: 2, Eligible: 2, Fit: 1, Open: 1}, PartitionActive},
 		{"nor do two", PartitionActive, PartitionFacts{Members: 2, Eligible: 2, Open: 2}, PartitionActive},
 		{"fewer than two eligible", PartitionActive, PartitionFacts{Members: 2, Eligible: 1, Fit: 1}, PartitionInactive},
+		{"one is enough where the provider says so", PartitionNone, PartitionFacts{Needed: Needed{Members: 1}, Members: 1, Eligible: 1, Fit: 1}, PartitionActive},
+		{"and its suspicion does not disarm it", PartitionActive, PartitionFacts{Needed: Needed{Members: 1}, Members: 1, Eligible: 1, Open: 1}, PartitionActive},
+		{"three where one says three", PartitionActive, PartitionFacts{Needed: Needed{Members: 1}.With(Needed{Members: 3}).With(Needed{Members: 2}), Members: 2, Eligible: 2, Fit: 2}, PartitionInactive},
 		{"disabled above", PartitionActive, PartitionFacts{Disabled: off, Members: 2, Eligible: 2, Fit: 2}, PartitionNone},
 		{"disabled and short of hosts", PartitionInactive, PartitionFacts{Disabled: off}, PartitionNone},
 	} {
@@ -33,6 +36,9 @@ func TestPartition(t *testing.T) {
 			r := NewPartition("z1/p1/c1", epoch)
 			r.State = c.from
 			at := epoch.Add(time.Minute)
+			if c.facts.Needed == (Needed{}) {
+				c.facts.Needed = Needed{2, "one to fail and one to see it"}
+			}
 			next, effects := StepPartition(r, c.facts, at)
 			if next.State != c.want || next.Reason == "" {
 				t.Fatalf("%s (%s), want %s", next.State, next.Reason, c.want)

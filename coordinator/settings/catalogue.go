@@ -43,10 +43,13 @@ var All = []Def{
 	{"ha.kvm.local", Bool, "false", "", "", nil, everywhere, nil, Live,
 		"Protect hosts that have local pools only; their instances return with the host, never elsewhere. Such a host needs a probe address on another network than management (icmp://10.1.0.7#storage)."},
 
+	{"ha.exec.program", Path, "", "", "", nil, everywhere, nil, Live,
+		"Program of provider exec, for hosts declared with it: it says whether a resource can be protected, is healthy, is active; as a power device of driver provider it fences and recovers too."},
+
 	{"agent.ping.interval", Duration, "5s", "1s", "60s", nil, everywhere, seedFast("60s", "1s"), Live,
-		"How often the agent pings its worker."},
+		"How often the agent pings its worker, or the program of provider exec is asked for a resource's health."},
 	{"ha.health.failures", Int, "3", "2", "20", nil, everywhere, nil, Live,
-		"Missed pings in a row before a health check fails."},
+		"Missed pings, or fails of the program of provider exec, in a row before a health check fails."},
 	{"ha.health.timeout", Duration, "5s", "500ms", "60s", nil, everywhere, fast("1s"), Live,
 		"How long an active probe of a host's control API may take."},
 

@@ -72,6 +72,11 @@ func (f *Fleet) assessArea(area string, look *guard.Look) {
 	if len(effects) == 0 && reflect.DeepEqual(next, had) {
 		return
 	}
+	for _, w := range f.workers {
+		if w.alive && !w.paused && !w.noEtcd {
+			w.seeArea(area, next)
+		}
+	}
 	f.areas[area] = next
 	for _, e := range effects {
 		f.log.area(f.now, area, e)
@@ -110,10 +115,23 @@ func (f *Fleet) areaLimits(area string) ha.AreaLimits {
 	return ha.AreaLimits{Settle: time.Duration(e.Int("ha.health.failures")) * e.Duration("agent.ping.interval"), Cooldown: e.Duration("guard.storm.cooldown")}
 }
 
-// storm is an area incident as it is on record.
-func (f *Fleet) storm(area string) (guard.AreaNow, bool) {
-	r, ok := f.areas[area]
-	return r.Now(), ok
+// storm is an area incident as it is on record, its end by this worker's clock.
+func (w *worker) storm(area string) (guard.AreaNow, bool) {
+	r, ok := w.f.areas[area]
+	if !ok || !r.Over() {
+		return guard.AreaNow{Open: r.Open}, ok
+	}
+	if s, seen := w.areas[area]; !seen || s.Open || !s.Ended.Equal(r.Ended) {
+		w.seeArea(area, r)
+	}
+	return guard.AreaNow{Ended: w.f.now.Add(w.skew).Add(-w.f.now.Sub(w.areaEnds[area]))}, ok
+}
+
+// seeArea takes over a record of an area.
+func (w *worker) seeArea(area string, r ha.AreaRecord) {
+	had, known := w.areas[area]
+	w.areaEnds[area] = w.f.now.Add(-r.EndedAgo(had, known, w.f.now.Sub(w.areaEnds[area]), w.f.now.Add(w.skew)))
+	w.areas[area] = r
 }
 
 // pagedArea is the area whose one page tells of a host too; empty: none does.

@@ -38,7 +38,7 @@ func (o *owner) heardOf(answered map[string]time.Time) func(string) time.Time {
 func (o *owner) survey(now, since time.Time, answered map[string]time.Time) guard.AreaFacts {
 	q := guard.Question{
 		At: now, Host: o.h.ID, Since: since, Share: map[string]int{}, Round: o.roundLasts(), MaxAge: readAgeLimit,
-		Cooldown: o.eff.Duration("guard.storm.cooldown"), Heard: o.heardOf(answered), Storms: o.f.storm,
+		Cooldown: o.eff.Duration("guard.storm.cooldown"), Heard: o.heardOf(answered), Storms: o.w.storm,
 	}
 	levels, prefixes := guard.Levels(o.h.Partition), prefixesOf(o.h.Partition)
 	for i := range levels {

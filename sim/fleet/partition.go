@@ -36,7 +36,7 @@ func (p *partition) wake() {
 }
 
 func (p *partition) facts() ha.PartitionFacts {
-	f := ha.PartitionFacts{Disabled: p.f.disabled(p.path)}
+	f := ha.PartitionFacts{Disabled: p.f.disabled(p.path), Needed: kvmProvider.Describe().Needed}
 	for _, h := range p.f.members[p.path] {
 		if o := h.owner; o != nil {
 			f.Count(o.rec, o.told.healthy)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/ring"
 )
 
@@ -56,13 +57,16 @@ type worker struct {
 	touched time.Time // last change of what could make it deaf
 	owners  map[string]*owner
 	lost    map[string]time.Time // hosts whose pings stopped lately
-	resume  []func()
+	areas   map[string]ha.AreaRecord
+	// When storms ended: no clock of this worker, but how long ago it was.
+	areaEnds map[string]time.Time
+	resume   []func()
 
 	recovery, activity limiter
 }
 
 func newWorker(f *Fleet, id string) *worker {
-	w := &worker{f: f, id: id, ends: map[int]ending{}, owners: map[string]*owner{}, lost: map[string]time.Time{}}
+	w := &worker{f: f, id: id, ends: map[int]ending{}, owners: map[string]*owner{}, lost: map[string]time.Time{}, areas: map[string]ha.AreaRecord{}, areaEnds: map[string]time.Time{}}
 	return w
 }
 
@@ -234,6 +238,8 @@ func (w *worker) crash() {
 func (w *worker) down() {
 	w.alive, w.session, w.cutOff = false, 0, time.Time{}
 	w.recovery, w.activity = limiter{}, limiter{}
+	clear(w.areas)
+	clear(w.areaEnds)
 	for _, o := range w.sorted() {
 		o.end()
 	}

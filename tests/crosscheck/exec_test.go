@@ -40,6 +40,15 @@ func newBoard(t *testing.T) *board {
 	return b
 }
 
+// ca writes the board's certificate to a file.
+func (b *board) ca(t *testing.T) string {
+	path := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: b.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 func (b *board) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body) // also lets the server see when the program is gone
 	if err != nil {
@@ -79,20 +88,20 @@ func (b *board) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// example is the program printed in docs/power-exec.md.
-func example(t *testing.T) string {
+// example is the Python program printed in a page of docs.
+func example(t *testing.T, page string) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "power-exec.md"))
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", page))
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, after, ok := strings.Cut(string(text), "```python\n")
 	program, _, end := strings.Cut(after, "```")
 	if !ok || !end {
-		t.Fatal("docs/power-exec.md has no example")
+		t.Fatalf("docs/%s has no example", page)
 	}
 	dir := t.TempDir()
-	path := filepath.Join(dir, "relay")
+	path := filepath.Join(dir, "program")
 	if err := os.WriteFile(path, []byte(program), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +117,7 @@ func example(t *testing.T) string {
 // As only root's programs are run, it needs root; elsewhere it proves the refusal.
 func TestDocumentedProgram(t *testing.T) {
 	install(t) // the fence agents bring Python
-	program := example(t)
+	program := example(t, "power-exec.md")
 	d := execdriver.New(proc.NewRunner(4))
 	if os.Getuid() != 0 {
 		if err := d.Check(power.Target{Params: map[string]string{"program": program, "secret": "none"}}); power.KindOf(err) != corepower.BadConfig {
@@ -118,10 +127,7 @@ func TestDocumentedProgram(t *testing.T) {
 	}
 	drivertest.Run(t, func(t *testing.T) drivertest.Device {
 		b := newBoard(t)
-		ca := filepath.Join(t.TempDir(), "ca.pem")
-		if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: b.Certificate().Raw}), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		ca := b.ca(t)
 		state := map[bool]corepower.State{true: corepower.On, false: corepower.Off}
 		return drivertest.Device{
 			Driver: relayDriver{d}, Password: password, Wrong: secretOf(t, "admin", "not-it"), Sessionless: true,

@@ -30,7 +30,7 @@ const (
 // from a store that others write to.
 var parsers = []string{
 	"agent", "agent/trust", "sim/bmc", "sim/pdu", "sim/redfish", "worker/api", "worker/link", "worker/pki", "worker/power/execdriver",
-	"worker/power/fenceagent", "worker/power/ipmi", "worker/power/redfish", "worker/power/virsh", "worker/sealed",
+	"worker/power/fenceagent", "worker/power/ipmi", "worker/power/redfish", "worker/power/virsh", "worker/provider/execprovider", "worker/sealed",
 }
 
 // target is one fuzz target.

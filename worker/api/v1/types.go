@@ -26,7 +26,7 @@ type HostSpec struct {
 	V         int               `json:"v"`
 	ID        string            `json:"id"`
 	Partition string            `json:"partition"`          // zone/pod/cluster, or a prefix of it
-	Provider  string            `json:"provider,omitempty"` // default kvm
+	Provider  string            `json:"provider,omitempty"` // kvm (default) or exec
 	Labels    map[string]string `json:"labels,omitempty"`   // rack, switch, pdu, …
 	Probes    []string          `json:"probes,omitempty"`   // icmp://10.0.0.7, udp-echo://127.0.0.1:7007; with #network where it is not the management network
 	Pools     []string          `json:"pools,omitempty"`    // shared pools it mounts
@@ -44,7 +44,7 @@ type HostSpec struct {
 type Device struct {
 	Name      string            `json:"name"`
 	Level     int               `json:"level,omitempty"`     // 1..9; default 1, of a PDU 2, of manual 4
-	Driver    string            `json:"driver,omitempty"`    // ipmi, redfish, fence-agent, pdu, exec, libvirt, manual
+	Driver    string            `json:"driver,omitempty"`    // ipmi, redfish, fence-agent, pdu, exec, provider, libvirt, manual
 	Address   string            `json:"address,omitempty"`   // as the driver wants it
 	User      string            `json:"user,omitempty"`      // a name or a reference
 	Secret    string            `json:"secret,omitempty"`    // reference: sealed, env:NAME or file:/path; never the secret itself

@@ -3,13 +3,7 @@
 package execdriver
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"slices"
-	"strings"
 	"time"
 
 	corepower "github.com/holdfast-ha/holdfast/coordinator/power"
@@ -18,8 +12,6 @@ import (
 )
 
 const (
-	maxDepth = 4
-
 	minAuthPause = 15 * time.Minute // after a refused log-in (power.md §6.3)
 	maxPause     = time.Hour
 )
@@ -55,7 +47,8 @@ func violation(op, detail string) *power.Error {
 // parse reads the whole answer of a program: one object, known fields, exit code 0, or 1
 // beside an error.
 func parse(op string, res proc.Result, cred power.Credential, command bool) (answer, *power.Error) {
-	a, err := decode(res.Stdout)
+	var a answer
+	err := proc.DecodeObject(res.Stdout, names, &a)
 	wrong := ""
 	switch {
 	case err != nil:
@@ -70,18 +63,9 @@ func parse(op string, res proc.Result, cred power.Credential, command bool) (ans
 	if wrong == "" {
 		return a, nil
 	}
-	e := violation(op, power.Detail(wrong+"; it said "+said(res), cred))
+	e := violation(op, power.Detail(wrong+"; it said "+res.LastWords(), cred))
 	e.Code, e.MayHaveRun = res.Exit, command
 	return answer{}, e
-}
-
-// said is the end of what a program told people.
-func said(res proc.Result) string {
-	lines := strings.Split(strings.TrimSpace(string(res.Stderr)), "\n")
-	if last := strings.TrimSpace(lines[len(lines)-1]); last != "" {
-		return fmt.Sprintf("%.120q", last)
-	}
-	return "nothing on standard error"
 }
 
 func (a answer) failure(op string, cred power.Credential, command bool) *power.Error {
@@ -117,67 +101,4 @@ func (a answer) reading(op string) (corepower.Reading, *power.Error) {
 	return r, nil
 }
 
-// decode reads exactly one object with known fields, each there once and written as
-// documented: of {"state":"on","State":"off"} the library would take the last.
-func decode(text []byte) (answer, error) {
-	if err := plain(text); err != nil {
-		return answer{}, err
-	}
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	var a answer
-	if err := d.Decode(&a); err != nil {
-		return answer{}, fmt.Errorf("not an answer: %w", err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return answer{}, errors.New("more follows the answer")
-	}
-	return a, nil
-}
-
 var names = []string{"state", "transitional", "fault", "authentic", "outcome", "identity", "systemUUID", "serial", "fingerprint", "error", "kind", "detail", "retryAfter"}
-
-// plain checks nesting and names, which the library does not.
-func plain(text []byte) error {
-	d := json.NewDecoder(bytes.NewReader(text))
-	type level struct {
-		object, value bool // value: the next token of the object is a value
-		seen          []string
-	}
-	var open []level
-	for first := true; ; first = false {
-		tok, err := d.Token()
-		if errors.Is(err, io.EOF) && len(open) == 0 && !first {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("not an answer: %w", err)
-		}
-		if first && tok != json.Delim('{') {
-			return errors.New("not an answer: allowed is one object")
-		}
-		if n := len(open); n > 0 && open[n-1].object && !open[n-1].value {
-			if name, ok := tok.(string); ok {
-				switch {
-				case !slices.Contains(names, name):
-					return fmt.Errorf("field %.40q is unknown", name)
-				case slices.Contains(open[n-1].seen, name):
-					return fmt.Errorf("field %q is there twice", name)
-				}
-				open[n-1].seen, open[n-1].value = append(open[n-1].seen, name), true
-				continue
-			}
-		} else if n > 0 {
-			open[n-1].value = false
-		}
-		switch tok {
-		case json.Delim('{'), json.Delim('['):
-			if len(open) == maxDepth {
-				return fmt.Errorf("nested more than %d deep", maxDepth)
-			}
-			open = append(open, level{object: tok == json.Delim('{')})
-		case json.Delim('}'), json.Delim(']'):
-			open = open[:len(open)-1]
-		}
-	}
-}

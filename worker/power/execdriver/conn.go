@@ -33,7 +33,7 @@ type question struct {
 // conn is one transaction: a target that was checked, and no session.
 type conn struct {
 	config
-	runner *proc.Runner
+	driver *Driver
 	closed bool
 }
 
@@ -42,6 +42,9 @@ func (c *conn) ask(ctx context.Context, op, action string, limit time.Duration, 
 	op += " " + c.target.Address
 	if c.closed {
 		return answer{}, &power.Error{Kind: corepower.Cancelled, Op: op, Detail: "closed"}
+	}
+	if word, ok := c.driver.words[action]; ok {
+		action = word
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -62,7 +65,7 @@ func (c *conn) ask(ctx context.Context, op, action string, limit time.Duration, 
 	if p.Stdin, err = json.Marshal(q); err != nil {
 		return answer{}, power.BadConfig(op, "%v", err)
 	}
-	res, e := c.runner.Run(ctx, p)
+	res, e := c.driver.runner.Run(ctx, p)
 	if e != nil {
 		return answer{}, e
 	}
@@ -106,7 +109,7 @@ func (c *conn) Identity(ctx context.Context) (corepower.Identity, error) {
 // Do runs one command. A program's InvalidState is AlreadyThere.
 func (c *conn) Do(ctx context.Context, cmd power.Command) (corepower.Outcome, error) {
 	op := "send " + string(cmd.Verb) + " to"
-	if !slices.Contains(new(Driver).Describe().Capabilities.Verbs, cmd.Verb) {
+	if !slices.Contains(c.driver.verbs, cmd.Verb) {
 		return corepower.Rejected, &power.Error{Kind: corepower.Unsupported, Op: fmt.Sprintf("send %q to %s", cmd.Verb, c.target.Address), Detail: "unknown verb"}
 	}
 	a, e := c.ask(ctx, op, string(cmd.Verb), c.limits.Command, &cmd)

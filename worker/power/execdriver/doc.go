@@ -11,6 +11,9 @@
 // have changed: every folder above it and the file itself belong to root and are not
 // writable by others. Secrets are on standard input only.
 //
+// NewProvider makes a second driver of the same contract, "provider": the hands of provider
+// exec, whose program recovers and fences by those words (docs/providers.md).
+//
 // A reading is Authentic only when the program says so: only its author knows whether
 // the answer was tied to the credentials. Its assurance ends at A2 unless a profile
 // raises it.

@@ -5,11 +5,7 @@ package execdriver
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
-	"syscall"
 	"unicode"
 
 	corepower "github.com/holdfast-ha/holdfast/coordinator/power"
@@ -17,36 +13,63 @@ import (
 	"github.com/holdfast-ha/holdfast/worker/proc"
 )
 
-// Kind is the name of this driver.
-const Kind = "exec"
+// Kind is the name of this driver; ProviderKind of it as the hands of provider exec, where
+// the program is that of the setting ha.exec.program, which the worker fills in.
+const (
+	Kind         = "exec"
+	ProviderKind = "provider"
+)
 
 const paramPrefix = "param."
 
 // Driver runs administrators' programs.
 type Driver struct {
-	runner *proc.Runner
-	owners []uint32 // whose programs are run
+	kind, summary, help string
+	secret              string // default of the parameter
+	verbs               []corepower.Verb
+	words               map[string]string // actions by another name
+	runner              *proc.Runner
+	owners              []uint32 // whose programs are run
 }
 
 // New makes the driver. Programs run on runner.
-func New(runner *proc.Runner) *Driver { return &Driver{runner: runner, owners: []uint32{0}} }
+func New(runner *proc.Runner) *Driver {
+	return &Driver{
+		kind: Kind, summary: "a program of the administrator's; parameters named param.X go to it as X",
+		help:   "absolute path; it and all folders above it belong to root and are not writable by others",
+		secret: "required",
+		verbs:  []corepower.Verb{corepower.HardOff, corepower.HardOn, corepower.Reset, corepower.Cycle, corepower.SoftOff, corepower.Identify},
+		runner: runner, owners: []uint32{0},
+	}
+}
 
-// Kind returns "exec".
-func (d *Driver) Kind() string { return Kind }
+// NewProvider makes the driver through which the program of provider exec recovers and
+// fences (docs/providers.md). Its actions are called state, identity, fence and recover;
+// all else is as in driver exec. Besides root's, programs of owners are run.
+func NewProvider(runner *proc.Runner, owners ...uint32) *Driver {
+	return &Driver{
+		kind: ProviderKind, summary: "the program of provider exec fences and recovers; parameters named param.X go to it as X",
+		help:   "filled in by the worker from setting ha.exec.program",
+		secret: "none",
+		verbs:  []corepower.Verb{corepower.HardOff, corepower.HardOn},
+		words:  map[string]string{"status": "state", string(corepower.HardOff): "fence", string(corepower.HardOn): "recover"},
+		runner: runner, owners: append([]uint32{0}, owners...),
+	}
+}
+
+// Kind returns "exec" or "provider".
+func (d *Driver) Kind() string { return d.kind }
 
 // Describe returns the driver's own parameters; those named param.X go to the program as X.
 func (d *Driver) Describe() power.Descriptor {
 	return power.Descriptor{
-		Kind:    Kind,
-		Summary: "a program of the administrator's; parameters named param.X go to it as X",
+		Kind:    d.kind,
+		Summary: d.summary,
 		Params: []power.Param{
-			{Name: "program", Type: power.ParamString, Required: true, Help: "absolute path; it and all folders above it belong to root and are not writable by others"},
-			{Name: "secret", Type: power.ParamString, Default: "required", Allowed: []string{"required", "none"}, Help: "none for a program that needs no secret"},
+			{Name: "program", Type: power.ParamString, Required: true, Help: d.help},
+			{Name: "secret", Type: power.ParamString, Default: d.secret, Allowed: []string{"required", "none"}, Help: "none for a program that needs no secret"},
 		},
-		Capabilities: power.Capabilities{
-			Verbs:    []corepower.Verb{corepower.HardOff, corepower.HardOn, corepower.Reset, corepower.Cycle, corepower.SoftOff, corepower.Identify},
-			Identity: true, Blocking: true, MaxAssurance: corepower.A2,
-		},
+		Capabilities: power.Capabilities{Verbs: d.verbs, Identity: true, Blocking: true, MaxAssurance: corepower.A2},
 	}
 }
 
@@ -60,7 +83,7 @@ type config struct {
 }
 
 func (d *Driver) config(t power.Target) (config, error) {
-	const op = "check exec target"
+	op := "check " + d.kind + " target"
 	c := config{target: t, params: map[string]string{}, limits: t.Limits.WithDefaults()}
 	own := map[string]string{}
 	for name, v := range t.Params {
@@ -78,8 +101,9 @@ func (d *Driver) config(t power.Target) (config, error) {
 	if err != nil {
 		return config{}, err
 	}
-	if c.path, err = d.program(own["program"]); err != nil {
-		return config{}, err
+	c.path = own["program"]
+	if e := proc.Trusted(op, `parameter "program"`, c.path, d.owners); e != nil {
+		return config{}, e
 	}
 	if own["secret"] == "required" {
 		if c.cred, err = t.Secret.Resolve(); err != nil {
@@ -87,45 +111,6 @@ func (d *Driver) config(t power.Target) (config, error) {
 		}
 	}
 	return c, nil
-}
-
-// program makes sure that only its owners could have put the file there. A folder in which everybody may create files is in order above the
-// program's own, when it lets nobody replace those of others (the sticky bit).
-func (d *Driver) program(path string) (string, error) {
-	const op = "check exec target"
-	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
-		return "", power.BadConfig(op, "parameter %q: value %q: allowed is a clean absolute path", "program", path)
-	}
-	if e := proc.Executable(op, path); e != nil {
-		return "", e
-	}
-	// Every hop of a link would have to be as safe as the program itself.
-	if real, err := filepath.EvalSymlinks(path); err != nil || real != path {
-		return "", power.BadConfig(op, "parameter %q: value %q: is reached through a link, allowed is the path itself: %s", "program", path, real)
-	}
-	for at := path; ; at = filepath.Dir(at) {
-		if err := d.safe(at, at != path && at != filepath.Dir(path)); err != nil {
-			return "", power.BadConfig(op, "parameter %q: value %q: %v", "program", path, err)
-		}
-		if at == "/" {
-			return path, nil
-		}
-	}
-}
-
-func (d *Driver) safe(path string, sticky bool) error {
-	st, err := os.Lstat(path)
-	if err != nil {
-		return err
-	}
-	sys, ok := st.Sys().(*syscall.Stat_t)
-	switch {
-	case !ok || !slices.Contains(d.owners, sys.Uid):
-		return fmt.Errorf("%s does not belong to root", path)
-	case st.Mode().Perm()&0o022 != 0 && !(sticky && st.Mode()&os.ModeSticky != 0):
-		return fmt.Errorf("%s is writable by others (%v)", path, st.Mode().Perm())
-	}
-	return nil
 }
 
 // Check validates a target; it looks at the program and reads the secret, and runs nothing.
@@ -145,7 +130,7 @@ func (d *Driver) Open(ctx context.Context, t power.Target) (power.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{config: cfg, runner: d.runner}
+	c := &conn{config: cfg, driver: d}
 	if t.Pinned == (corepower.Identity{}) {
 		return c, nil
 	}

@@ -91,9 +91,18 @@ func target(t testing.TB, script string) power.Target {
 
 // TestContract runs the driver contract; tests/crosscheck runs it on the program of the
 // documentation.
-func TestContract(t *testing.T) {
+func TestContract(t *testing.T) { contract(t, newDriver(), relay) }
+
+// TestProviderContract: the program of provider exec is held to the same, by its own words.
+func TestProviderContract(t *testing.T) {
+	words := "#!/bin/sh\ncase $1 in state) set -- status ;; fence) set -- off ;; recover) set -- on ;; identity) ;; *) exit 3 ;; esac\n"
+	contract(t, NewProvider(proc.NewRunner(4), uint32(os.Getuid())), words+relay)
+}
+
+func contract(t *testing.T, d *Driver, script string) {
 	drivertest.Run(t, func(t *testing.T) drivertest.Device {
-		tg := target(t, relay)
+		tg := target(t, script)
+		tg.Params["secret"] = "required"
 		dir := filepath.Dir(tg.Params["program"])
 		read := func(name string) string {
 			b, err := os.ReadFile(filepath.Join(dir, name))
@@ -105,7 +114,7 @@ func TestContract(t *testing.T) {
 		set := func(s corepower.State) { write(t, dir, "state", strings.ToLower(s.String()), 0o600) }
 		set(corepower.On)
 		return drivertest.Device{
-			Driver: newDriver(), Target: tg, Wrong: secret(t, "not-it"), Password: password, Sessionless: true,
+			Driver: d, Target: tg, Wrong: secret(t, "not-it"), Password: password, Sessionless: true,
 			Identity: corepower.Identity{SystemUUID: uuid},
 			Power: func() corepower.State {
 				if strings.TrimSpace(read("state")) == "off" {

@@ -38,8 +38,14 @@ func New(a provider.Asker, epoch func(string) *agentpb.Epoch) *Provider {
 	return &Provider{ask: a, epoch: epoch}
 }
 
-// Kind implements provider.Provider.
-func (*Provider) Kind() string { return "kvm" }
+// Kind is the provider's name in host specs, and the one of hosts that name none.
+const Kind = "kvm"
+
+// Describe implements provider.Provider. Neighbours are the witnesses, so it takes two.
+func (*Provider) Describe() provider.Descriptor {
+	return provider.Descriptor{Kind: Kind, Resource: "a KVM hypervisor with an agent", Partitions: provider.PartitionKinds,
+		Needed: ha.Needed{Members: 2, Why: "one to fail and one to see it"}}
+}
 
 // Eligible implements provider.Provider.
 func (*Provider) Eligible(f provider.Facts) (ha.Verdict, string) {
@@ -93,7 +99,7 @@ func (p *Provider) Activity(ctx context.Context, q provider.Question) ha.Check {
 	return ha.Check{ID: q.ID, Asked: q.Asked, Done: time.Now().UTC(), Verdict: verdict, Reason: why, Votes: votes, Signals: sig}
 }
 
-// Baseline implements provider.Provider.
+// Baseline implements provider.Sampler.
 func (p *Provider) Baseline(ctx context.Context, q provider.Question) provider.Baseline {
 	var b provider.Baseline
 	for _, r := range p.gather(ctx, q) {
