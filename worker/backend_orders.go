@@ -266,7 +266,7 @@ func (b *backend) ExplainHost(ctx context.Context, id string) (v1.Explanation, e
 	explain := func(r ha.Record, p ha.Policy) {
 		x := ha.Explain(r, p, time.Now().UTC())
 		out = v1.Explanation{Subject: "host " + id, State: string(x.State), Since: x.Since, Why: []string{x.Why}, Holds: holdsOf(x.Holds), Guards: answersOf(x.Guards),
-			Next: x.Next, WouldChange: x.WouldChange, OperatorMay: x.OperatorMay}
+			Next: x.Next, WouldChange: append(x.Flips, x.WouldChange...), OperatorMay: x.OperatorMay, WhyNot: x.WhyNot, Evidence: x.Evidence}
 		if r.Incident != nil {
 			out.Story = entriesOf(r.Incident.Ledger)
 		}
@@ -284,7 +284,9 @@ func (b *backend) ExplainHost(ctx context.Context, id string) (v1.Explanation, e
 	}
 	eff, profile := b.view.resolved(spec.Val.Partition, id, time.Now())
 	explain(rec.Val, policyOf(eff, b.w().devices(spec.Val, profile), profile))
-	out.Why = append(out.Why, "as on record: no worker owns the host at this moment")
+	if base, _ := b.OwnerAPI(id); base == "" {
+		out.Why = append(out.Why, "as on record: no worker owns the host at this moment")
+	}
 	return out, nil
 }
 
@@ -312,10 +314,13 @@ func (b *backend) ExplainPartition(ctx context.Context, path string) (v1.Explana
 	for _, d := range p.Disarmed {
 		x.Why = append(x.Why, "disarmed: "+d)
 		x.WouldChange = append(x.WouldChange, "holdfast ha arm "+strings.Fields(d)[0])
+		x.WhyNot = append(x.WhyNot, "automation acts on no host here: disarmed: "+d)
 	}
 	for _, d := range b.view.disabled(path) {
 		x.WouldChange = append(x.WouldChange, "enable it: "+d)
+		x.WhyNot = append(x.WhyNot, "it is not ACTIVE: "+d)
 	}
+	b.partitionOutlook(&x, p)
 	for s, n := range p.States {
 		x.Story = append(x.Story, v1.Entry{What: "hosts", Text: fmt.Sprintf("%d %s", n, s)})
 	}

@@ -380,3 +380,48 @@ func orNone(s string) string {
 	}
 	return s
 }
+
+// Records are the records after each step as they were, nil where the file does not tell.
+// They lack what the recorder leaves out: lines of stories, and the guards' snapshot.
+func Records(steps []Step) []*ha.Record {
+	out := make([]*ha.Record, len(steps))
+	var tree map[string]any
+	for k, s := range steps {
+		if s.Left != "" || k > 0 && s.N != steps[k-1].N+1 {
+			tree = nil
+		}
+		if s.Base != nil {
+			var err error
+			if tree, err = treeOf(*s.Base); err != nil {
+				tree = nil
+			}
+		}
+		var change map[string]any
+		if tree == nil || decode(s.Change, &change) != nil {
+			tree = nil
+			continue
+		}
+		tree = merge(tree, change)
+		if r, err := recordOf(tree); err == nil {
+			out[k] = &r
+		}
+	}
+	return out
+}
+
+// Answer says in words what a device has answered to an exchange.
+func Answer(t power.TxnEvent) string {
+	switch {
+	case t.Err != power.NoError && t.Detail != "":
+		return string(t.Err) + ": " + t.Detail
+	case t.Err != power.NoError:
+		return string(t.Err)
+	case t.Outcome != "":
+		return string(t.Outcome)
+	case t.Reading.State != power.Unknown:
+		return "reads " + t.Reading.State.String()
+	case t.Matched:
+		return "the identity is the pinned one"
+	}
+	return "no state"
+}
