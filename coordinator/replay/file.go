@@ -26,11 +26,11 @@ type File struct {
 	Steps    []Step
 }
 
-// Parse reads an exported incident. What it is not, or not whole, comes as an error that
-// names the field, its value and what is allowed.
-func Parse(data []byte) (File, error) {
+// Head reads what a file says of itself: the version of the worker that exported it. The
+// error is that of a file that is no exported incident, not whole, or newer than this code.
+func Head(data []byte) (software string, err error) {
 	if len(data) > MaxFile {
-		return File{}, fmt.Errorf("the file has %d bytes, allowed are at most %d", len(data), MaxFile)
+		return "", fmt.Errorf("the file has %d bytes, allowed are at most %d", len(data), MaxFile)
 	}
 	var head struct {
 		Format   string `json:"format"`
@@ -38,15 +38,25 @@ func Parse(data []byte) (File, error) {
 		Software string `json:"software"`
 	}
 	if err := decode(data, &head); err != nil {
-		return File{}, notWhole(data, err)
+		return "", notWhole(data, err)
 	}
 	switch {
 	case head.Format != Format:
-		return File{}, fmt.Errorf("format: %q, allowed is %q: this is no exported incident (holdfast incident export)", clip(head.Format), Format)
+		return "", fmt.Errorf("format: %q, allowed is %q: this is no exported incident (holdfast incident export)", clip(head.Format), Format)
 	case head.Version > FileVersion:
-		return File{}, fmt.Errorf("version: %d, this holdfast reads up to %d: use the one that wrote the file (%s) or a later one", head.Version, FileVersion, clip(head.Software))
+		return "", fmt.Errorf("version: %d, this holdfast reads up to %d: use the one that wrote the file (%s) or a later one", head.Version, FileVersion, clip(head.Software))
 	case head.Version < 1:
-		return File{}, fmt.Errorf("version: %d, allowed is %d", head.Version, FileVersion)
+		return "", fmt.Errorf("version: %d, allowed is %d", head.Version, FileVersion)
+	}
+	return head.Software, nil
+}
+
+// Parse reads an exported incident. What it is not, or not whole, comes as an error that
+// names the field, its value and what is allowed.
+func Parse(data []byte) (File, error) {
+	software, err := Head(data)
+	if err != nil {
+		return File{}, err
 	}
 	var body struct {
 		Incident struct {
@@ -58,7 +68,7 @@ func Parse(data []byte) (File, error) {
 	if err := decode(data, &body); err != nil {
 		return File{}, notWhole(data, err)
 	}
-	f := File{Host: body.Incident.Host, Incident: body.Incident.ID, Software: head.Software}
+	f := File{Host: body.Incident.Host, Incident: body.Incident.ID, Software: software}
 	if f.Host == "" || f.Incident == "" {
 		return File{}, errors.New("incident: id and host are missing, the file is not whole")
 	}

@@ -349,15 +349,20 @@ func (f *Fleet) ExplainIncident(ctx context.Context, id string) (v1.Explanation,
 		x.State, x.Since, x.Why = "ended", i.Ended, append(x.Why, "it ended with: "+i.Outcome)
 		return x, err
 	}
-	if h, ok := f.HostMap[i.Host]; ok {
-		x.Holds, x.Next = h.Status.Holds, []string{"neighbours look again in 20s"}
-		x.WhyNot = []string{"guard armed holds: cluster z1/p1/c1 is disarmed"}
-		x.Evidence = []string{"h-1 sees: idle: stamp and disks stood still for 6s"}
+	if err != nil {
+		return x, err
 	}
+	h, err := f.ExplainHost(ctx, i.Host)
+	x.Holds, x.Next, x.WouldChange, x.OperatorMay = h.Holds, h.Next, h.WouldChange, h.OperatorMay
+	x.WhyNot = []string{"guard armed holds: cluster z1/p1/c1 is disarmed"}
+	x.Evidence = []string{"h-1 sees: idle: stamp and disks stood still for 6s"}
 	return x, err
 }
 
 func (f *Fleet) ExportIncident(ctx context.Context, id string) (v1.IncidentExport, error) {
+	if x, ok := f.Exports[id]; ok {
+		return x, nil
+	}
 	i, err := f.Incident(ctx, id)
 	if err != nil {
 		return v1.IncidentExport{}, err
@@ -369,9 +374,6 @@ func (f *Fleet) ExportIncident(ctx context.Context, id string) (v1.IncidentExpor
 		if e.Incident == id {
 			x.Events = append(x.Events, e)
 		}
-	}
-	if more, ok := f.Exports[id]; ok {
-		return more, nil
 	}
 	return x, nil
 }
