@@ -265,11 +265,7 @@ func (b *backend) ExplainHost(ctx context.Context, id string) (v1.Explanation, e
 	var out v1.Explanation
 	explain := func(r ha.Record, p ha.Policy) {
 		x := ha.Explain(r, p, time.Now().UTC())
-		out = v1.Explanation{Subject: "host " + id, State: string(x.State), Since: x.Since, Why: []string{x.Why}, Holds: holdsOf(x.Holds), Guards: answersOf(x.Guards),
-			Next: x.Next, WouldChange: append(x.Flips, x.WouldChange...), OperatorMay: x.OperatorMay, WhyNot: x.WhyNot, Evidence: x.Evidence}
-		if r.Incident != nil {
-			out.Story = entriesOf(r.Incident.Ledger)
-		}
+		out = ExplanationOf(r, x)
 		for _, a := range b.view.stormsOf(id) {
 			out.Why = append(out.Why, fmt.Sprintf("%s is in a storm since %s: %s (holdfast describe area %s)", a.Area, a.Began.Format(time.RFC3339), a.Why, a.Area))
 		}
@@ -288,6 +284,16 @@ func (b *backend) ExplainHost(ctx context.Context, id string) (v1.Explanation, e
 		out.Why = append(out.Why, "as on record: no worker owns the host at this moment")
 	}
 	return out, nil
+}
+
+// ExplanationOf is what operators are shown of a host's explanation.
+func ExplanationOf(r ha.Record, x ha.Explanation) v1.Explanation {
+	out := v1.Explanation{Subject: "host " + r.Host, State: string(x.State), Since: x.Since, Why: []string{x.Why}, WhyNot: x.WhyNot, Evidence: x.Evidence, Holds: holdsOf(x.Holds),
+		Guards: answersOf(x.Guards), Next: x.Next, WouldChange: slices.Concat(x.Flips, x.WouldChange), OperatorMay: x.OperatorMay}
+	if r.Incident != nil {
+		out.Story = entriesOf(r.Incident.Ledger)
+	}
+	return out
 }
 
 func answersOf(in []guard.Answer) (out []v1.GuardAnswer) {

@@ -18,11 +18,10 @@ func (e *explainer) whyNot() {
 	switch r.State {
 	case Available:
 		e.not("it is not suspected: its last health check passed")
-	case None, Ineligible, Unsupported, Initializing:
+	case None, Ineligible, Unsupported:
 		e.not("it is not protected: %s", orNone(r.Reason))
-		if r.State == Initializing {
-			e.not("it is not AVAILABLE: %s", waitingFor(r))
-		}
+	case Initializing:
+		e.not("it is not AVAILABLE: still missing is %s", waitingFor(r))
 	case Suspect, Checking, Degraded:
 		e.whyNotActed()
 	case Recovering, Fencing:
@@ -51,7 +50,7 @@ func (e *explainer) whyNotActed() {
 	case i.Last == nil:
 		e.not("no activity check has answered yet: without neighbours that find it idle its power is not touched")
 	case i.Last.Verdict == Active:
-		e.not("it is alive: check %d found it active: %s", i.CheckNo, i.Last.Reason)
+		e.not("it is alive: check %d found it active: %s", i.lastNo(), i.Last.Reason)
 	case i.Last.Verdict == Idle:
 		idle = true
 	default:
@@ -112,12 +111,12 @@ func (e *explainer) whyNotProven() {
 	case i.Action == nil:
 		e.not("its instances are not released: nothing was sent yet")
 	default:
-		e.not("its instances are not released: %s", unproven(*i.Action))
+		e.not("its instances are not released: %s", unproven(*i.Action, e.p.Fence.WithDefaults().SettleReads))
 	}
 }
 
 // unproven says how far a transaction is from its proof.
-func unproven(t power.Txn) string {
+func unproven(t power.Txn, reads int) string {
 	if t.Done {
 		return "the attempt ended without a proof"
 	}
@@ -130,7 +129,7 @@ func unproven(t power.Txn) string {
 		case d.Over != "":
 			parts = append(parts, fmt.Sprintf("%s was given up: %s", d.Name, d.Over))
 		case d.Run.Count > 0:
-			parts = append(parts, fmt.Sprintf("%s reads OFF %d times in a row, not settled yet", d.Name, d.Run.Count))
+			parts = append(parts, fmt.Sprintf("%s reads OFF, %d of at least %d readings in a row so far", d.Name, d.Run.Count, reads))
 		case !d.LastAt.IsZero():
 			parts = append(parts, fmt.Sprintf("%s reads %s", d.Name, d.Last))
 		default:
@@ -138,6 +137,14 @@ func unproven(t power.Txn) string {
 		}
 	}
 	return strings.Join(parts, "; ")
+}
+
+// lastNo is the number of the last check that was answered.
+func (i *Incident) lastNo() int {
+	if i.CheckID != "" {
+		return i.CheckNo - 1
+	}
+	return i.CheckNo
 }
 
 // flip adds to what would change it, before the holds one by one.
@@ -164,7 +171,7 @@ func (e *explainer) evidence() {
 	}
 	if i := r.Incident; i != nil && i.Last != nil {
 		c := i.Last
-		add("check %d, asked %s, answered %s: %s: %s", i.CheckNo, clock(c.Asked), clock(c.Done), verdictWord(c.Verdict), orNone(c.Reason))
+		add("check %d, asked %s, answered %s: %s: %s", i.lastNo(), clock(c.Asked), clock(c.Done), verdictWord(c.Verdict), orNone(c.Reason))
 		votes := slices.Clone(c.Votes)
 		slices.SortFunc(votes, func(a, b Vote) int { return strings.Compare(a.Reader, b.Reader) })
 		for _, v := range votes {
