@@ -103,7 +103,8 @@ func SchemaMarkdown() string {
 		"worker's lease. *Fence*: what a writer must compare in the transaction that writes.\n\n" +
 		"- `etcdctl get --prefix " + SlotsPrefix + "` is the ownership map.\n" +
 		"- `etcdctl get --prefix " + HostPrefix("h0042") + "` is one host's story.\n\n" +
-		"Ids are 1 to 63 letters, digits, `.`, `_` or `-`, starting with a letter or digit. `<path>` is `zone`, `zone/pod` or\n" +
+		"Ids are 1 to 63 letters, digits, `.`, `_` or `-`, starting with a letter or digit; an\n" +
+		"incident's is its host's with time and number. `<path>` is `zone`, `zone/pod` or\n" +
 		"`zone/pod/cluster`; `<scope>` is `global`, `zone/…`, `pod/…`, `cluster/…` (each with the path) or `host/<host>`;\n" +
 		"`<area>` is a kind (`rack`, `switch`, `pdu` and other labels, `pool`, `cluster`, `pod`, `zone`) and a name;\n" +
 		"`<slot>` has four digits, `<index>` is a number without leading zeros.\n\n" +

@@ -79,4 +79,3 @@ func explained(t *testing.T, topology, lines, host string) string {
 	e.explanation(&text{w: &out, now: f.Now()}, worker.ExplanationOf(rec, x))
 	return fmt.Sprintf("\n```\n# %s\n%s\n```\n\n```\n$ holdfast explain host %s\n%s```\n\n", topology, lines, host, out.String())
 }
-

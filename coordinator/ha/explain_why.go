@@ -18,10 +18,15 @@ func (e *explainer) whyNot() {
 	switch r.State {
 	case Available:
 		e.not("it is not suspected: its last health check passed")
-	case None, Ineligible, Unsupported:
+	case None, Unsupported:
 		e.not("it is not protected: %s", orNone(r.Reason))
+	case Ineligible:
+		e.not("it is not protected: %s", orNone(r.Reason))
+		e.flip("the end of maintenance, of its exclusion or of its being disabled: INITIALIZING, and its health counts again")
 	case Initializing:
 		e.not("it is not AVAILABLE: still missing is %s", waitingFor(r))
+		e.flip("%s: AVAILABLE", waitingFor(r))
+		e.flip("health that fails after the quiet period: SUSPECT, with an incident")
 	case Suspect, Checking, Degraded:
 		e.whyNotActed()
 	case Recovering, Fencing:
@@ -30,6 +35,7 @@ func (e *explainer) whyNot() {
 		e.not("it is not FENCED: there is no proof of at least %s that it is off", e.p.ProofMin)
 		e.not("its instances are not released: without a proof they might run twice")
 	case Fenced:
+		e.flip("a Hello with a new boot: INITIALIZING; one with the boot that was proven over: FAILED, the proof is revoked and a human is paged")
 		e.not("it is not switched on: nobody knows yet why it died, and automation that fenced it does not wake it")
 	}
 }

@@ -129,6 +129,37 @@ func TestOtherWordsAreNoOtherVerdict(t *testing.T) {
 	}
 }
 
+// A new owner goes on where the last one stopped, without reading what that one recorded.
+func TestOwnersChange(t *testing.T) {
+	r := available()
+	var raw []json.RawMessage
+	var rec Recorder
+	for n, ev := range missed(12) {
+		switch n {
+		case 3:
+			rec = Recorder{}
+		case 7:
+			rec.Break() // what was decided was not written, or changed without a write
+		}
+		next, effects := ha.Step(r, ev, policy)
+		b, err := rec.Record("i1", n, r, ev, policy, next, effects)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if has := strings.Contains(string(b), `"base":`); has != (n == 0 || n == 3 || n == 7) {
+			t.Errorf("step %d: base %v", n, has)
+		}
+		raw, r = append(raw, b), next
+	}
+	if rep := run(t, file(t, raw, nil)); rep.Judged != 12 || rep.Differ+rep.Missing != 0 {
+		t.Errorf("%+v", rep)
+	}
+	// Without its beginning it is judged from the next base on.
+	if rep := run(t, file(t, raw[1:], nil)); rep.Judged != 9 || rep.Differ != 0 || rep.Missing != 3 {
+		t.Errorf("judged %d, differ %d, missing %d", rep.Judged, rep.Differ, rep.Missing)
+	}
+}
+
 func TestGapsAreNamed(t *testing.T) {
 	raw, _ := story(t, available(), policy, missed(40)...)
 	cut := append(append([]json.RawMessage{}, raw[:10]...), raw[20:]...) // 20 to 31 have no base
