@@ -50,7 +50,7 @@ lint: ## gofmt and vet
 	@test -z "$$(gofmt -l .)" || (gofmt -l . && exit 1)
 	go vet ./...
 docs: ## rewrite the generated references in docs/
-	go test ./tests -run TestGenerated -rewrite
+	go test ./tests ./cmd/holdfast -run TestGenerated -rewrite
 
 proto: ## regenerate agent/agentpb (needs protoc)
 	go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12

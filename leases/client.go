@@ -198,12 +198,22 @@ func (c *Client) List(ctx context.Context, prefix string) ([]KV, int64, error) {
 	}
 }
 
+// Keys reads all keys below prefix in key order, without their values, as they were at one
+// revision not older than the call.
+func (c *Client) Keys(ctx context.Context, prefix string) ([]KV, error) {
+	kvs, _, err := c.listAt(ctx, prefix, 0, clientv3.WithKeysOnly())
+	if err != nil {
+		return nil, fmt.Errorf("list keys of %s: %w", prefix, err)
+	}
+	return kvs, nil
+}
+
 // listAt lists as of rev; 0 means the current one.
-func (c *Client) listAt(ctx context.Context, prefix string, rev int64) ([]KV, int64, error) {
+func (c *Client) listAt(ctx context.Context, prefix string, rev int64, more ...clientv3.OpOption) ([]KV, int64, error) {
 	var out []KV
 	end := clientv3.GetPrefixRangeEnd(prefix)
 	for start := prefix; ; {
-		resp, err := c.read(ctx, start, clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(rev))
+		resp, err := c.read(ctx, start, append(more, clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(rev))...)
 		if err != nil {
 			return nil, 0, err
 		}

@@ -23,6 +23,7 @@ const (
 	AreasPrefix      = Root + "areas/"
 	HostsPrefix      = Root + "hosts/"
 	IncidentsPrefix  = Root + "incidents/"
+	StepsPrefix      = Root + "steps/"
 	OpsPrefix        = Root + "ops/"
 	LinksPrefix      = Root + "links/"
 	IndicesPrefix    = Root + "indices/"
@@ -94,6 +95,25 @@ func HostPowerKey(host string) string { return HostPrefix(host) + "power" }
 
 // IncidentKey is one episode of suspicion.
 func IncidentKey(host, id string) string { return IncidentsPrefix + host + "/" + id }
+
+// StepKey is one decision of an incident with what it was made of.
+func StepKey(host, incident string, n int) string {
+	return fmt.Sprintf("%s%04d", StepsOf(host, incident), n)
+}
+
+// StepsOf is the prefix of an incident's steps.
+func StepsOf(host, incident string) string { return StepsPrefix + host + "/" + incident + "/" }
+
+// SplitStepKey is the inverse of StepKey.
+func SplitStepKey(key string) (host, incident string, n int, ok bool) {
+	rest, ok := strings.CutPrefix(key, StepsPrefix)
+	parts := strings.Split(rest, "/")
+	if !ok || len(parts) != 3 {
+		return "", "", 0, false
+	}
+	n, err := strconv.Atoi(parts[2])
+	return parts[0], parts[1], n, err == nil && StepKey(parts[0], parts[1], n) == key
+}
 
 // OpsKey is a host's open power intent.
 func OpsKey(host string) string { return OpsPrefix + host }

@@ -33,6 +33,7 @@ func TestKeysAndSchemaAgree(t *testing.T) {
 		HostHAKey("spec"):             "hosts/<host>/ha",
 		HostPowerKey("h"):             "hosts/<host>/power",
 		IncidentKey("h", "i"):         "incidents/<host>/<id>",
+		StepKey("h", "i", 0):          "steps/<host>/<id>/<nn>",
 		OpsKey("h"):                   "ops/<host>",
 		LinkKey("h"):                  "links/<host>",
 		IndexKey(41):                  "indices/<index>",

@@ -36,6 +36,7 @@ var Schema = []KeyDoc{
 	{"hosts/<host>/ha", false, "slot of the host, own mod_revision", "host machine's record", `{"v":1,"state":"available"}`},
 	{"hosts/<host>/power", false, "slot of the host, own mod_revision", "power machine's record", `{"v":1,"state":"on"}`},
 	{"incidents/<host>/<id>", false, "slot of the host", "evidence ledger, guard answers, actions, proof, outcome; closed ones are kept for 90 days, the last 100 of a host", `{"v":1,"state":"suspect"}`},
+	{"steps/<host>/<id>/<nn>", false, "slot of the host", "one decision of an incident and what it was made of, for replay; at most 80 of an incident, the last 8 of a host and 1,000 of the fleet, 90 days", `{"v":1,"n":0,"event":{"kind":"health","verdict":"fail"},"change":{"state":"SUSPECT"}}`},
 	{"ops/<host>", false, "slot of the host, own mod_revision", "open power intent: verb, id, epoch, worker, deadline, step", `{"v":1,"verb":"off","epoch":{"generation":1,"revision":1841}}`},
 	{"links/<host>", false, "slot of the host, or own mod_revision", "worker and boot that carry the link, only where that is not the owner", `{"v":1,"worker":"w-2","boot":"b-91c0"}`},
 	{"indices/<index>", false, "slot of `indices`", "host that was given this index when it was enrolled, which rotates its list of workers; free again when the host is gone", `{"v":1,"host":"h0042"}`},
@@ -64,6 +65,7 @@ var placeholders = map[string]string{
 	"<area>":  `[a-z][a-z0-9-]{0,62}(?:/` + idPattern + `){1,3}`,
 	"<slot>":  `[0-9]{4}`,
 	"<nn>":    `[0-9]{2,}`,
+	"<id>":    idPattern + `(?:[.][A-Za-z0-9]{1,20}){0,2}`, // incidents are named after their host, time and number
 	"<index>": `0|[1-9][0-9]{0,8}`,
 }
 
@@ -101,7 +103,8 @@ func SchemaMarkdown() string {
 		"worker's lease. *Fence*: what a writer must compare in the transaction that writes.\n\n" +
 		"- `etcdctl get --prefix " + SlotsPrefix + "` is the ownership map.\n" +
 		"- `etcdctl get --prefix " + HostPrefix("h0042") + "` is one host's story.\n\n" +
-		"Ids are 1 to 63 letters, digits, `.`, `_` or `-`, starting with a letter or digit. `<path>` is `zone`, `zone/pod` or\n" +
+		"Ids are 1 to 63 letters, digits, `.`, `_` or `-`, starting with a letter or digit; an\n" +
+		"incident's is its host's with time and number. `<path>` is `zone`, `zone/pod` or\n" +
 		"`zone/pod/cluster`; `<scope>` is `global`, `zone/…`, `pod/…`, `cluster/…` (each with the path) or `host/<host>`;\n" +
 		"`<area>` is a kind (`rack`, `switch`, `pdu` and other labels, `pool`, `cluster`, `pod`, `zone`) and a name;\n" +
 		"`<slot>` has four digits, `<index>` is a number without leading zeros.\n\n" +

@@ -127,9 +127,7 @@ func (b *backend) host(id string, spec versioned[v1.HostSpec]) v1.Host {
 	if why, since := w.frozen(id); p != nil && why != "" {
 		s.Holds = append(s.Holds, v1.Hold{By: "etcd", Reason: why, Clears: wentBackClears, Since: since})
 	}
-	if r.Proof != nil {
-		s.Proof = &v1.Proof{Boot: r.Proof.Boot, Assurance: r.Proof.Assurance.String(), How: r.Proof.How, At: r.Proof.At, Revoked: r.Proof.Revoked, Instances: r.Proof.Instances, Local: r.Proof.Local}
-	}
+	s.Proof = proofOf(r.Proof)
 	s.Devices = b.deviceStatus(id, spec.Val)
 	return h
 }

@@ -19,9 +19,10 @@ import (
 
 // incidentOf turns an incident into what operators see.
 func incidentOf(host, state string, i *ha.Incident) v1.Incident {
-	x := v1.Incident{ID: i.ID, Host: host, Opened: i.Opened, Ended: i.Ended, Cause: i.Cause, Outcome: i.Outcome, Ledger: entriesOf(i.Ledger)}
+	x := v1.Incident{ID: i.ID, Host: host, Opened: i.Opened, Ended: i.Ended, Cause: i.Cause, Outcome: i.Outcome, Ledger: entriesOf(i.Ledger),
+		Fell: i.Fell, Boot: i.Boot, Proof: proofOf(i.Proof), Steps: i.Steps}
 	if i.Ended.IsZero() {
-		x.State = state
+		x.State, x.Holds = state, holdsOf(i.Holds)
 	}
 	if i.Guards != nil {
 		x.Guards = answersOf(i.Guards.Answers)
@@ -75,16 +76,15 @@ func (b *backend) Incidents(ctx context.Context, host string) ([]v1.Incident, er
 
 // Incident implements api.Backend.
 func (b *backend) Incident(ctx context.Context, id string) (v1.Incident, error) {
-	all, err := b.Incidents(ctx, "")
+	c, err := b.caseOf(ctx, id)
 	if err != nil {
 		return v1.Incident{}, err
 	}
-	for _, i := range all {
-		if i.ID == id {
-			return i, nil
-		}
+	state := ""
+	if c.record != nil {
+		state = string(c.record.State)
 	}
-	return v1.Incident{}, notFound("incident", id)
+	return incidentOf(c.host, state, &c.inc), nil
 }
 
 func decodeEvent(kv leases.KV) (v1.Event, error) {

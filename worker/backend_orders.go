@@ -265,11 +265,7 @@ func (b *backend) ExplainHost(ctx context.Context, id string) (v1.Explanation, e
 	var out v1.Explanation
 	explain := func(r ha.Record, p ha.Policy) {
 		x := ha.Explain(r, p, time.Now().UTC())
-		out = v1.Explanation{Subject: "host " + id, State: string(x.State), Since: x.Since, Why: []string{x.Why}, Holds: holdsOf(x.Holds), Guards: answersOf(x.Guards),
-			Next: x.Next, WouldChange: x.WouldChange, OperatorMay: x.OperatorMay}
-		if r.Incident != nil {
-			out.Story = entriesOf(r.Incident.Ledger)
-		}
+		out = ExplanationOf(r, x)
 		for _, a := range b.view.stormsOf(id) {
 			out.Why = append(out.Why, fmt.Sprintf("%s is in a storm since %s: %s (holdfast describe area %s)", a.Area, a.Began.Format(time.RFC3339), a.Why, a.Area))
 		}
@@ -284,8 +280,20 @@ func (b *backend) ExplainHost(ctx context.Context, id string) (v1.Explanation, e
 	}
 	eff, profile := b.view.resolved(spec.Val.Partition, id, time.Now())
 	explain(rec.Val, policyOf(eff, b.w().devices(spec.Val, profile), profile))
-	out.Why = append(out.Why, "as on record: no worker owns the host at this moment")
+	if base, _ := b.OwnerAPI(id); base == "" {
+		out.Why = append(out.Why, "as on record: no worker owns the host at this moment")
+	}
 	return out, nil
+}
+
+// ExplanationOf is what operators are shown of a host's explanation.
+func ExplanationOf(r ha.Record, x ha.Explanation) v1.Explanation {
+	out := v1.Explanation{Subject: "host " + r.Host, State: string(x.State), Since: x.Since, Why: []string{x.Why}, WhyNot: x.WhyNot, Evidence: x.Evidence, Holds: holdsOf(x.Holds),
+		Guards: answersOf(x.Guards), Next: x.Next, WouldChange: slices.Concat(x.Flips, x.WouldChange), OperatorMay: x.OperatorMay}
+	if r.Incident != nil {
+		out.Story = entriesOf(r.Incident.Ledger)
+	}
+	return out
 }
 
 func answersOf(in []guard.Answer) (out []v1.GuardAnswer) {
@@ -312,10 +320,13 @@ func (b *backend) ExplainPartition(ctx context.Context, path string) (v1.Explana
 	for _, d := range p.Disarmed {
 		x.Why = append(x.Why, "disarmed: "+d)
 		x.WouldChange = append(x.WouldChange, "holdfast ha arm "+strings.Fields(d)[0])
+		x.WhyNot = append(x.WhyNot, "automation acts on no host here: disarmed: "+d)
 	}
 	for _, d := range b.view.disabled(path) {
 		x.WouldChange = append(x.WouldChange, "enable it: "+d)
+		x.WhyNot = append(x.WhyNot, "it is not ACTIVE: "+d)
 	}
+	b.partitionOutlook(&x, p)
 	for s, n := range p.States {
 		x.Story = append(x.Story, v1.Entry{What: "hosts", Text: fmt.Sprintf("%d %s", n, s)})
 	}

@@ -47,7 +47,7 @@ type intent struct {
 // revision; a packet also on the host's declaration, and an answer of the guards on
 // every switch that they were shown. It returns whether o.rec is the next record now; if
 // not, no effect may start.
-func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects []ha.Effect) bool {
+func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects []ha.Effect) (done bool) {
 	g := o.claim.Guard().At(leases.HostHAKey(o.host), o.recRev)
 	if ev.Kind == ha.EvPlace || slices.ContainsFunc(effects, sends) {
 		g = g.At(leases.HostSpecKey(o.host), o.spec.Rev)
@@ -57,7 +57,8 @@ func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects
 			g = g.At(key, rev)
 		}
 	}
-	ops := []leases.Op{leases.Put(leases.HostHAKey(o.host), next)}
+	steps := o.recordStep(ev, &next, effects)
+	ops := append([]leases.Op{leases.Put(leases.HostHAKey(o.host), next)}, steps...)
 	var announced []v1.Event
 	for _, e := range effects {
 		switch e.Kind {
@@ -69,6 +70,7 @@ func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects
 			var err error
 			if g, ops, err = o.spend(g, ops, ev); err != nil {
 				o.log.Error("spend budget", "cause", err)
+				o.recorder.Break()
 				return false
 			}
 		case ha.CloseIncident:
@@ -85,6 +87,9 @@ func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects
 	}
 	failed := false
 	defer func() {
+		if !done {
+			o.recorder.Break() // the step was not written
+		}
 		if failed { // the warning is this owner's: another one's success says nothing of it
 			o.w.health.clear("CommitsFail")
 		}

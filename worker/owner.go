@@ -14,6 +14,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/coordinator/replay"
 	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
@@ -38,6 +39,8 @@ type owner struct {
 	powRev int64
 	eff    effective
 	policy ha.Policy
+
+	recorder replay.Recorder // of the open incident's steps
 
 	devices []device      // effective
 	ordered []budgetState // as they were before the last operator's order
@@ -316,8 +319,12 @@ func (o *owner) step(ctx context.Context, ev ha.Event) ([]ha.Effect, bool) {
 	began := time.Now()
 	next, effects := ha.Step(o.rec, ev, o.policy)
 	o.w.metrics.steps.WithLabelValues(string(ev.Kind)).Observe(time.Since(began).Seconds())
-	if len(effects) == 0 && (reflect.DeepEqual(next, o.rec) || o.unworthy(ev, next)) {
+	if len(effects) == 0 && reflect.DeepEqual(next, o.rec) {
+		return nil, true
+	}
+	if len(effects) == 0 && o.unworthy(ev, next) {
 		o.rec = next
+		o.recorder.Break()
 		return nil, true
 	}
 	from := o.rec

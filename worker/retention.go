@@ -26,8 +26,8 @@ const (
 	trimBatch     = 100
 )
 
-// trim keeps the log by age and count, and closed incidents by age. The owner of slot 0
-// does it for the fleet.
+// trim keeps the log by age and count, closed incidents by age, and what can be replayed by
+// age and count. The owner of slot 0 does it for the fleet.
 func (w *Worker) trim(ctx context.Context) error {
 	var incidents time.Time // when they were looked at
 	for pause(ctx, trimInterval) {
@@ -39,6 +39,11 @@ func (w *Worker) trim(ctx context.Context) error {
 			continue
 		}
 		ops, err := w.oldEvents(ctx)
+		if err == nil {
+			var more []leases.Op
+			more, err = w.oldSteps(ctx, time.Now())
+			ops = append(ops, more...)
+		}
 		if now := time.Now(); err == nil && now.Sub(incidents) >= trimIncidents {
 			var more []leases.Op
 			more, err = w.oldIncidents(ctx, now)

@@ -43,6 +43,7 @@ func TestCLI(t *testing.T) {
 		Dir: "testdata/cli",
 		Setup: func(env *testscript.Env) error {
 			s := &script{fleet: apitest.NewFleet()}
+			s.fleet.Exports = exportedIncidents(t)
 			s.server = httptest.NewServer(api.NewHandler(s.fleet, api.HandlerOptions{Version: "1.2"}))
 			env.Defer(s.server.Close)
 			env.Values["script"] = s

@@ -14,29 +14,14 @@ import (
 // newExplainCmd is `holdfast explain`: why a thing is as it is.
 func newExplainCmd(e *env) *cobra.Command {
 	return group("explain", "Say why a host, partition or incident is as it is, and what comes next",
-		"Answers in words: the state and its reason, which guards hold and what would clear each, what comes next and when, what an operator may do.\nAll guards are asked, also those that allow.",
+		"Answers in words: the state and its reason, why nothing more is done and what that rests on, which guards hold and what would clear each, what comes next and when, what an operator may do.\nAll guards are asked, also those that allow.",
 		`  holdfast explain host h-17
   holdfast explain partition z1/p1/c1
   holdfast explain incident 0198c1d2-7f6a-7c11-9a53-1f2e3d4c5b6a
   holdfast explain host h-17 -o json`,
 		explainOne(e, "host", []string{"hosts", "h"}, e.completeHosts, (*v1.Client).ExplainHost),
 		explainOne(e, "partition", []string{"partitions", "p"}, e.completePartitions, (*v1.Client).ExplainPartition),
-		describeOne(e, "incident", []string{"incidents", "i"}, e.completeIncidents, func(cmd *cobra.Command, api *v1.Client, id string) (any, func(*text), error) {
-			i, err := api.Incident(cmd.Context(), id)
-			if err != nil {
-				return nil, nil, err
-			}
-			x := v1.Explanation{Subject: "incident " + i.ID + " of host " + i.Host, State: i.State, Since: i.Opened, Guards: i.Guards, Story: i.Ledger, Why: []string{i.Cause}}
-			if !i.Ended.IsZero() {
-				x.State, x.Since = "ended", i.Ended
-				x.Why = append(x.Why, "it ended with: "+i.Outcome)
-			} else if h, err := api.ExplainHost(cmd.Context(), i.Host); err == nil && h.State == i.State {
-				// An open incident is explained by what its host waits for; without that
-				// answer the incident's own record still stands.
-				x.Holds, x.Next, x.WouldChange, x.OperatorMay = h.Holds, h.Next, h.WouldChange, h.OperatorMay
-			}
-			return x, func(t *text) { e.explanation(t, x) }, nil
-		}))
+		explainOne(e, "incident", []string{"incidents", "i"}, e.completeIncidents, (*v1.Client).ExplainIncident))
 }
 
 func explainOne(e *env, kind string, aliases []string, complete completer, ask func(*v1.Client, context.Context, string) (v1.Explanation, error)) *cobra.Command {
@@ -57,6 +42,8 @@ func (e *env) explanation(t *text, x v1.Explanation) {
 	}
 	t.printf("\n")
 	t.section("Why:", x.Why)
+	t.section("Why not more:", x.WhyNot)
+	t.section("What that rests on:", x.Evidence)
 	t.section("What holds it:", holdLines(x.Holds))
 	t.section("What comes next:", x.Next)
 	t.section("What would change this:", x.WouldChange)

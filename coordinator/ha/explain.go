@@ -18,10 +18,13 @@ type Explanation struct {
 	State       State          `json:"state"`
 	Since       time.Time      `json:"since"`
 	Why         string         `json:"why"`
+	WhyNot      []string       `json:"whyNot,omitempty"`   // why nothing more is done
+	Evidence    []string       `json:"evidence,omitempty"` // what the verdict rests on
 	Holds       []Hold         `json:"holds,omitempty"`
 	Guards      []guard.Answer `json:"guards,omitempty"` // all answers of the last evaluation
 	Next        []string       `json:"next"`             // what comes next, and when
 	WouldChange []string       `json:"wouldChange,omitempty"`
+	Flips       []string       `json:"flips,omitempty"` // the nearest change of the guards that would let HA act
 	OperatorMay []string       `json:"operatorMay,omitempty"`
 }
 
@@ -33,6 +36,8 @@ func Explain(r Record, p Policy, now time.Time) Explanation {
 	}
 	e.state()
 	e.common()
+	e.whyNot()
+	e.evidence()
 	for _, h := range e.out.Holds {
 		if h.Clears != "" {
 			e.change("%s holds until: %s", h.By, h.Clears)

@@ -193,8 +193,10 @@ type Incident struct {
 	Flapping    bool          `json:"flapping,omitempty"`   // third return within 10 min: 5 min of passes are asked for
 
 	Ledger  []Entry   `json:"ledger,omitempty"` // bounded: newest MaxLedger entries
+	Steps   int       `json:"steps,omitempty"`  // recorded for replay so far; counted by the owner, no decision looks at it
 	Ended   time.Time `json:"ended,omitzero"`
 	Outcome string    `json:"outcome,omitempty"`
+	Proof   *Proof    `json:"proof,omitempty"` // once ended: the proof that the incident came to
 }
 
 // MaxLedger bounds the evidence ledger kept with an incident.

@@ -141,6 +141,12 @@ func (s *step) close(to State) {
 	i := s.inc()
 	i.Ended, i.Outcome = s.now, s.outcome
 	i.Holds, i.Waiting, i.CheckAt, i.CheckID, i.CheckBy, i.AgentBy = nil, "", time.Time{}, "", time.Time{}, time.Time{}
+	if i.Proof = s.r.Proof; i.Proof == nil { // gone with the return of the host in this very step
+		i.Proof = s.was.Proof
+	}
+	if i.Proof != nil && i.Proof.At.Before(i.Opened) {
+		i.Proof = nil // of an earlier incident
+	}
 	s.effect(Effect{Kind: CloseIncident, ID: i.ID, Reason: i.Outcome, Incident: i})
 	s.own = false // the effect holds this copy now
 	if to != Fenced && to != Failed {

@@ -47,6 +47,10 @@ type Fleet struct {
 
 	workers []*worker
 
+	// Committed, if set, is told of each step of a host that went on record, before its
+	// effects start.
+	Committed func(ev ha.Event, policy ha.Policy, before, after ha.Record, effects []ha.Effect)
+
 	log     *Story
 	rules   *rules
 	waits   []*waiting // steps of the script that wait for something

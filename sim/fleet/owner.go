@@ -208,11 +208,12 @@ func (o *owner) step(ev ha.Event) ([]ha.Effect, bool) {
 	if len(effects) == 0 && reflect.DeepEqual(next, o.rec) {
 		return nil, true
 	}
+	policy := o.policy
 	if !o.f.etcdUp || o.w.noEtcd {
-		o.blocked = func() { o.commit(ev, next, effects) }
+		o.blocked = func() { o.commit(ev, policy, next, effects) }
 		return nil, false
 	}
-	o.commit(ev, next, effects)
+	o.commit(ev, policy, next, effects)
 	return effects, true
 }
 
@@ -226,8 +227,11 @@ func (o *owner) unblock() {
 	o.post(do)
 }
 
-func (o *owner) commit(ev ha.Event, next ha.Record, effects []ha.Effect) {
+func (o *owner) commit(ev ha.Event, policy ha.Policy, next ha.Record, effects []ha.Effect) {
 	from := o.rec
+	if o.f.Committed != nil {
+		o.f.Committed(ev, policy, from, next, effects)
+	}
 	for _, e := range effects {
 		switch {
 		case e.Kind == ha.Spend:

@@ -70,6 +70,16 @@ func (f *Fleet) explanation(h *host) ha.Explanation {
 	return ha.Explain(h.rec, p, f.now)
 }
 
+// Explain is what `holdfast explain host` is made of: the host's record and what follows
+// from it now; false: there is no such host.
+func (f *Fleet) Explain(id string) (ha.Record, ha.Explanation, bool) {
+	h, ok := f.byID[id]
+	if !ok {
+		return ha.Record{}, ha.Explanation{}, false
+	}
+	return h.rec, f.explanation(h), true
+}
+
 func (f *Fleet) explain(h *host) string {
 	e := f.explanation(h)
 	lines := []string{fmt.Sprintf("is %s since %s: %s", e.State, stamp(e.Since.Sub(Start)), e.Why)}

@@ -5,6 +5,8 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -378,5 +380,32 @@ func (x *table) explained(t *testing.T, host string) {
 		if !strings.Contains(out, want) {
 			t.Errorf("explain host %s has no %q:\n%s", host, want, out)
 		}
+	}
+	all, err := x.client.Incidents(t.Context(), host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range all {
+		x.replayed(t, i.ID)
+	}
+}
+
+// replayed: an incident is explained, reported and exported, and its decisions are the same
+// when they are made again from the file.
+func (x *table) replayed(t *testing.T, incident string) {
+	t.Helper()
+	if out := x.must(t, "explain", "incident", incident); !strings.Contains(out, "incident "+incident+" of host ") {
+		t.Errorf("explain incident %s: %s", incident, out)
+	}
+	if out := x.must(t, "incident", "report", incident); !strings.Contains(out, "## How long") {
+		t.Errorf("incident report %s: %s", incident, out)
+	}
+	file := filepath.Join(t.TempDir(), "incident.json")
+	if err := os.WriteFile(file, []byte(x.must(t, "incident", "export", incident)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, stderr, code := x.run(t, "replay", file)
+	if code != 0 || !strings.Contains(out, " 0 differ; 0 could not be judged") {
+		t.Errorf("replay of %s: exit %d\n%s\n%s", incident, code, out, stderr)
 	}
 }

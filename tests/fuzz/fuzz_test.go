@@ -29,7 +29,7 @@ const (
 // parsers are the packages that read bytes from the network, from a child process, or
 // from a store that others write to.
 var parsers = []string{
-	"agent", "agent/trust", "sim/bmc", "sim/pdu", "sim/redfish", "worker/api", "worker/link", "worker/pki", "worker/power/execdriver",
+	"agent", "agent/trust", "coordinator/replay", "sim/bmc", "sim/pdu", "sim/redfish", "worker/api", "worker/link", "worker/pki", "worker/power/execdriver",
 	"worker/power/fenceagent", "worker/power/ipmi", "worker/power/redfish", "worker/power/virsh", "worker/provider/execprovider", "worker/sealed",
 }
 

@@ -61,6 +61,8 @@ type Backend interface {
 	RaiseGeneration(ctx context.Context, who string, r v1.GenerationRequest, dryRun bool) (v1.Generation, error)
 	Incidents(ctx context.Context, host string) ([]v1.Incident, error) // newest first; host "": all
 	Incident(ctx context.Context, id string) (v1.Incident, error)
+	ExplainIncident(ctx context.Context, id string) (v1.Explanation, error)
+	ExportIncident(ctx context.Context, id string) (v1.IncidentExport, error) // no secrets
 	Areas(ctx context.Context) ([]v1.Area, error)
 	Area(ctx context.Context, area string) (v1.Area, error)
 	Budgets(ctx context.Context, scope string) ([]v1.Budget, error)                                         // scope "": all

@@ -93,6 +93,31 @@ func getIncident(c *call) error {
 	return c.reply(i)
 }
 
+func explainIncident(c *call) error {
+	i, err := c.b.Incident(c.ctx(), c.id())
+	if err != nil {
+		return err
+	}
+	if i.Ended.IsZero() { // what comes next is known best by the owner of the host
+		if done, err := c.askOwner(i.Host, nil, readForward, true); done || err != nil {
+			return err
+		}
+	}
+	x, err := c.b.ExplainIncident(c.ctx(), c.id())
+	if err != nil {
+		return err
+	}
+	return c.reply(x)
+}
+
+func exportIncident(c *call) error {
+	x, err := c.b.ExportIncident(c.ctx(), c.id())
+	if err != nil {
+		return err
+	}
+	return c.reply(x)
+}
+
 func listAreas(c *call) error {
 	as, err := c.b.Areas(c.ctx())
 	if err != nil {

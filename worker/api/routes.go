@@ -120,6 +120,8 @@ var Routes = append([]Route{
 	{"POST", "/v1/etcd/generation", "settings:write", v1.GenerationRequest{}, v1.Generation{}, []Param{dryParam}, "Raise the generation of the etcd data after a restore, above everything agents have reported: all workers open new sessions, and agents obey them again. With `dryRun` nothing is changed.", raiseGeneration},
 	{"GET", "/v1/incidents", "hosts:read", nil, v1.List[v1.Incident]{}, join([]Param{{Name: "host", Doc: "incidents of this host"}}, pageParams), "List incidents, newest first.", listIncidents},
 	{"GET", "/v1/incidents/{id}", "hosts:read", nil, v1.Incident{}, nil, "One incident with its ledger.", getIncident},
+	{"GET", "/v1/incidents/{id}/explain", "hosts:read", nil, v1.Explanation{}, nil, "Why an incident is as it is, or ended as it did, and what comes next.", explainIncident},
+	{"GET", "/v1/incidents/{id}/export", "hosts:read", nil, v1.IncidentExport{}, nil, "All that is kept of an incident in one object, without secrets: checks, guards with values and limits, packets, proof, operators, and the recorded inputs for a replay.", exportIncident},
 	{"GET", "/v1/areas", "hosts:read", nil, v1.List[v1.Area]{}, pageParams, "List racks, switches, PDUs, pools, clusters, pods and zones that are in a storm, or were.", listAreas},
 	{"GET", "/v1/areas/{path...}", "hosts:read", nil, v1.Area{}, nil, "One area: its last storm.", getArea},
 	{"GET", "/v1/budgets", "hosts:read", nil, v1.List[v1.Budget]{}, join([]Param{{Name: "scope", Doc: "the budget of this scope and those below it; default all"}}, pageParams), "List power-down budgets: of all zones, pods and clusters, and of hosts that spent some.", listBudgets},

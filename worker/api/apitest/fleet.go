@@ -33,6 +33,7 @@ type Fleet struct {
 	InstanceL []v1.Instance
 	CommandL  []v1.Command
 	EventL    []v1.Event
+	Exports   map[string]v1.IncidentExport // by incident; others are made of what is here
 	AreaL     []v1.Area
 	BudgetMap map[string]v1.Budget
 	Set       map[string]v1.Setting      // by scope and name
@@ -339,6 +340,42 @@ func (f *Fleet) Incident(_ context.Context, id string) (v1.Incident, error) {
 		}
 	}
 	return v1.Incident{}, missing("incident", id)
+}
+
+func (f *Fleet) ExplainIncident(ctx context.Context, id string) (v1.Explanation, error) {
+	i, err := f.Incident(ctx, id)
+	x := v1.Explanation{Subject: "incident " + id + " of host " + i.Host, State: i.State, Since: i.Opened, Why: []string{i.Cause}, Guards: i.Guards, Story: i.Ledger}
+	if !i.Ended.IsZero() {
+		x.State, x.Since, x.Why = "ended", i.Ended, append(x.Why, "it ended with: "+i.Outcome)
+		return x, err
+	}
+	if err != nil {
+		return x, err
+	}
+	h, err := f.ExplainHost(ctx, i.Host)
+	x.Holds, x.Next, x.WouldChange, x.OperatorMay = h.Holds, h.Next, h.WouldChange, h.OperatorMay
+	x.WhyNot = []string{"guard armed holds: cluster z1/p1/c1 is disarmed"}
+	x.Evidence = []string{"h-1 sees: idle: stamp and disks stood still for 6s"}
+	return x, err
+}
+
+func (f *Fleet) ExportIncident(ctx context.Context, id string) (v1.IncidentExport, error) {
+	if x, ok := f.Exports[id]; ok {
+		return x, nil
+	}
+	i, err := f.Incident(ctx, id)
+	if err != nil {
+		return v1.IncidentExport{}, err
+	}
+	x := v1.IncidentExport{Format: v1.IncidentFormat, Version: v1.IncidentVersion, Exported: at(300), Software: "1.2", Incident: i}
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	for _, e := range f.EventL {
+		if e.Incident == id {
+			x.Events = append(x.Events, e)
+		}
+	}
+	return x, nil
 }
 
 func (f *Fleet) Events(_ context.Context, q api.EventFilter) ([]v1.Event, error) {

@@ -240,7 +240,7 @@ func (c *Client) Incidents(ctx context.Context, host string) ([]Incident, error)
 
 // Incident is one incident with its whole ledger.
 func (c *Client) Incident(ctx context.Context, id string) (Incident, error) {
-	return get[Incident](ctx, c, "/v1/incidents/"+url.PathEscape(id), nil)
+	return get[Incident](ctx, c, incidentPath(id, ""), nil)
 }
 
 // Areas lists areas that are in a storm or were, by name.

@@ -308,8 +308,13 @@ type Incident struct {
 	State   string        `json:"state"` // of the host, while open
 	Cause   string        `json:"cause"`
 	Outcome string        `json:"outcome,omitempty"`
+	Fell    time.Time     `json:"fell,omitzero"` // when the host fell silent last
+	Boot    string        `json:"boot,omitempty"`
+	Holds   []Hold        `json:"holds,omitempty"` // while open
+	Proof   *Proof        `json:"proof,omitempty"` // that it has come to
+	Steps   int           `json:"steps,omitempty"` // decisions recorded for replay, those not kept any more included
 	Ledger  []Entry       `json:"ledger,omitempty"`
-	Guards  []GuardAnswer `json:"guards,omitempty"`
+	Guards  []GuardAnswer `json:"guards,omitempty"` // as last asked
 }
 
 // Entry is one line of an incident's story.
@@ -417,6 +422,8 @@ type Explanation struct {
 	State       string        `json:"state"`
 	Since       time.Time     `json:"since"`
 	Why         []string      `json:"why"`
+	WhyNot      []string      `json:"whyNot,omitempty"`   // why nothing more is done
+	Evidence    []string      `json:"evidence,omitempty"` // what that rests on
 	Holds       []Hold        `json:"holds,omitempty"`
 	Guards      []GuardAnswer `json:"guards,omitempty"`
 	Next        []string      `json:"next,omitempty"`
