@@ -47,7 +47,7 @@ func TestRoundWaitsForSiblings(t *testing.T) {
 	const round = 2 * time.Second
 	took := func(w *Worker) time.Duration {
 		began := time.Now()
-		w.round(t.Context(), "h0", since, round, time.Second)
+		w.round(t.Context(), "h0", since, nil, round, time.Second)
 		return time.Since(began)
 	}
 	w := neighbourhood(t, 5, since.Add(time.Millisecond)) // all heard since
