@@ -76,6 +76,7 @@ type Worker struct {
 	adopting   adopting
 	still      *standstill
 	kick       chan struct{} // membership, slots or host specs changed
+	told       chan struct{} // workers or owners of slots changed, for the event log
 
 	secretsVersion atomic.Int64 // raised by each change of a sealed secret
 }
@@ -96,7 +97,7 @@ func New(o Options) (*Worker, error) {
 		owners: map[string]*owner{}, parts: map[string]*partition{}, claims: map[int]leases.Claim{},
 		shown: map[string]*published{}, partStates: map[string]ha.PartitionRecord{},
 		back: wentBack{hosts: map[string]frozenHost{}}, renew: map[int]bool{}, adopting: make(adopting, adoptAtOnce), still: newStandstill(o.Logger),
-		kick: make(chan struct{}, 1), providers: map[string]provider.Provider{},
+		kick: make(chan struct{}, 1), told: make(chan struct{}, 1), providers: map[string]provider.Provider{},
 	}
 	w.health = newHealth(time.Now)
 	w.metrics = newMetrics(w)
@@ -208,6 +209,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	g.Go(func() error { return w.watchSecrets(ctx) })
 	g.Go(func() error { return w.trim(ctx) })
 	g.Go(func() error { return w.watchAreas(ctx) })
+	g.Go(func() error { return w.tellChanges(ctx) })
 	g.Go(func() error { return w.watchTrust(ctx) })
 	g.Go(func() error { return w.tellCuts(ctx) })
 	g.Go(func() error { return w.trimTrust(ctx) })
@@ -298,6 +300,10 @@ func (w *Worker) changed(kind, id string) {
 	case "workers", "drains", "slots", "host-spec", "indices", "settings":
 		signal(w.lists.kick)
 		signal(w.carried.kick)
+	}
+	switch kind {
+	case "workers", "slots", "ends":
+		signal(w.told)
 	}
 	switch kind {
 	case "workers", "drains", "slots", "ends", "host-spec", "generation":
