@@ -192,7 +192,7 @@ func (w *Worker) areaChanged(area string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, h := range members {
-		if p, o := w.shown[h], w.owners[h]; p != nil && o != nil && len(p.record.Holds()) > 0 {
+		if p, o := w.shown.get(h), w.owners[h]; p != nil && o != nil && len(p.record.Holds()) > 0 {
 			o.in.put("area", readersChanged{})
 		}
 	}

@@ -47,7 +47,7 @@ func BenchmarkBeat(b *testing.B) {
 			if time.Now().After(end) {
 				b.Fatal("not within 5 minutes")
 			}
-			pause(b.Context(), 50*time.Microsecond)
+			pause(b.Context(), 2*time.Millisecond)
 		}
 	}
 	until(func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.owners) == n })

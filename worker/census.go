@@ -135,13 +135,11 @@ func roundOf(p ha.Policy) time.Duration { return p.PingInterval + time.Second }
 func (w *Worker) heard(host string, answered map[string]time.Time) func(string) time.Time {
 	at := map[string]time.Time{}
 	siblings := w.view.census.siblings(host)
-	w.mu.Lock()
 	for h := range siblings {
-		if p := w.shown[h]; p != nil {
+		if p := w.shown.get(h); p != nil {
 			at[h] = p.lastPing
 		}
 	}
-	w.mu.Unlock()
 	for h, t := range answered {
 		if t.After(at[h]) {
 			at[h] = t

@@ -232,9 +232,7 @@ func (w *Worker) examine(ctx context.Context, host string) {
 	if err != nil || a.GetHealth().GetReport() == nil {
 		return // its pings say so, or their absence
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if p, own := w.shown[host], w.owners[host]; p != nil && own != nil && p.linked {
+	if own, p := w.owned(host); own != nil && p.linked {
 		own.in.put("", pingMsg{boot: p.boot, report: a.GetHealth().Report, at: time.Now().UTC()})
 	}
 }

@@ -22,13 +22,14 @@ import (
 // that happens to the host comes through its mailbox; everything that is done about it
 // starts after a commit. Nothing here decides, see coordinator/ha.
 type owner struct {
-	w     *Worker
-	s     *leases.Session
-	claim leases.Claim
-	host  string
-	home  string // partition at adoption: a host that moves gets another slot and so another owner
-	log   *slog.Logger
-	in    *mailbox
+	w      *Worker
+	s      *leases.Session
+	claim  leases.Claim
+	host   string
+	listed bool   // others may find it; touched by its own goroutine only
+	home   string // partition at adoption: a host that moves gets another slot and so another owner
+	log    *slog.Logger
+	in     *mailbox
 
 	spec   versioned[v1.HostSpec]
 	rec    ha.Record
@@ -311,7 +312,7 @@ func (o *owner) step(ctx context.Context, ev ha.Event) ([]ha.Effect, bool) {
 	}
 	began := time.Now()
 	next, effects := ha.Step(o.rec, ev, o.policy)
-	o.w.metrics.steps.WithLabelValues(string(ev.Kind)).Observe(time.Since(began).Seconds())
+	o.w.metrics.stepTime[ev.Kind].Observe(time.Since(began).Seconds())
 	if len(effects) == 0 && (reflect.DeepEqual(next, o.rec) || o.unworthy(ev, next)) {
 		o.rec = next
 		return nil, true

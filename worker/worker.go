@@ -67,7 +67,7 @@ type Worker struct {
 	owners     map[string]*owner
 	parts      map[string]*partition
 	claims     map[int]leases.Claim
-	shown      map[string]*published         // what owners have published
+	shown      board                         // what owners have published; not under mu
 	partStates map[string]ha.PartitionRecord // as committed by partitions here
 	reignBegan time.Time                     // since when this worker owns slots
 	lostAgents lossWindow
@@ -95,8 +95,8 @@ func New(o Options) (*Worker, error) {
 	w := &Worker{
 		o: o, wire: certs, log: o.Logger.With("worker", o.ID), started: time.Now().UTC(),
 		owners: map[string]*owner{}, parts: map[string]*partition{}, claims: map[int]leases.Claim{},
-		shown: map[string]*published{}, partStates: map[string]ha.PartitionRecord{},
-		back: wentBack{hosts: map[string]frozenHost{}}, renew: map[int]bool{}, adopting: make(adopting, adoptAtOnce), still: newStandstill(o.Logger),
+		partStates: map[string]ha.PartitionRecord{},
+		back:       wentBack{hosts: map[string]frozenHost{}}, renew: map[int]bool{}, adopting: make(adopting, adoptAtOnce), still: newStandstill(o.Logger),
 		kick: make(chan struct{}, 1), told: make(chan struct{}, 1), providers: map[string]provider.Provider{},
 	}
 	w.health = newHealth(time.Now)
