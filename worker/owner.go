@@ -34,6 +34,7 @@ type owner struct {
 	spec   versioned[v1.HostSpec]
 	rec    ha.Record
 	stored ha.Record // as etcd has it
+	next   ha.Record // as the present step decides: here, so that a ping allocates none
 	recRev int64     // 0: not on record yet
 	pow    powerRecord
 	powRev int64
@@ -311,14 +312,15 @@ func (o *owner) step(ctx context.Context, ev ha.Event) ([]ha.Effect, bool) {
 		ev.At = o.now()
 	}
 	began := time.Now()
-	next, effects := ha.Step(o.rec, ev, o.policy)
+	var effects []ha.Effect
+	o.next, effects = ha.Step(o.rec, ev, o.policy)
 	o.w.metrics.stepTime[ev.Kind].Observe(time.Since(began).Seconds())
-	if len(effects) == 0 && (reflect.DeepEqual(next, o.rec) || o.unworthy(ev, next)) {
-		o.rec = next
+	if len(effects) == 0 && (reflect.DeepEqual(&o.next, &o.rec) || o.unworthy(ev)) {
+		o.rec = o.next
 		return nil, true
 	}
 	from := o.rec
-	if !o.commit(ctx, ev, next, effects) {
+	if !o.commit(ctx, ev, o.next, effects) {
 		return nil, false
 	}
 	o.committed(from, ev)
@@ -332,8 +334,8 @@ func (o *owner) step(ctx context.Context, ev ha.Event) ([]ha.Effect, bool) {
 // unworthy: what a step without effects has made of the record need not be written. What
 // adoption takes back, the next owner would take back as well; and it often comes out
 // again as it is stored. Thousands of hosts are adopted at once when a worker dies.
-func (o *owner) unworthy(ev ha.Event, next ha.Record) bool {
-	return o.recRev != 0 && (ev.Kind == ha.EvAdopted || reflect.DeepEqual(next, o.stored))
+func (o *owner) unworthy(ev ha.Event) bool {
+	return o.recRev != 0 && (ev.Kind == ha.EvAdopted || reflect.DeepEqual(&o.next, &o.stored))
 }
 
 // committed is everything that follows a commit without being an effect.

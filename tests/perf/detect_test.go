@@ -27,7 +27,10 @@ var detections = []struct {
 	{"default", 60 * time.Second},
 }
 
-const deadline = 3 * time.Minute // for one host to be proven dead, and for a fleet to be up
+const (
+	deadline = 3 * time.Minute // for one host to be proven dead, or to be back, and for a fleet to be up
+	apart    = 2               // so many may be down at once: more would be a storm
+)
 
 // stages of a detection are the events that end them.
 var stages = []string{"ha.suspect", "ha.recovering", "ha.safe-to-restart"}
@@ -35,7 +38,7 @@ var stages = []string{"ha.suspect", "ha.recovering", "ha.safe-to-restart"}
 // detect measures how long it takes from a host's crash to the proof that it is dead:
 // real workers, agents and guests as processes, BMCs over RMCP+ and UDP, as `holdfast dev`
 // runs them.
-// Hosts are broken one after the other, each in another rack than the one before.
+// Hosts are broken one after the other, each in another cluster than the one before.
 func (b *bench) detect() {
 	for _, d := range detections {
 		if d.preset == "default" && b.n.Dead == 1 {
@@ -58,6 +61,9 @@ func (b *bench) detection(preset string, target time.Duration) {
 	var whole times
 	parts := make([]times, len(stages))
 	for i := range b.n.Dead {
+		if i >= apart {
+			f.back(hosts[f.victim(i-apart)])
+		}
 		began, ends := f.crash(hosts[f.victim(i)])
 		whole = append(whole, ends[len(ends)-1].Sub(began))
 		for k, at := range ends {
@@ -167,8 +173,7 @@ func (f *devFleet) victim(i int) int {
 	return (i%clusters*4 + i/clusters) % f.b.n.Fleet
 }
 
-// crash crashes a host and returns when, and when each stage had ended. Then it waits until
-// the host is back, or its cluster would be short of it.
+// crash crashes a host and returns when, and when each stage had ended.
 func (f *devFleet) crash(host string) (began time.Time, ends []time.Time) {
 	f.b.t.Helper()
 	ctx, cancel := context.WithTimeout(f.b.t.Context(), deadline)
@@ -199,17 +204,22 @@ func (f *devFleet) crash(host string) (began time.Time, ends []time.Time) {
 		}
 		return ""
 	})
+	return began, ends
+}
+
+// back waits until a host is AVAILABLE again.
+func (f *devFleet) back(host string) {
+	f.b.t.Helper()
 	f.b.until(deadline, func() string {
-		h, err := f.api.Host(ctx, host)
+		h, err := f.api.Host(f.b.t.Context(), host)
 		if err != nil {
 			return err.Error()
 		}
-		if h.Status.State != "AVAILABLE" && f.b.n.Dead > 1 {
+		if h.Status.State != "AVAILABLE" {
 			return fmt.Sprintf("%s is %s (%s)", host, h.Status.State, h.Status.Reason)
 		}
 		return ""
 	})
-	return began, ends
 }
 
 // commandBinary builds cmd/holdfast, once.

@@ -56,7 +56,7 @@ func (b *bench) engine() {
 
 var benchLine = regexp.MustCompile(`^(Benchmark\S+?)(-\d+)?\s+\d+\s+(.*)$`)
 
-// goBench runs the benchmarks of a package that figures name, on one core, and returns what
+// goBench runs the benchmarks of a package that figures name, and returns what
 // they say by name and unit.
 func (b *bench) goBench(pkg string) map[string]float64 {
 	b.t.Helper()
@@ -66,7 +66,11 @@ func (b *bench) goBench(pkg string) map[string]float64 {
 			names = append(names, name)
 		}
 	}
-	args := []string{"test", "-run", "^$", "-bench", "^(" + strings.Join(names, "|") + ")$", "-benchmem", "-benchtime", b.n.Bench, "-cpu", "1", "github.com/holdfast-ha/holdfast/" + pkg}
+	args := []string{"test", "-run", "^$", "-bench", "^(" + strings.Join(names, "|") + ")$", "-benchmem", "-benchtime", b.n.Bench}
+	if !*full {
+		args = append(args, "-short")
+	}
+	args = append(args, "github.com/holdfast-ha/holdfast/"+pkg)
 	text, err := exec.CommandContext(b.t.Context(), "go", args...).CombinedOutput()
 	if err != nil {
 		b.t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, text)
