@@ -72,7 +72,8 @@ func slotsOf(owners []string) map[string]string {
 	return out
 }
 
-// memberChange is a worker that came, went, or is another process now.
+// memberChange is a worker that came, went, or has another session now: another process has,
+// and one that lost its lease.
 type memberChange struct{ id, was, is string } // boots; empty: not there
 
 // memberChanges compares the workers that were told of with those that are there, by id.
@@ -236,7 +237,7 @@ func (t *teller) tellMembers(members map[string]v1.Worker, next *told, now time.
 			}
 			delete(next.Workers, c.id)
 		case c.was != "":
-			typ, text = "worker.restarted", fmt.Sprintf("worker %s is another process now; of the one before: %s", c.id, endWords[leases.End(how)])
+			typ, text = "worker.rejoined", fmt.Sprintf("worker %s registered anew; of its session before: %s", c.id, endWords[leases.End(how)])
 		}
 		if c.is != "" {
 			next.Workers[c.id] = c.is

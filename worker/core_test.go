@@ -162,6 +162,9 @@ func (r *rig) events(t *testing.T, from int64) (out []string) {
 	return out
 }
 
+// ofWorkers: an event is about workers, not about hosts.
+func ofWorkers(e string) bool { return strings.HasPrefix(e, "worker.") || strings.HasPrefix(e, "slots.") }
+
 // TestHandOffIsNoNews: a hand-off changes no state of a host and takes no partition down
 // (ha.md §§2 and 3), even when all that is on record of the power tests is old because
 // nothing had to be written since.
@@ -208,7 +211,6 @@ func TestHandOffIsNoNews(t *testing.T) {
 		}
 		return true
 	})
-	ofWorkers := func(e string) bool { return strings.HasPrefix(e, "worker.") || strings.HasPrefix(e, "slots.") }
 	if got := slices.DeleteFunc(r.events(t, from), ofWorkers); len(got) > 0 {
 		t.Errorf("the hand-off was news:\n%s", strings.Join(got, "\n"))
 	}
