@@ -163,7 +163,9 @@ func (r *rig) events(t *testing.T, from int64) (out []string) {
 }
 
 // ofWorkers: an event is about workers, not about hosts.
-func ofWorkers(e string) bool { return strings.HasPrefix(e, "worker.") || strings.HasPrefix(e, "slots.") }
+func ofWorkers(e string) bool {
+	return strings.HasPrefix(e, "worker.") || strings.HasPrefix(e, "slots.")
+}
 
 // TestHandOffIsNoNews: a hand-off changes no state of a host and takes no partition down
 // (ha.md §§2 and 3), even when all that is on record of the power tests is old because
