@@ -30,7 +30,7 @@ chaos: ## kills, pauses and cuts at random, histories checked: [SEED=n] [FOR=30m
 simulate: ## random disasters over simulated fleets, invariants checked: [SEEDS=10000] [SEED=1]
 	go test ./tests/fleet -run TestRandom -count=1 -v -timeout 0 -args -seeds $(or $(SEEDS),10000) -seed $(or $(SEED),1)
 bench: ## measure against the floors of this machine, write docs/performance.md
-	go test ./tests/perf -run TestPerf -count=1 -v -timeout 20m -full -page $(CURDIR)/docs/performance.md
+	go test ./tests/perf -run TestPerf -count=1 -v -timeout 60m -full -page $(CURDIR)/docs/performance.md
 	go test ./tests/sweep -run TestFull -count=1 -v -timeout 0 -args -full
 scale: ## many agents with standby streams on three workers: [N=10000] [FOR=10m]
 	go test ./tests/scale -count=1 -v -timeout 2h -args -agents $(or $(N),10000) -hold $(or $(FOR),10m)

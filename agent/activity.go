@@ -30,21 +30,61 @@ func (a *Agent) activity(ctx context.Context, q *agentpb.ActivityRequest) (*agen
 	if err := a.checkActivity(ctx, q, window); err != nil {
 		return nil, fmt.Errorf("check activity: %w", err)
 	}
-	began := time.Now()
+	asked := time.Now()
 	out := &agentpb.ActivityAnswer{
 		Pools:  make([]*agentpb.PoolAnswer, len(q.Pools)),
 		Probes: make([]*agentpb.ProbeAnswer, len(q.Probes)),
 	}
+	known := a.watches.get(q.Host)
+	if q.QuietMs == 0 {
+		known = nil
+	}
+	if q.RememberMs > 0 {
+		a.remember(ctx, q)
+	}
+	wanted := since(asked, time.Duration(q.QuietMs)*time.Millisecond, window)
+	began := make([]time.Time, len(q.Pools)+len(q.Probes)) // of what is from memory
 	var looks sync.WaitGroup
 	for i, p := range q.Pools {
-		looks.Go(func() { out.Pools[i] = a.watchPool(ctx, q.Host, p, window) })
+		looks.Go(func() {
+			if known != nil {
+				if out.Pools[i], began[i] = a.recall(ctx, known, p, wanted); out.Pools[i] != nil {
+					return
+				}
+			}
+			out.Pools[i], began[i] = a.watchPool(ctx, q.Host, p, window), time.Time{}
+		})
 	}
 	for i, address := range q.Probes {
-		looks.Go(func() { out.Probes[i] = a.probe(ctx, address, window) })
+		looks.Go(func() {
+			k := len(q.Pools) + i
+			if known != nil {
+				if out.Probes[i], began[k] = known.recallProbe(ctx, address, asked, wanted); out.Probes[i] != nil {
+					return
+				}
+			}
+			out.Probes[i], began[k] = a.probe(ctx, address, window), time.Time{}
+		})
 	}
 	looks.Wait()
-	out.TookMs = time.Since(began).Milliseconds()
+	out.TookMs, out.RememberedMs = time.Since(asked).Milliseconds(), remembered(asked, began)
 	return out, nil
+}
+
+// remembered is how long before a request the latest of its looks began, if all of them
+// began before, in milliseconds.
+func remembered(asked time.Time, began []time.Time) int64 {
+	if len(began) == 0 {
+		return 0
+	}
+	least := maxWindow
+	for _, at := range began {
+		if at.IsZero() {
+			return 0
+		}
+		least = min(least, asked.Sub(at))
+	}
+	return max(0, least).Milliseconds()
 }
 
 // checkActivity refuses what could not give a right answer. A window in which a live host
@@ -59,6 +99,9 @@ func (a *Agent) checkActivity(ctx context.Context, q *agentpb.ActivityRequest, w
 	if least := 2 * a.settings.get().stamp; window < least || window > maxWindow {
 		return fmt.Errorf("window_ms is %d: want two stamp intervals (%d) to %d", q.WindowMs, least.Milliseconds(), maxWindow.Milliseconds())
 	}
+	if err := checkRemember(q); err != nil {
+		return err
+	}
 	if end, ok := ctx.Deadline(); ok && time.Until(end) < window {
 		return fmt.Errorf("window_ms is %d: the request's timeout leaves only %d", q.WindowMs, time.Until(end).Milliseconds())
 	}
@@ -72,12 +115,7 @@ func (a *Agent) watchPool(ctx context.Context, host string, q *agentpb.PoolQuery
 		return &agentpb.PoolAnswer{Pool: q.GetPool(), Detail: "pool is not configured on this host"}
 	}
 	p := a.pools[i]
-	look := looker{pool: p, self: a.opts.Host, host: host, controls: []string{a.opts.Host}, disks: q.Disks}
-	for _, c := range q.Controls {
-		if c != host && !slices.Contains(look.controls, c) {
-			look.controls = append(look.controls, c)
-		}
-	}
+	look := a.looker(p, host, q)
 	first, err := through(ctx, p.samples, look.first)
 	if err == nil && !sleep(ctx, window) {
 		err = fmt.Errorf("wait for the window: %w", context.Cause(ctx))
@@ -92,11 +130,25 @@ func (a *Agent) watchPool(ctx context.Context, host string, q *agentpb.PoolQuery
 	return look.compare(first, second)
 }
 
+// looker looks at what a query asks about on one of this host's pools.
+func (a *Agent) looker(p *pool, host string, q *agentpb.PoolQuery) looker {
+	look := looker{pool: p, self: a.opts.Host, host: host, controls: []string{a.opts.Host}, disks: q.Disks}
+	for _, c := range q.Controls {
+		if c != host && !slices.Contains(look.controls, c) {
+			look.controls = append(look.controls, c)
+		}
+	}
+	return look
+}
+
+// probeWait is how long an answer to one probe is waited for.
+func probeWait(window time.Duration) time.Duration { return min(window/minProbes, time.Second) }
+
 // probe asks an address again and again during the window. One answer is an answer;
 // silence is said only when every probe was sent.
 func (a *Agent) probe(ctx context.Context, address string, window time.Duration) *agentpb.ProbeAnswer {
 	out := &agentpb.ProbeAnswer{Address: address}
-	wait := min(window/minProbes, time.Second)
+	wait := probeWait(window)
 	var unsent error
 	for range window / wait {
 		attempt, cancel := context.WithTimeout(ctx, wait)

@@ -39,6 +39,7 @@ type Agent struct {
 	moves    chan *agentpb.Move   // a worker asks for a move
 	sessions atomic.Uint64        // number of the last session
 	commands commands
+	watches  *watches
 
 	boot string // of the host, known before the first session
 }
@@ -75,7 +76,7 @@ func New(o Options) (*Agent, error) {
 	a := &Agent{
 		opts: o, process: process.String(), epochs: remembered, workers: list,
 		settings: newSettings(), health: newHealth(o.Hypervisor), gate: newGate(),
-		requests: make(chan struct{}, maxRequests), outbox: make(chan *agentpb.Answer), moves: make(chan *agentpb.Move, 1),
+		watches: newWatches(), requests: make(chan struct{}, maxRequests), outbox: make(chan *agentpb.Answer), moves: make(chan *agentpb.Move, 1),
 	}
 	if certs != nil {
 		a.trust.Store(certs)
@@ -100,6 +101,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		work.Go(func() error { return a.stampLoop(ctx, p) })
 	}
 	work.Go(func() error { return a.healthLoop(ctx) })
+	work.Go(func() error { return a.watchLoop(ctx) })
 	work.Go(func() error { return a.gateLoop(ctx) })
 	work.Go(func() error { return a.linkLoop(ctx) })
 	work.Go(func() error { return a.trustLoop(ctx) })

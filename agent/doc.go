@@ -15,7 +15,10 @@
 //   - at most one access of each kind is under way per pool, and one call of each kind at
 //     the hypervisor: a hung mount costs two goroutines, however often it is asked;
 //   - "still" needs two whole samples at least the window apart on this host's monotonic
-//     clock, and another stamp that moved between them;
+//     clock, and another stamp that moved between them; one from memory (memory.go) may be
+//     the first of the two if it was taken after the host was heard last, never the second;
+//   - what is remembered of others is bounded (watch.go): hosts, looks, disks, and for how
+//     long without being asked again;
 //   - an epoch is on disk before anything is done in its name, or, where the disk takes
 //     nothing, remembered until the process ends, and said so;
 //   - gate_confirmed names a generation only after the hypervisor was seen to run none of

@@ -55,6 +55,9 @@ func ConfigSlotsKey() string { return Root + "config/slots" }
 // ConfigGenerationKey holds the generation of the etcd data.
 func ConfigGenerationKey() string { return Root + "config/generation" }
 
+// ToldKey holds which workers and owners of slots the event log has told of.
+func ToldKey() string { return Root + "config/told" }
+
 // WorkerKey is a worker's registration, bound to its lease.
 func WorkerKey(worker string) string { return WorkersPrefix + worker }
 

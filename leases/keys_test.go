@@ -17,6 +17,7 @@ func TestKeysAndSchemaAgree(t *testing.T) {
 	keys := map[string]string{
 		ConfigSlotsKey():           "config/slots",
 		ConfigGenerationKey():      "config/generation",
+		ToldKey():                  "config/told",
 		WorkerKey("w-1"):           "workers/<worker>",
 		SlotKey(7):                 "slots/<slot>",
 		EndsKey("w-1", "b-1"):      "ends/<worker>/<boot>",

@@ -21,6 +21,7 @@ type KeyDoc struct {
 var Schema = []KeyDoc{
 	{"config/slots", false, "created once", "number of slots, never changed by a running fleet", `{"v":1,"slots":1024}`},
 	{"config/generation", false, "created once; raised after a restore (docs/etcd-restore.md), own mod_revision", "generation of the etcd data, first part of every epoch", `{"v":1,"generation":1}`},
+	{"config/told", false, "slot 0, own mod_revision", "the workers, with their boots, and the owners of slots that the event log has told of; what differs is told next", `{"v":1,"workers":{"w-1":"b-7f3a"},"slots":{"w-1":"//8="}}`},
 	{"workers/<worker>", true, "own lease", "addresses, zone, weight, boot, state (starting, ready, restarting), settings of interest", `{"v":1,"worker":"w-1","boot":"b-7f3a","zone":"z1","weight":1,"state":"ready"}`},
 	{"slots/<slot>", true, "own mod_revision", "owner; the epoch is (generation, mod_revision of this key)", `{"v":1,"worker":"w-1","boot":"b-7f3a","since":"2026-11-21T14:28:00Z"}`},
 	{"ends/<worker>/<boot>", false, "created once", "how a worker ended (released, reaped, expired, evicted), at, last renewal; deleted after an hour", `{"v":1,"how":"reaped","at":"2026-11-21T14:28:00Z"}`},

@@ -51,7 +51,7 @@ func (w *Worker) assessAreas(ctx context.Context) {
 	now := time.Now().UTC()
 	w.warn("Storm", "hosts failed together, nothing is switched off there", w.view.stormy())
 	w.warn("BudgetLatched", "power-down budgets are used up, automation waits for a human (holdfast ha budget)", w.view.latched())
-	w.warn("ProviderBlind", "nobody can tell whether these hosts are healthy, their scripts do not answer", w.blind())
+	w.warn("ProviderBlind", "nobody can tell whether these hosts are healthy, their scripts do not answer", w.unjudged())
 	w.mu.Lock()
 	s := w.session
 	w.mu.Unlock()
@@ -194,7 +194,7 @@ func (w *Worker) areaChanged(area string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, h := range members {
-		if p, o := w.shown[h], w.owners[h]; p != nil && o != nil && len(p.record.Holds()) > 0 {
+		if p, o := w.shown.get(h), w.owners[h]; p != nil && o != nil && len(p.record.Holds()) > 0 {
 			o.in.put("area", readersChanged{})
 		}
 	}

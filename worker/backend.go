@@ -93,9 +93,7 @@ func (b *backend) host(id string, spec versioned[v1.HostSpec]) v1.Host {
 		s.Owner, s.Epoch = o.Worker, leases.Epoch{Generation: w.view.generation(), Revision: rev}.String()
 	}
 	rec, known := get(w.view, w.view.ha, id)
-	w.mu.Lock()
-	p := w.shown[id]
-	w.mu.Unlock()
+	p := w.shown.get(id)
 	if p != nil {
 		rec.Val, known = p.record, true
 		s.Linked, s.LastPing, s.Boot = v1.LinkedNo, p.lastPing, p.boot

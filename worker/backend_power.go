@@ -22,9 +22,7 @@ import (
 // readings, else the one in etcd.
 func (b *backend) powerOf(id string) powerRecord {
 	w := b.w()
-	w.mu.Lock()
-	p := w.shown[id]
-	w.mu.Unlock()
+	p := w.shown.get(id)
 	if p != nil {
 		return p.power
 	}

@@ -57,7 +57,7 @@ func (c *census) siblings(host string) map[string]bool {
 	defer c.mu.Unlock()
 	out := map[string]bool{}
 	for _, a := range c.c.AreasOf(host) {
-		if guard.KindOf(a).Level() {
+		if k := guard.KindOf(a); k.Level() && k != guard.AreaCluster {
 			continue
 		}
 		for _, h := range c.c.Members(a) {
@@ -110,15 +110,20 @@ func (v *view) recount(now time.Time) {
 // copy it rests on; answered are siblings that have just been asked.
 func (o *owner) survey(now, since time.Time, age time.Duration, answered map[string]time.Time) guard.AreaFacts {
 	q := guard.Question{
-		At: now, Host: o.host, Since: since, Share: map[string]int{}, Round: roundOf(o.policy), Age: age, MaxAge: readAgeLimit,
+		At: now, Host: o.host, Since: since, Share: o.shares(now), Round: roundOf(o.policy), Age: age, MaxAge: readAgeLimit,
 		Cooldown: o.eff.Duration("guard.storm.cooldown"), Heard: o.w.heard(o.host, answered), Storms: o.w.view.storm,
 	}
-	path := o.spec.Val.Partition
+	return o.w.view.census.survey(q)
+}
+
+// shares are the limits of guard share, by level.
+func (o *owner) shares(now time.Time) map[string]int {
+	out, path := map[string]int{}, o.spec.Val.Partition
 	levels, prefixes := guard.Levels(path), prefixesOf(path)
 	for i := range levels {
-		q.Share[levels[i]] = o.w.view.effective(prefixes[i], "", now).Int("guard.unhealthy.share")
+		out[levels[i]] = o.w.view.effective(prefixes[i], "", now).Int("guard.unhealthy.share")
 	}
-	return o.w.view.census.survey(q)
+	return out
 }
 
 // roundOf is how long after a host fell silent those that fell with it have shown: pings
@@ -130,13 +135,11 @@ func roundOf(p ha.Policy) time.Duration { return p.PingInterval + time.Second }
 func (w *Worker) heard(host string, answered map[string]time.Time) func(string) time.Time {
 	at := map[string]time.Time{}
 	siblings := w.view.census.siblings(host)
-	w.mu.Lock()
 	for h := range siblings {
-		if p := w.shown[h]; p != nil {
+		if p := w.shown.get(h); p != nil {
 			at[h] = p.lastPing
 		}
 	}
-	w.mu.Unlock()
 	for h, t := range answered {
 		if t.After(at[h]) {
 			at[h] = t
@@ -150,8 +153,8 @@ const maxProbed = 64
 
 // round waits until it can be said who fell together with the host: siblings that were
 // not heard since are asked, once, and waited for until the round is over, and as long as
-// an answer may take (ha.md §6, guard common cause). It returns who answered, and when.
-func (w *Worker) round(ctx context.Context, host string, since time.Time, round, patience time.Duration) map[string]time.Time {
+// an answer may take (ha.md §6, guards common cause and share). It returns who answered, and when.
+func (w *Worker) round(ctx context.Context, host string, since time.Time, share map[string]int, round, patience time.Duration) map[string]time.Time {
 	if since.IsZero() {
 		return nil
 	}
@@ -162,7 +165,7 @@ func (w *Worker) round(ctx context.Context, host string, since time.Time, round,
 	undecided := func() bool {
 		mu.Lock()
 		defer mu.Unlock()
-		return w.view.census.survey(guard.Question{At: time.Now(), Host: host, Since: since, Round: round, Heard: w.heard(host, answered)}).Undecided()
+		return w.view.census.survey(guard.Question{At: time.Now(), Host: host, Since: since, Share: share, Round: round, Heard: w.heard(host, answered)}).Undecided()
 	}
 	if !undecided() {
 		return nil

@@ -33,7 +33,7 @@ func neighbourhood(t *testing.T, n int, heard time.Time) *Worker {
 		}
 		records[leases.HostSpecKey(id)] = v1.HostSpec{V: 1, ID: id, Partition: cluster, Labels: map[string]string{"rack": "7"}}
 		records[leases.HostHAKey(id)] = rec
-		w.shown[id] = &published{lastPing: heard}
+		w.shown.put(id, &published{lastPing: heard})
 	}
 	feed(t, w.view, records)
 	return w
@@ -47,7 +47,7 @@ func TestRoundWaitsForSiblings(t *testing.T) {
 	const round = 2 * time.Second
 	took := func(w *Worker) time.Duration {
 		began := time.Now()
-		w.round(t.Context(), "h0", since, round, time.Second)
+		w.round(t.Context(), "h0", since, nil, round, time.Second)
 		return time.Since(began)
 	}
 	w := neighbourhood(t, 5, since.Add(time.Millisecond)) // all heard since
@@ -67,10 +67,8 @@ func TestRoundWaitsForSiblings(t *testing.T) {
 	}
 	var pings sync.WaitGroup
 	pings.Go(func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
 		for i := range 3 {
-			w.shown[fmt.Sprintf("h%d", i+1)] = &published{lastPing: time.Now()}
+			w.shown.put(fmt.Sprintf("h%d", i+1), &published{lastPing: time.Now()})
 		}
 	})
 	defer pings.Wait()
@@ -89,7 +87,7 @@ func TestSiblingsOfOthers(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	w := neighbourhood(t, 5, now)
-	clear(w.shown)
+	w.shown.all.Clear()
 	q := guard.Question{At: now.Add(time.Second), Host: "h0", Since: now, Round: 3 * time.Second, MaxAge: time.Second, Heard: w.heard("h0", nil)}
 	if f := w.view.census.survey(q); !f.Undecided() || !f.Known {
 		t.Errorf("within the round: %+v", f)

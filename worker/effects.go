@@ -3,7 +3,11 @@
 package worker
 
 import (
+	"cmp"
 	"context"
+	"hash/fnv"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -102,6 +106,9 @@ func (o *owner) start(ctx context.Context, e ha.Effect) {
 // startCheck asks neighbours, within a place of the activity pool and the deadline.
 func (o *owner) startCheck(e ha.Effect) {
 	q := o.question(e.ID, o.policy.CheckWindow)
+	if e.Memory {
+		q.Heard = o.live.lastPing // zero: this owner never heard it, and knows of no such time
+	}
 	deadline := e.Deadline
 	asked := q.Asked
 	prov := o.provider()
@@ -151,22 +158,36 @@ func (o *owner) question(id string, window time.Duration) provider.Question {
 	return q
 }
 
+// maxRemember is for how long agents may be told to keep looking.
+const maxRemember = 10 * time.Minute
+
 // readersSoon is how often neighbours that have not followed yet are looked for.
 const readersSoon = 100 * time.Millisecond
 
 // readers are the neighbours of a host, of the same kind, that can look at it now, and how
 // many others there are that should be able to.
 func (w *Worker) readers(partition, host, kind string) (others int, all []provider.Reader) {
-	for host, p := range w.neighbours(partition, host) {
+	for reader, p := range w.neighbours(partition, host) {
 		if p.provider != kind || p.record.Excused() {
 			continue
 		}
 		others++
 		if p.reads() {
-			all = append(all, provider.Reader{Host: host, Pools: p.pools, Domain: p.rack})
+			all = append(all, provider.Reader{Host: reader, Pools: p.pools, Domain: p.rack})
 		}
 	}
+	slices.SortFunc(all, func(a, b provider.Reader) int {
+		return cmp.Or(cmp.Compare(turn(host, a.Host), turn(host, b.Host)), strings.Compare(a.Host, b.Host))
+	})
 	return others, all
+}
+
+// turn is a reader's place among those of a host: always the same ones are asked first, who
+// remember it then, and each host has others.
+func turn(host, reader string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(host + "/" + reader))
+	return h.Sum64()
 }
 
 // reads: its host can be asked what it sees of others.
@@ -215,9 +236,7 @@ func (w *Worker) examine(ctx context.Context, host string) {
 	if err != nil || a.GetHealth().GetReport() == nil {
 		return // its pings say so, or their absence
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if p, own := w.shown[host], w.owners[host]; p != nil && own != nil && p.linked {
+	if own, p := w.owned(host); own != nil && p.linked {
 		own.in.put("", pingMsg{boot: p.boot, report: a.GetHealth().Report, at: time.Now().UTC()})
 	}
 }
@@ -241,7 +260,11 @@ func (o *owner) takeBaseline() {
 	}
 	boot, timeout := o.rec.Boot.ID, o.policy.CheckTimeout
 	q := o.question("baseline", o.policy.CheckWindow)
-	q.Max = 1
+	if o.policy.Memory { // all who would be asked, and they look on until after the next time
+		q.Remember = min(3*every+timeout, maxRemember)
+	} else {
+		q.Max = 1
+	}
 	o.jobs.begin(jobBaseline, func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()

@@ -36,12 +36,14 @@ const (
 func (w *Worker) watchEtcd(ctx context.Context) error {
 	t := time.NewTicker(etcdLook)
 	defer t.Stop()
+	var unready time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
 		}
+		unready = w.warnUnready(unready, time.Now())
 		if age := w.mirror.Age(); age > readAgeLimit {
 			w.health.set(etcdStale, "critical", fmt.Sprintf("the last word from etcd is %v old, so no new action is started and the fleet goes on as it is: see the other warnings about etcd", age.Round(time.Second)))
 		} else {

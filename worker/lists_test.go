@@ -137,10 +137,11 @@ func TestCarrierIsOnRecord(t *testing.T) {
 
 // A session that ends because its carrier was lost is told apart from an agent that left.
 func TestGoneTellsWhoWasLost(t *testing.T) {
-	w := &Worker{owners: map[string]*owner{}, shown: map[string]*published{}}
+	w := &Worker{owners: map[string]*owner{}}
 	w.door = link.New("w1", (*door)(w), nil)
 	o := &owner{w: w, in: newMailbox()}
-	w.owners["h1"], w.shown["h1"] = o, &published{}
+	w.owners["h1"] = o
+	w.shown.put("h1", &published{owner: o})
 	for cause, want := range map[error]string{link.ErrCarrierLost: "w2", context.Canceled: "", errors.New("EOF"): ""} {
 		(*door)(w).Gone(&link.Session{Host: "h1", Carrier: "w2"}, cause)
 		msg, _ := o.in.take()

@@ -150,9 +150,11 @@ func (o *owner) onPing(ctx context.Context, m pingMsg) {
 }
 
 func (o *owner) heard(at time.Time, boot string) {
+	if o.live.missing {
+		o.w.lostAgents.back(o.host)
+	}
 	o.live.lastPing, o.live.boot, o.live.missing = at, boot, false
 	o.live.cut = time.Time{}
-	o.w.lostAgents.back(o.host)
 	o.publish()
 }
 
@@ -248,6 +250,7 @@ func (o *owner) tellEligible(ctx context.Context) {
 // published is what other goroutines may know of an owner: links answer agents from
 // it, partitions count members, neighbours are chosen by it. Replaced as a whole.
 type published struct {
+	owner    *owner
 	epoch    *agentpb.Epoch
 	settings *agentpb.Settings
 	gate     *agentpb.Gate
@@ -268,7 +271,7 @@ type published struct {
 
 func (o *owner) publish() {
 	p := &published{
-		epoch: o.wireEpoch(), settings: o.wireSettings(), record: o.rec, alive: o.live.alive(), linked: o.live.linked,
+		owner: o, epoch: o.wireEpoch(), settings: o.wireSettings(), record: o.rec, alive: o.live.alive(), linked: o.live.linked,
 		looked: o.live.sightBy != "", blind: o.live.blinds >= o.policy.HealthFailures, provider: o.provider().Describe().Kind, lastPing: o.live.lastPing, pools: o.spec.Val.Pools, rack: o.spec.Val.Labels["rack"], boot: o.live.boot, report: o.live.report, power: o.pow,
 	}
 	if p.alive {
@@ -278,7 +281,9 @@ func (o *owner) publish() {
 	if g := o.rec.Gate; g != nil && !g.Confirmed {
 		p.gate = &agentpb.Gate{Generation: g.Generation, MustNotRun: g.MustNotRun}
 	}
-	o.w.publish(o.host, p)
+	if o.listed {
+		o.w.publish(o.host, p)
+	}
 }
 
 func (o *owner) wireSettings() *agentpb.Settings {

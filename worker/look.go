@@ -153,28 +153,25 @@ func (o *owner) tellSight(ctx context.Context, typ string, s ha.Severity, msg st
 // lookNow has the owner of a host look at it without waiting for its turn; false: an agent
 // is to be asked.
 func (w *Worker) lookNow(host string) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	p, o := w.shown[host], w.owners[host]
-	if p == nil || o == nil || !p.looked {
+	p := w.shown.get(host)
+	if p == nil || !p.looked {
 		return false
 	}
-	o.in.put("look", lookSoon{})
+	p.owner.in.put("look", lookSoon{})
 	return true
 }
 
 // lookSoon asks for a look at once.
 type lookSoon struct{}
 
-// blind lists the hosts of this worker whose provider cannot tell whether they are healthy.
-func (w *Worker) blind() (out []string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for host, p := range w.shown {
-		if p.blind {
-			out = append(out, host)
+// unjudged lists the hosts of this worker whose provider cannot tell whether they are healthy.
+func (w *Worker) unjudged() (out []string) {
+	w.shown.all.Range(func(host, p any) bool {
+		if p.(*published).blind {
+			out = append(out, host.(string))
 		}
-	}
+		return true
+	})
 	slices.Sort(out)
 	return out
 }

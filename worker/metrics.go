@@ -28,7 +28,8 @@ type metrics struct {
 	taken                      *prometheus.CounterVec
 	handovers, stuckDeadlines  prometheus.Counter
 	handoverTime               prometheus.Histogram
-	steps, stateTime           *prometheus.HistogramVec
+	stepTime                   map[ha.Kind]prometheus.Observer
+	stateTime                  *prometheus.HistogramVec
 	checkTime, powerTime       *prometheus.HistogramVec
 	transitions, checks        *prometheus.CounterVec
 	commits, events, powerOps  *prometheus.CounterVec
@@ -43,7 +44,11 @@ func newMetrics(w *Worker) *metrics {
 	m.handovers = m.counter("slots_handed_over_total", "Slots pushed to other workers.").WithLabelValues()
 	m.handoverTime = m.histogram("handover_duration_seconds", "Time of one batch of hand-overs, from stopping the work to the answer of etcd.", prometheus.ExponentialBuckets(0.001, 2, 14)).WithLabelValues().(prometheus.Histogram)
 	m.stuckDeadlines = m.counter("stuck_deadlines_total", "Deadlines that a tick did not move: a defect of the transition table.").WithLabelValues()
-	m.steps = m.histogram("step_duration_seconds", "Time of one decision of the HA machine by event.", prometheus.ExponentialBuckets(1e-6, 4, 8), "event")
+	steps := m.histogram("step_duration_seconds", "Time of one decision of the HA machine by event.", prometheus.ExponentialBuckets(1e-6, 4, 8), "event")
+	m.stepTime = map[ha.Kind]prometheus.Observer{} // found without a lock: every ping comes by here
+	for _, k := range ha.Kinds {
+		m.stepTime[k] = steps.WithLabelValues(string(k))
+	}
 	m.transitions = m.counter("transitions_total", "HA state transitions of hosts.", "from", "to")
 	m.stateTime = m.histogram("state_duration_seconds", "Time hosts spent in a state they left.", prometheus.ExponentialBuckets(0.1, 4, 10), "state")
 	m.checks = m.counter("checks_total", "Checks by kind and result.", "kind", "result")
@@ -59,6 +64,7 @@ func newMetrics(w *Worker) *metrics {
 	m.gaugeFunc("lease_valid_seconds", "Time for which this worker's lease is certainly valid.", w.leaseValid)
 	m.gaugeFunc("mailbox_depth", "Messages waiting in all owners' mailboxes.", w.mailDepth)
 	m.gaugeFunc("etcd_read_age_seconds", "Age of this worker's copy of etcd; above 5 seconds nothing is started.", w.readAge)
+	m.gaugeFunc("workers_ready", "Workers that may take slots, as this worker sees the fleet: registered, ready and not drained.", func() float64 { return float64(w.view.readyWorkers()) })
 	m.gaugeFunc("storms", "Racks, switches, PDUs, pools, clusters, pods and zones in a storm that no other one explains, in the fleet.", func() float64 { return float64(len(w.view.stormy())) })
 	m.gaugeFunc("budgets_latched", "Power-down budgets that are used up and wait for a human, in the fleet.", func() float64 { return float64(len(w.view.latched())) })
 	m.reg.MustRegister(newShownCollector(m, w), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

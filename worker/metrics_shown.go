@@ -54,9 +54,9 @@ func (c *shownCollector) Collect(ch chan<- prometheus.Metric) {
 	type pair [2]string
 	states, power, holds, open, parts := map[pair]int{}, map[pair]int{}, map[pair]int{}, map[string]int{}, map[string]ha.PartitionState{}
 	w.mu.Lock()
-	for host, p := range w.shown {
-		o := w.owners[host]
-		if o == nil {
+	for host, o := range w.owners {
+		p := w.shown.get(host)
+		if p == nil {
 			continue
 		}
 		r := p.record

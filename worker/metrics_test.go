@@ -85,13 +85,13 @@ func TestMetricsShown(t *testing.T) {
 	w := bare(t)
 	show := func(host string, r ha.Record) {
 		w.owners[host] = &owner{w: w, host: host, home: "z1/p1/c1", in: newMailbox()}
-		w.shown[host] = &published{record: r}
+		w.shown.put(host, &published{record: r})
 	}
 	open := &ha.Incident{Holds: []ha.Hold{{By: "budget"}, {By: "budget"}, {By: "power"}}}
 	over := &ha.Incident{Ended: time.Now(), Holds: []ha.Hold{{By: "budget"}}}
 	show("h1", ha.Record{State: ha.Suspect, Incident: open})
 	show("h2", ha.Record{State: ha.Available, Incident: over})
-	w.shown["h3"] = &published{record: ha.Record{State: ha.Failed}} // given away
+	w.shown.put("h3", &published{record: ha.Record{State: ha.Failed}}) // given away
 	w.partStates["z1/p1/c1"] = ha.PartitionRecord{State: ha.PartitionInactive}
 	rec := httptest.NewRecorder()
 	w.metrics.handler().ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), "GET", "/metrics", nil))
@@ -119,7 +119,7 @@ func TestMetricsSeries(t *testing.T) {
 		path := fmt.Sprintf("z1/p%d/c%d", i/1000, i/perPartition)
 		host := fmt.Sprintf("h%05d", i)
 		w.owners[host] = &owner{w: w, host: host, home: path, in: newMailbox()}
-		w.shown[host] = &published{record: ha.Record{State: ha.States[i%len(ha.States)], Incident: &ha.Incident{Holds: []ha.Hold{{By: "power"}, {By: "budget"}}}}}
+		w.shown.put(host, &published{record: ha.Record{State: ha.States[i%len(ha.States)], Incident: &ha.Incident{Holds: []ha.Hold{{By: "power"}, {By: "budget"}}}}})
 		w.partStates[path] = ha.PartitionRecord{State: ha.PartitionActive}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -23,17 +23,19 @@ import (
 // that happens to the host comes through its mailbox; everything that is done about it
 // starts after a commit. Nothing here decides, see coordinator/ha.
 type owner struct {
-	w     *Worker
-	s     *leases.Session
-	claim leases.Claim
-	host  string
-	home  string // partition at adoption: a host that moves gets another slot and so another owner
-	log   *slog.Logger
-	in    *mailbox
+	w      *Worker
+	s      *leases.Session
+	claim  leases.Claim
+	host   string
+	listed bool   // others may find it; touched by its own goroutine only
+	home   string // partition at adoption: a host that moves gets another slot and so another owner
+	log    *slog.Logger
+	in     *mailbox
 
 	spec   versioned[v1.HostSpec]
 	rec    ha.Record
 	stored ha.Record // as etcd has it
+	next   ha.Record // as the present step decides: here, so that a ping allocates none
 	recRev int64     // 0: not on record yet
 	pow    powerRecord
 	powRev int64
@@ -317,18 +319,19 @@ func (o *owner) step(ctx context.Context, ev ha.Event) ([]ha.Effect, bool) {
 		ev.At = o.now()
 	}
 	began := time.Now()
-	next, effects := ha.Step(o.rec, ev, o.policy)
-	o.w.metrics.steps.WithLabelValues(string(ev.Kind)).Observe(time.Since(began).Seconds())
-	if len(effects) == 0 && reflect.DeepEqual(next, o.rec) {
+	var effects []ha.Effect
+	o.next, effects = ha.Step(o.rec, ev, o.policy)
+	o.w.metrics.stepTime[ev.Kind].Observe(time.Since(began).Seconds())
+	if len(effects) == 0 && reflect.DeepEqual(&o.next, &o.rec) {
 		return nil, true
 	}
-	if len(effects) == 0 && o.unworthy(ev, next) {
-		o.rec = next
+	if len(effects) == 0 && o.unworthy(ev) {
+		o.rec = o.next
 		o.recorder.Break()
 		return nil, true
 	}
 	from := o.rec
-	if !o.commit(ctx, ev, next, effects) {
+	if !o.commit(ctx, ev, o.next, effects) {
 		return nil, false
 	}
 	o.committed(from, ev)
@@ -342,8 +345,8 @@ func (o *owner) step(ctx context.Context, ev ha.Event) ([]ha.Effect, bool) {
 // unworthy: what a step without effects has made of the record need not be written. What
 // adoption takes back, the next owner would take back as well; and it often comes out
 // again as it is stored. Thousands of hosts are adopted at once when a worker dies.
-func (o *owner) unworthy(ev ha.Event, next ha.Record) bool {
-	return o.recRev != 0 && (ev.Kind == ha.EvAdopted || reflect.DeepEqual(next, o.stored))
+func (o *owner) unworthy(ev ha.Event) bool {
+	return o.recRev != 0 && (ev.Kind == ha.EvAdopted || reflect.DeepEqual(&o.next, &o.stored))
 }
 
 // committed is everything that follows a commit without being an effect.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"reflect"
+	"sync"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
@@ -193,6 +194,7 @@ func (w *Worker) enlist(o *owner) {
 	w.mu.Lock()
 	w.owners[o.host] = o
 	w.mu.Unlock()
+	o.listed = true
 	o.publish()
 	w.memberChanged(o.spec.Val.Partition)
 }
@@ -201,9 +203,10 @@ func (w *Worker) delist(o *owner) {
 	w.mu.Lock()
 	if w.owners[o.host] == o {
 		delete(w.owners, o.host)
-		delete(w.shown, o.host)
+		w.shown.drop(o.host)
 	}
 	w.mu.Unlock()
+	o.listed = false
 	w.lostAgents.back(o.host)
 	if _, ok := w.view.spec(o.host); !ok {
 		w.door.Drop(o.host, w.unknown(o.host))
@@ -212,23 +215,42 @@ func (w *Worker) delist(o *owner) {
 }
 
 func (w *Worker) publish(host string, p *published) {
-	w.mu.Lock()
-	was := w.shown[host]
-	if w.owners[host] != nil {
-		w.shown[host] = p
+	was := w.shown.put(host, p)
+	other, reader := was == nil || was.healthy != p.healthy, (was != nil && was.reads()) != p.reads()
+	if !other && !reader {
+		return // as nearly always: no lock that hosts share
 	}
-	w.mu.Unlock()
 	spec, ok := w.view.spec(host)
 	if !ok {
 		return
 	}
-	if was == nil || was.healthy != p.healthy {
+	if other {
 		w.memberChanged(spec.Val.Partition)
 	}
-	if was != nil && was.reads() != p.reads() || was == nil && p.reads() {
+	if reader {
 		w.readersChanged(spec.Val.Partition, host)
 	}
 }
+
+// board is what owners have published of their hosts. Ten thousand of them write to it with
+// every ping, each its own entry: they share no lock.
+type board struct{ all sync.Map }
+
+// get is what was published last of a host; nil: it is not owned here.
+func (b *board) get(host string) *published {
+	p, _ := b.all.Load(host)
+	out, _ := p.(*published)
+	return out
+}
+
+// put publishes, and returns what was there before.
+func (b *board) put(host string, p *published) *published {
+	was, _ := b.all.Swap(host, p)
+	out, _ := was.(*published)
+	return out
+}
+
+func (b *board) drop(host string) { b.all.Delete(host) }
 
 // readersChanged tells the other hosts of a partition that one more, or one less, of
 // their neighbours can look at them: what is held for want of readers is asked again.
@@ -249,7 +271,7 @@ func (w *Worker) neighbours(path, except string) map[string]*published {
 	defer w.mu.Unlock()
 	out := map[string]*published{}
 	for _, host := range members {
-		if p, o := w.shown[host], w.owners[host]; host != except && p != nil && o != nil && o.home == path {
+		if p, o := w.shown.get(host), w.owners[host]; host != except && p != nil && o != nil && o.home == path {
 			out[host] = p
 		}
 	}

@@ -50,14 +50,14 @@ func (o *owner) takePlace(p guard.Purpose) {
 	o.place.seq++
 	seq := o.place.seq
 	devices, bad := o.targets()
-	held, since, round, patience := o.place.held, o.rec.Silent(), roundOf(o.policy), o.eff.Duration("ha.health.timeout")
+	held, since, share, round, patience := o.place.held, o.rec.Silent(), o.shares(o.now()), roundOf(o.policy), o.eff.Duration("ha.health.timeout")
 	for i := range devices {
 		devices[i].test = o.testDue(devices[i].device, o.now())
 	}
 	o.jobs.begin(jobPlace, func(ctx context.Context) { // an earlier asking still runs: its stale answer asks again
 		m := placeReady{seq: seq, taken: !held && o.w.pools.recovery.acquire(ctx)}
 		if held || m.taken {
-			m.answered = o.w.round(ctx, o.host, since, round, patience)
+			m.answered = o.w.round(ctx, o.host, since, share, round, patience)
 			m.readings = o.w.readDevices(ctx, devices, bad, wpower.Urgent)
 		}
 		o.in.put("", m)

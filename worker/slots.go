@@ -179,6 +179,9 @@ func (r *reign) adopt(c leases.Claim, how string) {
 	r.w.mu.Unlock()
 	r.w.metrics.claims.Set(float64(len(r.slots)))
 	r.fresh = true
+	if c.Slot == 0 {
+		signal(r.w.told) // who owns it tells for all
+	}
 }
 
 // startOwners makes what runs equal to what is on record: one goroutine a host and one

@@ -68,7 +68,7 @@ type Worker struct {
 	owners     map[string]*owner
 	parts      map[string]*partition
 	claims     map[int]leases.Claim
-	shown      map[string]*published         // what owners have published
+	shown      board                         // what owners have published; not under mu
 	partStates map[string]ha.PartitionRecord // as committed by partitions here
 	reignBegan time.Time                     // since when this worker owns slots
 	lostAgents lossWindow
@@ -77,6 +77,7 @@ type Worker struct {
 	adopting   adopting
 	still      *standstill
 	kick       chan struct{} // membership, slots or host specs changed
+	told       chan struct{} // workers or owners of slots changed, for the event log
 
 	secretsVersion atomic.Int64 // raised by each change of a sealed secret
 }
@@ -95,9 +96,9 @@ func New(o Options) (*Worker, error) {
 	w := &Worker{
 		o: o, wire: certs, log: o.Logger.With("worker", o.ID), started: time.Now().UTC(),
 		owners: map[string]*owner{}, parts: map[string]*partition{}, claims: map[int]leases.Claim{},
-		shown: map[string]*published{}, partStates: map[string]ha.PartitionRecord{},
-		back: wentBack{hosts: map[string]frozenHost{}}, renew: map[int]bool{}, adopting: make(adopting, adoptAtOnce), still: newStandstill(o.Logger),
-		kick: make(chan struct{}, 1), providers: map[string]provider.Provider{},
+		partStates: map[string]ha.PartitionRecord{},
+		back:       wentBack{hosts: map[string]frozenHost{}}, renew: map[int]bool{}, adopting: make(adopting, adoptAtOnce), still: newStandstill(o.Logger),
+		kick: make(chan struct{}, 1), told: make(chan struct{}, 1), providers: map[string]provider.Provider{},
 	}
 	w.health = newHealth(time.Now)
 	w.metrics = newMetrics(w)
@@ -210,6 +211,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	g.Go(func() error { return w.watchSecrets(ctx) })
 	g.Go(func() error { return w.trim(ctx) })
 	g.Go(func() error { return w.watchAreas(ctx) })
+	g.Go(func() error { return w.tellChanges(ctx) })
 	g.Go(func() error { return w.watchTrust(ctx) })
 	g.Go(func() error { return w.tellCuts(ctx) })
 	g.Go(func() error { return w.trimTrust(ctx) })
@@ -300,6 +302,10 @@ func (w *Worker) changed(kind, id string) {
 	case "workers", "drains", "slots", "host-spec", "indices", "settings":
 		signal(w.lists.kick)
 		signal(w.carried.kick)
+	}
+	switch kind {
+	case "workers", "slots", "ends":
+		signal(w.told)
 	}
 	switch kind {
 	case "workers", "drains", "slots", "ends", "host-spec", "generation":

@@ -2038,7 +2038,9 @@ type ActivityRequest struct {
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"` // the host in question
 	WindowMs      int64                  `protobuf:"varint,2,opt,name=window_ms,json=windowMs,proto3" json:"window_ms,omitempty"`
 	Pools         []*PoolQuery           `protobuf:"bytes,3,rep,name=pools,proto3" json:"pools,omitempty"`
-	Probes        []string               `protobuf:"bytes,4,rep,name=probes,proto3" json:"probes,omitempty"` // addresses of the host's kernel, "icmp://10.0.0.7" or "udp-echo://127.0.0.1:7"
+	Probes        []string               `protobuf:"bytes,4,rep,name=probes,proto3" json:"probes,omitempty"`                            // addresses of the host's kernel, "icmp://10.0.0.7" or "udp-echo://127.0.0.1:7"
+	RememberMs    int64                  `protobuf:"varint,5,opt,name=remember_ms,json=rememberMs,proto3" json:"remember_ms,omitempty"` // go on looking for so long, so that a later request can be answered from memory; 0: do not
+	QuietMs       int64                  `protobuf:"varint,6,opt,name=quiet_ms,json=quietMs,proto3" json:"quiet_ms,omitempty"`          // the host was heard last so long ago: what the reader saw since then may count; 0: only what it sees from now on
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2099,6 +2101,20 @@ func (x *ActivityRequest) GetProbes() []string {
 		return x.Probes
 	}
 	return nil
+}
+
+func (x *ActivityRequest) GetRememberMs() int64 {
+	if x != nil {
+		return x.RememberMs
+	}
+	return 0
+}
+
+func (x *ActivityRequest) GetQuietMs() int64 {
+	if x != nil {
+		return x.QuietMs
+	}
+	return 0
 }
 
 type PoolQuery struct {
@@ -2166,6 +2182,7 @@ type ActivityAnswer struct {
 	Pools         []*PoolAnswer          `protobuf:"bytes,1,rep,name=pools,proto3" json:"pools,omitempty"`
 	Probes        []*ProbeAnswer         `protobuf:"bytes,2,rep,name=probes,proto3" json:"probes,omitempty"`
 	TookMs        int64                  `protobuf:"varint,3,opt,name=took_ms,json=tookMs,proto3" json:"took_ms,omitempty"`
+	RememberedMs  int64                  `protobuf:"varint,4,opt,name=remembered_ms,json=rememberedMs,proto3" json:"remembered_ms,omitempty"` // how long before the request the shortest window began; 0: all was seen since
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2217,6 +2234,13 @@ func (x *ActivityAnswer) GetProbes() []*ProbeAnswer {
 func (x *ActivityAnswer) GetTookMs() int64 {
 	if x != nil {
 		return x.TookMs
+	}
+	return 0
+}
+
+func (x *ActivityAnswer) GetRememberedMs() int64 {
+	if x != nil {
+		return x.RememberedMs
 	}
 	return 0
 }
@@ -2926,20 +2950,24 @@ const file_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x04body\"\x0f\n" +
 	"\rHealthRequest\"A\n" +
 	"\fHealthAnswer\x121\n" +
-	"\x06report\x18\x01 \x01(\v2\x19.holdfast.agent.v1.ReportR\x06report\"\x8e\x01\n" +
+	"\x06report\x18\x01 \x01(\v2\x19.holdfast.agent.v1.ReportR\x06report\"\xca\x01\n" +
 	"\x0fActivityRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1b\n" +
 	"\twindow_ms\x18\x02 \x01(\x03R\bwindowMs\x122\n" +
 	"\x05pools\x18\x03 \x03(\v2\x1c.holdfast.agent.v1.PoolQueryR\x05pools\x12\x16\n" +
-	"\x06probes\x18\x04 \x03(\tR\x06probes\"Q\n" +
+	"\x06probes\x18\x04 \x03(\tR\x06probes\x12\x1f\n" +
+	"\vremember_ms\x18\x05 \x01(\x03R\n" +
+	"rememberMs\x12\x19\n" +
+	"\bquiet_ms\x18\x06 \x01(\x03R\aquietMs\"Q\n" +
 	"\tPoolQuery\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x14\n" +
 	"\x05disks\x18\x02 \x03(\tR\x05disks\x12\x1a\n" +
-	"\bcontrols\x18\x03 \x03(\tR\bcontrols\"\x96\x01\n" +
+	"\bcontrols\x18\x03 \x03(\tR\bcontrols\"\xbb\x01\n" +
 	"\x0eActivityAnswer\x123\n" +
 	"\x05pools\x18\x01 \x03(\v2\x1d.holdfast.agent.v1.PoolAnswerR\x05pools\x126\n" +
 	"\x06probes\x18\x02 \x03(\v2\x1e.holdfast.agent.v1.ProbeAnswerR\x06probes\x12\x17\n" +
-	"\atook_ms\x18\x03 \x01(\x03R\x06tookMs\"\xea\x01\n" +
+	"\atook_ms\x18\x03 \x01(\x03R\x06tookMs\x12#\n" +
+	"\rremembered_ms\x18\x04 \x01(\x03R\frememberedMs\"\xea\x01\n" +
 	"\n" +
 	"PoolAnswer\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12-\n" +

@@ -135,6 +135,10 @@ type LevelShare struct {
 	Hosts     int    `json:"hosts"`
 	Unhealthy int    `json:"unhealthy"`
 	Limit     int    `json:"limit"` // per cent; 0: not known
+	// Set where they decide: siblings in the cluster not heard since this host fell silent.
+	Silent  int           `json:"silent,omitempty"`
+	Waiting []string      `json:"waiting,omitempty"`
+	Left    time.Duration `json:"left,omitempty"` // of the round that shows who fell with it
 }
 
 // PoolLoss is how many of the hosts that report on a pool cannot use it any more.
@@ -182,6 +186,14 @@ func (l LevelShare) storm() bool {
 	return l.Hosts >= shareHosts && l.Limit > 0 && l.Unhealthy*100 >= l.Limit*l.Hosts
 }
 
+// undecided: with those that may have fallen with this host it would be a storm, and it is
+// too early to see.
+func (l LevelShare) undecided() bool {
+	with := l
+	with.Unhealthy += l.Silent
+	return l.Silent > 0 && with.storm() && !l.storm()
+}
+
 func (c Cause) storm() bool { return c.Suspects >= causeHosts }
 
 // undecided: others may have fallen with this host, and it is too early to see.
@@ -204,4 +216,6 @@ func ParseLabels(list string) []string {
 }
 
 // Undecided reports whether it is too early to say who fell together with the host.
-func (f AreaFacts) Undecided() bool { return slices.ContainsFunc(f.Causes, Cause.undecided) }
+func (f AreaFacts) Undecided() bool {
+	return slices.ContainsFunc(f.Causes, Cause.undecided) || slices.ContainsFunc(f.Levels, LevelShare.undecided)
+}

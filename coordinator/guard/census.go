@@ -164,7 +164,14 @@ func (c *Census) Survey(q Question) AreaFacts {
 		kind := KindOf(area)
 		switch {
 		case kind.Level():
-			out.Levels = append(out.Levels, t.share(area, q.Share[area]))
+			l := t.share(area, q.Share[area])
+			if kind == AreaCluster { // all of it has one owner, who hears it
+				l.Silent, l.Waiting, l.Left = c.silent(t, q)
+			}
+			if !l.undecided() {
+				l.Silent, l.Waiting, l.Left = 0, nil, 0
+			}
+			out.Levels = append(out.Levels, l)
 		default:
 			out.Causes = append(out.Causes, c.cause(area, t, q))
 		}
@@ -203,16 +210,24 @@ func (t *tally) loss(area string) PoolLoss {
 	return PoolLoss{Pool: strings.TrimPrefix(area, string(AreaPool)+areaSeparator), Reporting: t.live, Lost: len(who), Who: firstNames(who)}
 }
 
-// cause counts who fell together with the host, and who may have: a sibling that was
-// well and was not heard since. One whose pings come to another worker shows on its
-// record when the round is over.
+// cause counts who fell together with the host, and who may have. One whose pings come to
+// another worker shows on its record when the round is over.
 func (c *Census) cause(area string, t *tally, q Question) Cause {
 	who := together(t.suspects, causeWindow)
 	out := Cause{Area: area, Suspects: len(who), Who: firstNames(who)}
-	if out.storm() || q.Heard == nil || q.Since.IsZero() {
-		return out
+	if !out.storm() {
+		out.Silent, out.Waiting, out.Left = c.silent(t, q)
 	}
-	left := q.Since.Add(q.Round).Sub(q.At)
+	return out
+}
+
+// silent counts siblings of an area that may have fallen with the host: they were well, and
+// were not heard since. It also names some, and says how much is left of the round.
+func (c *Census) silent(t *tally, q Question) (n int, names []string, left time.Duration) {
+	if q.Heard == nil || q.Since.IsZero() {
+		return 0, nil, 0
+	}
+	left = q.Since.Add(q.Round).Sub(q.At)
 	var silent []string
 	for host := range t.hosts {
 		f := c.hosts[host].fact
@@ -224,11 +239,11 @@ func (c *Census) cause(area string, t *tally, q Question) Cause {
 		}
 		silent = append(silent, host)
 	}
-	slices.Sort(silent)
-	if out.Silent, out.Waiting = len(silent), firstNames(silent); out.Silent > 0 {
-		out.Left = max(0, left)
+	if len(silent) == 0 {
+		return 0, nil, 0
 	}
-	return out
+	slices.Sort(silent)
+	return len(silent), firstNames(silent), max(0, left)
 }
 
 // together finds the largest group of times that lie within a window of each other, the

@@ -75,6 +75,8 @@ func TestSurvey(t *testing.T) {
 		holds string // guards, of those about areas
 	}{
 		{"one dead host in a rack of five", many(4, "7"), Question{}, ""},
+		{"two of four, one of which was not heard since", slices.Concat(many(2, "8"), many(1, "7")), Question{Heard: heardUnless("n7-00", t0.Add(-31*time.Second), t0.Add(-29*time.Second)), Since: subject.Suspect}, "share"},
+		{"two of ten, one of which was not heard since", slices.Concat(many(8, "8"), many(1, "7")), Question{Heard: heardUnless("n7-00", t0.Add(-31*time.Second), t0.Add(-29*time.Second)), Since: subject.Suspect}, ""},
 		{"two of forty", slices.Concat(many(38, "8"), many(1, "7", fell(40*time.Second))), Question{}, ""},
 		{"three in one rack within 90 s", slices.Concat(many(38, "8"), many(2, "7", fell(80*time.Second))), Question{}, "common cause"},
 		{"three in one rack, one of them long ago, and the pool tells nothing else", slices.Concat(many(38, "8"), many(1, "7", fell(80*time.Second)), many(1, "9", fell(10*time.Minute))), Question{}, ""},
@@ -91,9 +93,9 @@ func TestSurvey(t *testing.T) {
 		{"one of two that report lost it", slices.Concat(many(1, "8"), many(1, "9", lost(time.Second))), Question{}, "share"},
 		{"the last that reports lost it", many(1, "9", lost(time.Second)), Question{}, "storage"},
 		{"dead users say nothing of a pool", slices.Concat(many(1, "8", fell(time.Hour))), Question{}, "storage"},
-		{"two siblings were not heard since", many(4, "7"), Question{Heard: heardAt(t0.Add(-31 * time.Second)), Since: subject.Suspect}, "common cause"},
+		{"two siblings were not heard since", many(4, "7"), Question{Heard: heardAt(t0.Add(-31 * time.Second)), Since: subject.Suspect}, "share common cause"},
 		{"all siblings were heard since", many(4, "7"), Question{Heard: heardAt(t0.Add(-29 * time.Second)), Since: subject.Suspect}, ""},
-		{"siblings of other workers, within the round", many(4, "7"), Question{Heard: heardAt(time.Time{}), Since: t0.Add(-5 * time.Second)}, "common cause"},
+		{"siblings of other workers, within the round", many(4, "7"), Question{Heard: heardAt(time.Time{}), Since: t0.Add(-5 * time.Second)}, "share common cause"},
 		{"siblings of other workers, after the round", many(4, "7"), Question{Heard: heardAt(time.Time{}), Since: t0.Add(-6 * time.Second)}, ""},
 		{"the only sibling was not heard", many(1, "7"), Question{Heard: heardAt(time.Time{}), Since: t0}, ""},
 		{"a storm is on record", many(40, "7"), Question{Storms: func(a string) (AreaNow, bool) { return AreaNow{Open: true}, a == "rack/z1/7" }}, "cooldown"},
@@ -189,4 +191,14 @@ func BenchmarkSurvey(b *testing.B) {
 			c.Put(f)
 		}
 	})
+}
+
+// heardUnless: all were heard then, but for one host.
+func heardUnless(host string, its, others time.Time) func(string) time.Time {
+	return func(h string) time.Time {
+		if h == host {
+			return its
+		}
+		return others
+	}
 }

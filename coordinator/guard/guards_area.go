@@ -77,6 +77,9 @@ func share(s *Snapshot) Answer {
 			held = append(held, hold(l.String()+", how many may be is not known", "a valid setting guard.unhealthy.share"))
 		case l.storm():
 			held = append(held, hold(l.String(), "hosts that answer again, or are proven off").compared(fmt.Sprintf("%d%%", l.Unhealthy*100/l.Hosts), fmt.Sprintf("%d%%", l.Limit)))
+		case l.undecided():
+			held = append(held, hold(fmt.Sprintf("%s, and %d others were not heard since it fell silent%s", l, l.Silent, named(l.Waiting, l.Silent)), awaited(l.Left)).
+				compared(fmt.Sprintf("%d%%", (l.Unhealthy+l.Silent)*100/l.Hosts), fmt.Sprintf("%d%%", l.Limit)))
 		default:
 			well = fmt.Appendf(well, "%d of %d in %s", l.Unhealthy, l.Hosts, l.Area)
 		}
@@ -98,17 +101,21 @@ func commonCause(s *Snapshot) Answer {
 			held = append(held, hold(fmt.Sprintf("%d hosts under %s fell within %s%s: it may be what failed", c.Suspects, c.Area, span(causeWindow), named(c.Who, c.Suspects)),
 				"hosts under it that answer again, or are proven off by hand").compared(fmt.Sprint(c.Suspects), fmt.Sprint(causeHosts)))
 		case c.undecided():
-			clears := "their next sign of life, or their own suspicion"
-			if c.Left > 0 {
-				clears = "their next sign of life, or the end of the round in " + span(c.Left)
-			}
-			held = append(held, hold(fmt.Sprintf("%d others under %s were not heard since it fell silent%s", c.Silent, c.Area, named(c.Waiting, c.Silent)), clears).compared(fmt.Sprint(c.Suspects+c.Silent), fmt.Sprint(causeHosts)))
+			held = append(held, hold(fmt.Sprintf("%d others under %s were not heard since it fell silent%s", c.Silent, c.Area, named(c.Waiting, c.Silent)), awaited(c.Left)).compared(fmt.Sprint(c.Suspects+c.Silent), fmt.Sprint(causeHosts)))
 		}
 	}
 	if len(held) > 0 {
 		return all(held)
 	}
 	return said("fewer than 3 hosts fell under each of " + count(len(s.Area.Causes), "shared ancestor"))
+}
+
+// awaited clears what rests on siblings that may have fallen, too.
+func awaited(left time.Duration) string {
+	if left > 0 {
+		return "their next sign of life, or the end of the round in " + span(left)
+	}
+	return "their next sign of life, or their own suspicion"
 }
 
 func cooldown(s *Snapshot) Answer {

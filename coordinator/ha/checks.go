@@ -79,7 +79,15 @@ func (s *step) ask() {
 	i := s.inc()
 	deadline := s.now.Add(s.p.CheckTimeout)
 	i.CheckID, i.CheckAt, i.CheckBy = s.id("c"), time.Time{}, deadline.Add(s.p.PingInterval)
-	s.effect(Effect{Kind: StartCheck, ID: i.CheckID, Deadline: deadline})
+	s.effect(Effect{Kind: StartCheck, ID: i.CheckID, Deadline: deadline, Memory: s.p.Memory && s.unchecked()})
+}
+
+// unchecked: nothing was learnt or done in this incident yet, so that the silence which has
+// opened it is what is to be checked. Later checks are asked because of something that came
+// in between (an answer, an action, a hold that cleared), and see only what comes after it.
+func (s *step) unchecked() bool {
+	i := s.r.Incident
+	return i.CheckNo == 0 && i.Last == nil && i.Attempts == 0 && i.Action == nil
 }
 
 // answers: the event answers the check on record. Everything else is stale.

@@ -100,7 +100,7 @@ type Order struct {
 type EffectKind string
 
 const (
-	StartCheck    EffectKind = "start-check"    // ID, Deadline: ask the provider for an activity check
+	StartCheck    EffectKind = "start-check"    // ID, Deadline, Memory: ask the provider for an activity check
 	TakePlace     EffectKind = "take-place"     // Purpose: wait for a place in the recovery pool, then feed EvPlace with a snapshot
 	LeavePlace    EffectKind = "leave-place"    // give the place back, or stop waiting
 	ReadPower     EffectKind = "read-power"     // read every power level now
@@ -118,6 +118,7 @@ type Effect struct {
 	Kind     EffectKind       `json:"kind"`
 	ID       string           `json:"id,omitempty"`
 	Deadline time.Time        `json:"deadline,omitzero"`
+	Memory   bool             `json:"memory,omitempty"` // what neighbours saw since the host was heard last counts
 	Purpose  guard.Purpose    `json:"purpose,omitempty"`
 	Txn      *power.TxnEffect `json:"txn,omitempty"`
 

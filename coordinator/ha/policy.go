@@ -25,6 +25,7 @@ type Policy struct {
 	ActivityAttempts int           `json:"activityAttempts"`
 	DegradedAfter    int           `json:"degradedAfter"`
 	FirstCheckAtOnce bool          `json:"firstCheckAtOnce"` // preset fast
+	Memory           bool          `json:"memory"`           // preset fast: neighbours remember what healthy hosts do
 
 	RecoveryAttempts int             `json:"recoveryAttempts"`
 	RecoveryWait     time.Duration   `json:"recoveryWait"`
@@ -61,6 +62,7 @@ func PolicyOf(e Figures, proof power.Assurance, ladder []power.Level, canSwitchO
 		ActivityAttempts: e.Int("ha.activity.attempts"),
 		DegradedAfter:    e.Int("ha.degraded.after"),
 		FirstCheckAtOnce: e.Bool("ha.activity.first.at.once"),
+		Memory:           e.Bool("ha.activity.memory"),
 		RecoveryAttempts: e.Int("ha.recovery.attempts"),
 		RecoveryWait:     e.Duration("ha.recovery.wait"),
 		OffConfirmDelay:  e.Duration("ha.off.confirm.delay"),

@@ -59,6 +59,8 @@ var All = []Def{
 		"Longest time between activity checks; never below the initial one."},
 	{"ha.activity.first.at.once", Bool, "false", "", "", nil, everywhere, fast("true"), NextAction,
 		"The first activity check of an incident does not wait for the initial interval."},
+	{"ha.activity.memory", Bool, "false", "", "", nil, everywhere, fast("true"), Live,
+		"Neighbours keep looking at healthy hosts, as often as these stamp, so that the first activity check of an incident need not wait for its window from the beginning."},
 	{"ha.stamp.interval", Duration, "2s", "200ms", "60s", nil, everywhere, fast("500ms"), Live,
 		"How often an agent writes its stamp to every shared pool."},
 	{"ha.activity.window", Duration, "6s", "1s", "10m", nil, everywhere, fast("2s"), NextAction,

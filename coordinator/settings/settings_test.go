@@ -167,7 +167,7 @@ func TestPresets(t *testing.T) {
 	f := Resolve([]Layer{{"global", map[string]string{"preset": "fast"}}})
 	for name, want := range map[string]string{
 		"agent.ping.interval": "1s", "ha.health.failures": "3", "ha.health.timeout": "1s", "ha.stamp.interval": "500ms", "ha.activity.window": "2s",
-		"ha.activity.first.at.once": "true", "ha.off.confirm.delay": "5s", "ha.confirm.silence": "10s", "ha.suspect.read.interval": "2s",
+		"ha.activity.first.at.once": "true", "ha.activity.memory": "true", "ha.off.confirm.delay": "5s", "ha.confirm.silence": "10s", "ha.suspect.read.interval": "2s",
 		"power.settle.reads": "3", "power.settle.window": "6s", "ha.policy": "recover",
 	} {
 		if got := f.String(name); got != want {

@@ -37,14 +37,20 @@ func (o *owner) heardOf(answered map[string]time.Time) func(string) time.Time {
 
 func (o *owner) survey(now, since time.Time, answered map[string]time.Time) guard.AreaFacts {
 	q := guard.Question{
-		At: now, Host: o.h.ID, Since: since, Share: map[string]int{}, Round: o.roundLasts(), MaxAge: readAgeLimit,
+		At: now, Host: o.h.ID, Since: since, Share: o.shares(), Round: o.roundLasts(), MaxAge: readAgeLimit,
 		Cooldown: o.eff.Duration("guard.storm.cooldown"), Heard: o.heardOf(answered), Storms: o.w.storm,
 	}
+	return o.f.census.Survey(q)
+}
+
+// shares are the limits of guard share, by level.
+func (o *owner) shares() map[string]int {
+	out := map[string]int{}
 	levels, prefixes := guard.Levels(o.h.Partition), prefixesOf(o.h.Partition)
 	for i := range levels {
-		q.Share[levels[i]] = o.f.effectiveOf(prefixes[i], "").Int("guard.unhealthy.share")
+		out[levels[i]] = o.f.effectiveOf(prefixes[i], "").Int("guard.unhealthy.share")
 	}
-	return o.f.census.Survey(q)
+	return out
 }
 
 func (o *owner) roundLasts() time.Duration { return o.policy.PingInterval + time.Second }
@@ -52,10 +58,10 @@ func (o *owner) roundLasts() time.Duration { return o.policy.PingInterval + time
 // round waits until it can be said who fell together with the host: siblings that were
 // not heard since are asked, once, and waited for until the round is over.
 func (o *owner) round(done func(answered map[string]time.Time)) {
-	since, answered := o.rec.Silent(), map[string]time.Time{}
+	since, share, answered := o.rec.Silent(), o.shares(), map[string]time.Time{}
 	ends := later(since.Add(o.roundLasts()), o.wall().Add(o.eff.Duration("ha.health.timeout")))
 	undecided := func() bool {
-		return o.f.census.Survey(guard.Question{At: o.wall(), Host: o.h.ID, Since: since, Round: o.roundLasts(), Heard: o.heardOf(answered)}).Undecided()
+		return o.f.census.Survey(guard.Question{At: o.wall(), Host: o.h.ID, Since: since, Share: share, Round: o.roundLasts(), Heard: o.heardOf(answered)}).Undecided()
 	}
 	if since.IsZero() || !undecided() {
 		done(nil)

@@ -8,6 +8,10 @@
 //	go test ./tests/perf             a short form, which proves that the harness works
 //	make bench                       measures, and writes docs/performance.md
 //
+// It also measures what the HA engine is asked for: how long from the crash of a host to the
+// proof that it is dead, over a fleet of `holdfast dev` (detect), and what its own decisions,
+// heartbeats and simulated hours cost, by the Go benchmarks of their packages (engine).
+//
 // Times are of one monotonic clock: that of this process, which sends the signals and
 // watches etcd. Floors are taken right before and right after what is held against them,
 // because a machine's mood changes within minutes; ratios are to be trusted, times are not.

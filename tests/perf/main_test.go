@@ -25,7 +25,7 @@ var (
 	page    = flag.String("page", "", "write what was measured to this file")
 	hosts   = flag.Int("hosts", 0, "number of host records, if not the usual one")
 	kills   = flag.Int("kills", 0, "number of kills, if not the usual one")
-	only    = flag.String("only", "", "comma-separated parts: fence, crash, lease, restart, ring, scale (default: all)")
+	only    = flag.String("only", "", "comma-separated parts: fence, crash, lease, restart, ring, scale, detect, engine (default: all)")
 	dataDir = flag.String("dir", "", "directory of the etcd members' data, on the disk to measure (default: the temporary one)")
 )
 
@@ -42,13 +42,15 @@ type size struct {
 	Linked       int           // of them with an agent
 	Falls        int           // kills there
 	Window, Idle time.Duration // of a write probe; without anything to do
+	Fleet, Dead  int           // hosts with everything; of them crashed one after the other
+	Bench        string        // how long a Go benchmark runs, or how often
 }
 
 var (
 	small = size{Puts: 20, Txns: 5, Fenced: 16, Kills: 1, Both: 1, TTL: 3 * time.Second, Agents: 3, Steady: 100 * time.Millisecond, Settle: time.Second,
-		Hosts: 200, Linked: 3, Falls: 1, Window: 300 * time.Millisecond, Idle: time.Second}
+		Hosts: 200, Linked: 3, Falls: 1, Window: 300 * time.Millisecond, Idle: time.Second, Fleet: 3, Dead: 1, Bench: "20x"}
 	large = size{Puts: 200, Txns: 40, Fenced: 400, Kills: 30, Both: 10, TTL: 5 * time.Second, Agents: 200, Steady: 5 * time.Second, Settle: 8 * time.Second,
-		Hosts: 100_000, Linked: 2000, Falls: 3, Window: 5 * time.Second, Idle: time.Minute}
+		Hosts: 100_000, Linked: 2000, Falls: 3, Window: 5 * time.Second, Idle: time.Minute, Fleet: 24, Dead: 12, Bench: "3s"}
 )
 
 // TestMain is also what the etcd members run: they are this very binary, started again.
@@ -88,7 +90,7 @@ func TestPerf(t *testing.T) {
 		name string
 		run  func()
 	}{
-		{"ring", b.ring}, {"fence", b.fence}, {"crash", b.crash}, {"lease", b.leaseEnd}, {"restart", b.restart}, {"scale", b.scale},
+		{"ring", b.ring}, {"fence", b.fence}, {"crash", b.crash}, {"lease", b.leaseEnd}, {"restart", b.restart}, {"scale", b.scale}, {"detect", b.detect}, {"engine", b.engine},
 	} {
 		if *only == "" || strings.Contains(","+*only+",", ","+part.name+",") {
 			began := time.Now()
@@ -108,20 +110,25 @@ func TestPerf(t *testing.T) {
 var binaryDir string // removed by TestMain
 
 // workerBinary builds cmd/holdfast-worker, once.
-var workerBinary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "holdfast-perf-")
-	if err != nil {
-		return "", err
+var workerBinary = sync.OnceValues(func() (string, error) { return build("holdfast-worker") })
+
+// build builds a command of this module.
+func build(name string) (string, error) {
+	if binaryDir == "" {
+		dir, err := os.MkdirTemp("", "holdfast-perf-")
+		if err != nil {
+			return "", err
+		}
+		binaryDir = dir
 	}
-	binaryDir = dir
-	bin := filepath.Join(dir, "holdfast-worker")
-	build := exec.Command("go", "build", "-o", bin, "github.com/holdfast-ha/holdfast/cmd/holdfast-worker")
+	bin := filepath.Join(binaryDir, name)
+	build := exec.Command("go", "build", "-o", bin, "github.com/holdfast-ha/holdfast/cmd/"+name)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build holdfast-worker: %w\n%s", err, out)
+		return "", fmt.Errorf("build %s: %w\n%s", name, err, out)
 	}
 	return bin, nil
-})
+}
 
 // childOf is the worker that a parent runs; 0: none now.
 func childOf(parent int) int {

@@ -137,11 +137,12 @@ type guards struct {
 	now   func() time.Time
 	joins *rate.Limiter
 	mu    sync.Mutex
-	by    map[string]*guard
+	kept  int
+	by    sync.Map // *guard by host: each frame looks its own up, without a lock that hosts share
 }
 
 func newGuards(now func() time.Time) *guards {
-	return &guards{now: now, joins: rate.NewLimiter(joinRate, 2*joinRate), by: map[string]*guard{}}
+	return &guards{now: now, joins: rate.NewLimiter(joinRate, 2*joinRate)}
 }
 
 // maxGuards bounds the allowances that are kept: beyond it those at rest go.
@@ -149,20 +150,25 @@ const maxGuards = 50_000
 
 // of is the allowance of one host, for all its sessions together.
 func (g *guards) of(host string) *guard {
+	if a, ok := g.by.Load(host); ok {
+		return a.(*guard)
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	a := g.by[host]
-	if a == nil {
-		if len(g.by) >= maxGuards {
-			for name, old := range g.by {
-				if old.rests(g.now()) {
-					delete(g.by, name)
-				}
+	if a, ok := g.by.Load(host); ok {
+		return a.(*guard)
+	}
+	if g.kept >= maxGuards {
+		for name, old := range g.by.Range {
+			if old.(*guard).rests(g.now()) {
+				g.by.Delete(name)
+				g.kept--
 			}
 		}
-		a = &guard{now: g.now, frames: rate.NewLimiter(frameRate, frameBurst), bytes: rate.NewLimiter(byteRate, byteBurst), hellos: rate.NewLimiter(helloRate, helloBurst)}
-		g.by[host] = a
 	}
+	a := &guard{now: g.now, frames: rate.NewLimiter(frameRate, frameBurst), bytes: rate.NewLimiter(byteRate, byteBurst), hellos: rate.NewLimiter(helloRate, helloBurst)}
+	g.by.Store(host, a)
+	g.kept++
 	return a
 }
 

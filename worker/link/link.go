@@ -141,6 +141,7 @@ type Session struct {
 	Since               time.Time
 
 	line line
+	live atomic.Bool            // it is the session of its host; every frame asks, without a lock that hosts share
 	asks map[string]*asking     // guarded by the server's lock
 	list atomic.Pointer[string] // hash of the list that the agent has, as far as this worker knows
 }
@@ -223,7 +224,10 @@ func (s *Server) enter(ses *Session, welcome *agentpb.Welcome) *agentpb.Refusal 
 		s.mu.Unlock()
 		return superseded
 	}
-	s.sessions[ses.Host] = ses
+	if s.sessions[ses.Host] = ses; old != nil {
+		old.live.Store(false)
+	}
+	ses.live.Store(true)
 	ses.line.send(&agentpb.Down{Frame: &agentpb.Down_Welcome{Welcome: welcome}})
 	if old != nil && old.same(ses) {
 		ses.asks, old.asks = old.asks, nil
@@ -249,6 +253,7 @@ func (s *Server) over(ses *Session, cause error) {
 	current := s.sessions[ses.Host] == ses
 	if current {
 		delete(s.sessions, ses.Host)
+		ses.live.Store(false)
 	}
 	for _, a := range ses.asks {
 		close(a.lost)
@@ -261,7 +266,7 @@ func (s *Server) over(ses *Session, cause error) {
 }
 
 // current reports whether ses is the session of its host.
-func (s *Server) current(ses *Session) bool { return s.Session(ses.Host) == ses }
+func (s *Server) current(ses *Session) bool { return ses.live.Load() }
 
 // take acts on a frame of a session; false: the session is over.
 func (s *Server) take(ses *Session, up *agentpb.Up) bool {

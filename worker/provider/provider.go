@@ -68,6 +68,11 @@ type Question struct {
 	Others  int // other hosts that are not FENCED, FAILED or in maintenance: with exactly one, its word is enough (ha.md §5)
 	Window  time.Duration
 	Max     int // readers to ask
+	// Heard is when the host was heard last, by this worker's monotonic clock: what readers
+	// remember of the time since then counts. Zero: only what they see from now on.
+	Heard time.Time
+	// Remember is for how long readers keep looking after this, for a later question; 0: they do not.
+	Remember time.Duration
 }
 
 // Descriptor says what a provider is.

@@ -178,3 +178,26 @@ func TestActivityAsksAndBaselineRemembers(t *testing.T) {
 		t.Errorf("baseline %+v: both families were seen alive", b)
 	}
 }
+
+// TestRequestsTellWhatMayCount: how long ago the host was heard, for memory; and whoever is
+// to remember reads few controls, again and again.
+func TestRequestsTellWhatMayCount(t *testing.T) {
+	p := New(nil, func(string) *agentpb.Epoch { return nil })
+	var all []provider.Reader
+	for _, h := range []string{"h2", "h3", "h4", "h5", "h6"} {
+		all = append(all, provider.Reader{Host: h, Pools: []string{"p1"}})
+	}
+	q := provider.Question{Subject: subject(true, true), Readers: all, Max: 3, Window: 2 * time.Second}
+	ask := func() *agentpb.ActivityRequest { return p.request(q, all[0], Chosen(q)).GetActivity() }
+	if r := ask(); r.QuietMs != 0 || r.RememberMs != 0 || len(r.Pools[0].Controls) != 4 {
+		t.Errorf("a check without memory: %v", r)
+	}
+	q.Heard = time.Now().Add(-3 * time.Second)
+	if r := ask(); r.QuietMs < 3000 {
+		t.Errorf("heard 3s ago: %v", r)
+	}
+	q.Heard, q.Remember = time.Time{}, time.Minute
+	if r := ask(); r.QuietMs != 0 || r.RememberMs != 60_000 || len(r.Pools[0].Controls) != 2 {
+		t.Errorf("to be remembered: %v", r)
+	}
+}

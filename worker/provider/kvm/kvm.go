@@ -120,7 +120,7 @@ func (p *Provider) gather(ctx context.Context, q provider.Question) []Reading {
 	for i, r := range readers {
 		wg.Go(func() {
 			out[i] = Reading{Reader: r.Host}
-			a, err := p.ask.Ask(ctx, r.Host, p.request(q, r))
+			a, err := p.ask.Ask(ctx, r.Host, p.request(q, r, readers))
 			switch {
 			case err != nil:
 				out[i].Err = fmt.Errorf("could not ask: %w", err)
@@ -135,15 +135,23 @@ func (p *Provider) gather(ctx context.Context, q provider.Question) []Reading {
 	return out
 }
 
-func (p *Provider) request(q provider.Question, r provider.Reader) *agentpb.Request {
-	a := &agentpb.ActivityRequest{Host: q.Subject.Host, WindowMs: q.Window.Milliseconds()}
+// request is what one of the chosen readers is asked.
+func (p *Provider) request(q provider.Question, r provider.Reader, chosen []provider.Reader) *agentpb.Request {
+	a := &agentpb.ActivityRequest{Host: q.Subject.Host, WindowMs: q.Window.Milliseconds(), RememberMs: q.Remember.Milliseconds()}
+	if !q.Heard.IsZero() {
+		a.QuietMs = max(0, time.Since(q.Heard).Milliseconds())
+	}
+	controls := q.Readers
+	if q.Remember > 0 {
+		controls = chosen // they are read again and again: a few will do
+	}
 	for _, p := range q.Subject.Probes {
 		address, _ := provider.Network(p)
 		a.Probes = append(a.Probes, address)
 	}
 	for _, pool := range q.Subject.Pools {
 		pq := &agentpb.PoolQuery{Pool: pool, Disks: disksOn(q.Subject, pool)}
-		for _, o := range q.Readers {
+		for _, o := range controls {
 			if o.Host != r.Host {
 				pq.Controls = append(pq.Controls, o.Host)
 			}
