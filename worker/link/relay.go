@@ -21,10 +21,10 @@ import (
 )
 
 const (
-	// relayBeat is how often both ends of a relay say that they are there, and relaySilence
-	// after how long without a word it is given up: sooner than any missed pings count.
+	// relayBeat is how often both ends of a relay say that they are there, and RelaySilence
+	// after how long without a word each gives it up: sooner than any missed pings count.
 	relayBeat    = 400 * time.Millisecond
-	relaySilence = 2 * time.Second
+	RelaySilence = 2 * time.Second
 	// relayQueue bounds what waits to be sent on a relay; a host that would not fit loses its
 	// session.
 	relayQueue = 8192
@@ -168,7 +168,7 @@ func (r *relay) converse(ctx context.Context) error {
 		return fmt.Errorf("dial owner %s: %w", r.peer.ID, err)
 	}
 	defer conn.Close() // the stream on it has ended
-	silent := time.AfterFunc(relaySilence, func() { r.cancel(fmt.Errorf("owner %s: not a word within %v", r.peer.ID, relaySilence)) })
+	silent := time.AfterFunc(RelaySilence, func() { r.cancel(fmt.Errorf("owner %s: not a word within %v", r.peer.ID, RelaySilence)) })
 	defer silent.Stop()
 	st, err := agentpb.NewRelayClient(conn).Carry(ctx)
 	if err != nil {
@@ -189,7 +189,7 @@ func (r *relay) converse(ctx context.Context) error {
 			r.cancel(err)
 			return err
 		}
-		silent.Reset(relaySilence)
+		silent.Reset(RelaySilence)
 		if first {
 			r.s.mu.Lock()
 			delete(r.s.lost, r.peer.ID)
@@ -317,7 +317,7 @@ func (s *Server) Carry(st grpc.BidiStreamingServer[agentpb.FromCarrier, agentpb.
 	ctx, cancel := context.WithCancelCause(st.Context())
 	defer cancel(nil)
 	in := &inbound{s: s, carrier: c.Worker, out: make(chan *agentpb.FromOwner, relayQueue), cancel: cancel, done: ctx.Done(), sessions: map[uint64]*Session{}}
-	silent := time.AfterFunc(relaySilence, func() { cancel(fmt.Errorf("not a word within %v", relaySilence)) })
+	silent := time.AfterFunc(RelaySilence, func() { cancel(fmt.Errorf("not a word within %v", RelaySilence)) })
 	defer silent.Stop()
 	sent := make(chan struct{})
 	go func() {
@@ -331,7 +331,7 @@ func (s *Server) Carry(st grpc.BidiStreamingServer[agentpb.FromCarrier, agentpb.
 				cancel(err)
 				return
 			}
-			silent.Reset(relaySilence)
+			silent.Reset(RelaySilence)
 			if f.Channel != 0 {
 				in.take(f)
 			}
