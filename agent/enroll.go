@@ -69,7 +69,7 @@ func (e *enrolment) open(a *Agent) error {
 		o.Logger.Error("certificate of this host cannot be used, waiting for a join token", "file", e.token, "cause", err)
 		return nil
 	}
-	a.trust.Store(src)
+	a.believe(src)
 	close(e.ready)
 	return nil
 }
@@ -308,7 +308,7 @@ func (e *enrolment) keep(a *Agent, issued *agentpb.Issued, key *ecdsa.PrivateKey
 		if certs, err = openTrust(o); err != nil {
 			return fmt.Errorf("keep certificate: %w", err)
 		}
-		a.trust.Store(certs)
+		a.believe(certs)
 		close(e.ready)
 	}
 	c := certs.State() // looks at the new files

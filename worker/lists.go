@@ -200,6 +200,9 @@ func (w *Worker) sendLists(ctx context.Context) bool {
 	w.mu.Lock()
 	hosts := slices.Sorted(maps.Keys(w.owners))
 	w.mu.Unlock()
+	if w.blind() != "" {
+		return true // members may be gone, or back, that this worker knows nothing of
+	}
 	members, addresses := w.lists.present()
 	sent := 0
 	for _, host := range hosts {

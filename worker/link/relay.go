@@ -4,6 +4,7 @@ package link
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"sync"
@@ -44,6 +45,7 @@ type relay struct {
 	mu       sync.Mutex
 	last     uint64 // channel
 	channels map[uint64]*channel
+	shown    []*x509.Certificate // by the owner; nil on plaintext, and until it has answered
 	ended    bool
 }
 
@@ -147,7 +149,7 @@ func (w *wire) holds(ch *channel) bool {
 
 // put answers a Hello that came to nothing: the agent may say it again, or goes elsewhere.
 func (w *wire) put(refusal *agentpb.Refusal) {
-	if refusal.Reason != agentpb.Refusal_NO_OWNER {
+	if refusal.Reason != agentpb.Refusal_NO_OWNER && refusal.Reason != agentpb.Refusal_BLIND {
 		w.refuse(refusal)
 		return
 	}
@@ -191,6 +193,9 @@ func (r *relay) converse(ctx context.Context) error {
 		}
 		silent.Reset(RelaySilence)
 		if first {
+			r.mu.Lock()
+			r.shown = certificatesOf(st.Context())
+			r.mu.Unlock()
 			r.s.mu.Lock()
 			delete(r.s.lost, r.peer.ID)
 			r.s.mu.Unlock()
@@ -292,6 +297,7 @@ func (ch *channel) gone(cause error) {
 type inbound struct {
 	s       *Server
 	carrier string
+	shown   []*x509.Certificate // nil on plaintext
 	out     chan *agentpb.FromOwner
 	cancel  context.CancelCauseFunc
 	done    <-chan struct{}
@@ -302,7 +308,7 @@ type inbound struct {
 
 // Carry implements agentpb.RelayServer.
 func (s *Server) Carry(st grpc.BidiStreamingServer[agentpb.FromCarrier, agentpb.FromOwner]) error {
-	who, _, err := s.admit(st.Context(), trust.Worker)
+	who, shown, err := s.admit(st.Context(), trust.Worker)
 	if err != nil {
 		return err
 	}
@@ -316,7 +322,15 @@ func (s *Server) Carry(st grpc.BidiStreamingServer[agentpb.FromCarrier, agentpb.
 	}
 	ctx, cancel := context.WithCancelCause(st.Context())
 	defer cancel(nil)
-	in := &inbound{s: s, carrier: c.Worker, out: make(chan *agentpb.FromOwner, relayQueue), cancel: cancel, done: ctx.Done(), sessions: map[uint64]*Session{}}
+	in := &inbound{s: s, carrier: c.Worker, shown: shown, out: make(chan *agentpb.FromOwner, relayQueue), cancel: cancel, done: ctx.Done(), sessions: map[uint64]*Session{}}
+	s.mu.Lock()
+	s.inbounds[in] = true
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.inbounds, in)
+		s.mu.Unlock()
+	}()
 	silent := time.AfterFunc(RelaySilence, func() { cancel(fmt.Errorf("not a word within %v", RelaySilence)) })
 	defer silent.Stop()
 	sent := make(chan struct{})
