@@ -148,6 +148,11 @@ func (w *Worker) blind() string {
 	if w.mirror != nil && w.mirror.Revision() > 0 {
 		age = w.mirror.Age()
 	}
+	return blindFor(age)
+}
+
+// blindFor is blind for a copy of etcd of this age.
+func blindFor(age time.Duration) string {
 	switch {
 	case age == math.MaxInt64:
 		return "this worker has not read yet who owns what"

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -47,6 +48,58 @@ func TestIndicesAreGiven(t *testing.T) {
 	eventually(t, "one is free again", given(map[string]int{"h1": 0, "h3": 2}))
 	r.host(t, "h9", false)
 	eventually(t, "it is given again", given(map[string]int{"h1": 0, "h9": 1, "h3": 2}))
+}
+
+// links/<host> of hosts that are gone are removed: with the host, and where an owner has
+// written them since.
+func TestLinksOfGoneHostsAreRemoved(t *testing.T) {
+	r := newRig(t)
+	r.host(t, "h1", false)
+	r.put(t, leases.LinkKey("h1"), linkRecord{V: 1, Worker: "w9"})
+	r.put(t, leases.LinkKey("long-gone"), linkRecord{V: 1, Worker: "w9"})
+	a, _ := r.worker(t, "w1")
+	there := func(host string) bool {
+		_, rev := read[linkRecord](t, r, leases.LinkKey(host))
+		return rev != 0
+	}
+	eventually(t, "that of a host that is not on record is gone", func() bool { return !there("long-gone") })
+	if !there("h1") {
+		t.Error("that of a host on record is gone too")
+	}
+	eventually(t, "the host can be removed", func() bool { return (*backend)(a).DeleteHost(t.Context(), "ann", "h1", -1) == nil })
+	if there("h1") {
+		t.Error("the removed host has left its link on record")
+	}
+}
+
+// A worker that has not read, or not for long, who owns what says so, and nothing else.
+func TestBlindWorkerSaysSo(t *testing.T) {
+	r := newRig(t)
+	r.host(t, "h1", false)
+	w, err := New(Options{ID: "w1", Etcd: r.endpoints, InsecureLoopback: true, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.slotN, w.mirror = 1024, r.client.NewMirror(mirrorPrefixes...)
+	for _, p := range mirrorPrefixes {
+		w.mirror.Subscribe(p, w.view.apply)
+	}
+	hello := &agentpb.Hello{Host: "h1", BootId: "b1", ProcessId: "p1"}
+	d := (*door)(w)
+	answers := func() []agentpb.Refusal_Reason {
+		_, standby := d.Standby(hello)
+		return []agentpb.Refusal_Reason{d.Hello(hello, "").Refusal.GetReason(), standby.GetReason(), d.Unreachable(link.Peer{ID: "w2"}, time.Now().Add(-time.Hour)).GetReason()}
+	}
+	blind := []agentpb.Refusal_Reason{agentpb.Refusal_BLIND, agentpb.Refusal_BLIND, agentpb.Refusal_BLIND}
+	if got := answers(); !slices.Equal(got, blind) {
+		t.Errorf("before it has read: %v", got)
+	}
+	background(t, w.mirror.Run)
+	sees := []agentpb.Refusal_Reason{agentpb.Refusal_NO_OWNER, agentpb.Refusal_UNSPECIFIED, agentpb.Refusal_NOT_OWNER}
+	eventually(t, "it has read", func() bool { return slices.Equal(answers(), sees) })
+	if why := blindFor(readAgeLimit + time.Second); !strings.Contains(why, "6s old") || blindFor(readAgeLimit) != "" {
+		t.Errorf("a word of %v: %q", readAgeLimit+time.Second, why)
+	}
 }
 
 // Lists are made of members: configured ones in their order, all where none of those is
