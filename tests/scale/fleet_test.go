@@ -383,11 +383,11 @@ func (f *fleet) pids(t *testing.T) (out []int) {
 // block lets new connections of all agents wait, or go on; it returns how many there were.
 func (f *fleet) block(t *testing.T, on bool) (dials int) {
 	word := map[bool]string{true: "block", false: "unblock"}[on]
-	f.own.block(on)
+	dials = int(f.own.block(on))
 	for _, p := range f.agents {
 		dials += p.say(t, word)
 	}
-	return dials + int(f.own.dials.Load())
+	return dials
 }
 
 // until waits for a condition, which says what it still misses: an API that does not answer in

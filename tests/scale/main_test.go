@@ -84,8 +84,7 @@ func (c childConfig) agents(ctx context.Context) error {
 	work, ctx := errgroup.WithContext(ctx)
 	go func() { // ends with the standard input, or the process
 		for in := bufio.NewScanner(os.Stdin); in.Scan(); {
-			n.block(in.Text() == "block")
-			fmt.Println(n.dials.Load())
+			fmt.Println(n.block(in.Text() == "block"))
 		}
 	}()
 	began := time.Now()
@@ -149,9 +148,11 @@ func newNetwork(real map[string]string) *network {
 	return &network{real: real, cut: map[string]bool{}, conns: map[string]map[net.Conn]bool{}}
 }
 
-func (n *network) block(on bool) {
+// block lets new connections wait, or go on; it returns how many there were until then.
+func (n *network) block(on bool) int64 {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	dials := n.dials.Load()
 	switch {
 	case on && n.wait == nil:
 		n.wait = make(chan struct{})
@@ -159,6 +160,7 @@ func (n *network) block(on bool) {
 		close(n.wait)
 		n.wait = nil
 	}
+	return dials
 }
 
 func (n *network) dial(i int, host string) func(context.Context, string) (net.Conn, error) {
@@ -167,6 +169,9 @@ func (n *network) dial(i int, host string) func(context.Context, string) (net.Co
 		key := host + " " + address
 		n.mu.Lock()
 		cut, wait := n.cut[key], n.wait
+		if !cut && wait == nil {
+			n.dials.Add(1) // here: block must not miss one
+		}
 		n.mu.Unlock()
 		if cut {
 			return nil, errCut
@@ -174,11 +179,11 @@ func (n *network) dial(i int, host string) func(context.Context, string) (net.Co
 		if wait != nil {
 			select {
 			case <-wait:
+				n.dials.Add(1)
 			case <-ctx.Done():
 				return nil, ctx.Err()
 			}
 		}
-		n.dials.Add(1)
 		c, err := (&net.Dialer{LocalAddr: from}).DialContext(ctx, "tcp", n.real[address])
 		if err != nil {
 			return nil, err
