@@ -22,6 +22,9 @@ const (
 	leaveWithin = 200 * time.Millisecond
 	// shunFor is how long another worker stands by in the place of one that could not.
 	shunFor = 30 * time.Second
+	// raceAfter failures in a row two workers are tried at once; once, because when all are
+	// busy twice the handshakes would be no help.
+	raceAfter = 2
 	// raceWithin is after how long at most the second of two workers is dialled that are tried
 	// at once.
 	raceWithin = 200 * time.Millisecond
@@ -80,7 +83,7 @@ func (l *links) up(ctx context.Context) bool {
 		sleep(ctx, time.Duration(rand.Float64()*float64(min(promoteWithin, a.settings.get().ping/2))))
 		l.route.last, l.route.owner = s.address, ""
 		end, ok = s.hello(ctx, agentpb.Hello_ACTIVE, within)
-	} else if l.route.failures > 1 && l.route.owner == "" && len(list) > 1 && !l.dialling {
+	} else if l.route.failures == raceAfter && l.route.owner == "" && len(list) > 1 && !l.dialling {
 		if s, end = l.race(ctx, list, within); s != nil {
 			end, ok = s.hello(ctx, agentpb.Hello_ACTIVE, within)
 		}

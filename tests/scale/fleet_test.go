@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -324,7 +325,7 @@ func (f *fleet) record(t *testing.T, etcd *etcdtest.Server, files trust.Files) {
 func (f *fleet) link(t *testing.T) {
 	c := childConfig{PKI: f.lab.Dir, Dir: filepath.Join(f.dir, "agents"), Doors: f.doors, Real: f.real}
 	f.own = newNetwork(f.real)
-	a, err := c.agent(f.own, 0)
+	a, err := c.agent(f.own, 0, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

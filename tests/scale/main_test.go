@@ -88,18 +88,21 @@ func (c childConfig) agents(ctx context.Context) error {
 		}
 	}()
 	began := time.Now()
+	var linked atomic.Int64
 	for i := c.From; i < c.To; i++ {
-		a, err := c.agent(n, i)
+		a, err := c.agent(n, i, slog.New(&firstLink{all: &linked}))
 		if err != nil {
 			return err
 		}
 		due := began.Add(time.Duration(i-c.From) * time.Second / time.Duration(c.Pace))
-		wait := time.NewTimer(time.Until(due))
-		select {
-		case <-wait.C:
-		case <-ctx.Done():
-			wait.Stop()
-			return work.Wait()
+		for wait := time.Until(due); wait > 0 || i-c.From-int(linked.Load()) >= underWay; wait = time.Millisecond {
+			t := time.NewTimer(max(wait, time.Millisecond))
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+				t.Stop()
+				return work.Wait()
+			}
 		}
 		work.Go(func() error { return a.Run(ctx) })
 	}
@@ -107,7 +110,7 @@ func (c childConfig) agents(ctx context.Context) error {
 }
 
 // agent makes one with a certificate of its own.
-func (c childConfig) agent(n *network, i int) (*agent.Agent, error) {
+func (c childConfig) agent(n *network, i int, log *slog.Logger) (*agent.Agent, error) {
 	host := hostID(i)
 	files, err := pki.Issue(pki.Kind(trust.Host), host, pki.Options{Dir: c.PKI, Now: time.Now(), Force: true})
 	if err != nil {
@@ -117,9 +120,36 @@ func (c childConfig) agent(n *network, i int) (*agent.Agent, error) {
 	return agent.New(agent.Options{
 		Host: host, Workers: doors, StateDir: filepath.Join(c.Dir, host), Version: "scale", Dial: n.dial(i, host),
 		TLS:        trust.Files{CA: filepath.Join(c.PKI, "ca.crt"), Cert: files.Cert, Key: files.Key},
-		Hypervisor: idle{"boot-" + host}, Logger: slog.New(slog.DiscardHandler),
+		Hypervisor: idle{"boot-" + host}, Logger: log,
 	})
 }
+
+// underWay is how many agents of one process may be on their way to their first link: more would
+// only make each other late on a machine that is busy.
+const underWay = 64
+
+// firstLink counts an agent once it says that it is linked.
+type firstLink struct {
+	all  *atomic.Int64
+	once sync.Once
+}
+
+// Enabled implements slog.Handler.
+func (*firstLink) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelInfo }
+
+// Handle implements slog.Handler.
+func (f *firstLink) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == "linked" {
+		f.once.Do(func() { f.all.Add(1) })
+	}
+	return nil
+}
+
+// WithAttrs implements slog.Handler.
+func (f *firstLink) WithAttrs([]slog.Attr) slog.Handler { return f }
+
+// WithGroup implements slog.Handler.
+func (f *firstLink) WithGroup(string) slog.Handler { return f }
 
 func hostID(i int) string { return fmt.Sprintf("h%05d", i) }
 
