@@ -27,6 +27,7 @@ type Agent struct {
 	enrol    *enrolment                   // nil: certificates come from files of others
 	process  string                       // names this process; later processes sort after earlier ones
 	epochs   *epochs
+	distrust *distrust
 	workers  *workerList
 	settings *settings
 	pools    []*pool
@@ -37,6 +38,7 @@ type Agent struct {
 	working  sync.WaitGroup       // requests under way
 	outbox   chan *agentpb.Answer // to be sent by whichever session is active
 	moves    chan *agentpb.Move   // a worker asks for a move
+	blind    chan struct{}        // a token: the worker of the link cannot tell who owns the host
 	sessions atomic.Uint64        // number of the last session
 	commands commands
 	watches  *watches
@@ -64,6 +66,10 @@ func New(o Options) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up agent: %w", err)
 	}
+	revoked, err := loadDistrust(o.StateDir)
+	if err != nil {
+		return nil, fmt.Errorf("set up agent: %w", err)
+	}
 	list, err := loadWorkers(o.StateDir, o.Workers)
 	if err != nil {
 		return nil, fmt.Errorf("set up agent: %w", err)
@@ -74,12 +80,12 @@ func New(o Options) (*Agent, error) {
 	}
 	o.Logger = o.Logger.With("host", o.Host)
 	a := &Agent{
-		opts: o, process: process.String(), epochs: remembered, workers: list,
+		opts: o, process: process.String(), epochs: remembered, distrust: revoked, workers: list,
 		settings: newSettings(), health: newHealth(o.Hypervisor), gate: newGate(),
-		watches: newWatches(), requests: make(chan struct{}, maxRequests), outbox: make(chan *agentpb.Answer), moves: make(chan *agentpb.Move, 1),
+		watches: newWatches(), requests: make(chan struct{}, maxRequests), outbox: make(chan *agentpb.Answer), moves: make(chan *agentpb.Move, 1), blind: make(chan struct{}, 1),
 	}
 	if certs != nil {
-		a.trust.Store(certs)
+		a.believe(certs)
 	}
 	if o.JoinToken != "" {
 		a.enrol = newEnrolment(o)

@@ -69,7 +69,7 @@ func (e *enrolment) open(a *Agent) error {
 		o.Logger.Error("certificate of this host cannot be used, waiting for a join token", "file", e.token, "cause", err)
 		return nil
 	}
-	a.trust.Store(src)
+	a.believe(src)
 	close(e.ready)
 	return nil
 }
@@ -127,13 +127,22 @@ func (a *Agent) enrolStep(ctx context.Context) (time.Duration, error) {
 		}
 		return time.Second, a.join(ctx, token)
 	}
-	c := certs.State()
-	due := c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) * 2 / 3)
-	if now.Before(due) {
-		// A new token is looked for once a minute.
-		return min(due.Sub(now)+time.Duration(mrand.Int64N(int64(time.Minute))), time.Minute), nil
+	if wait := untilRenewal(certs.State(), now, mrand.Float64()); wait > 0 {
+		return wait, nil
 	}
 	return time.Second, a.renew(ctx)
+}
+
+// untilRenewal is after how long it is looked again whether a certificate is to be renewed, which
+// it is at two thirds of its life (agents.md "Trust"), or whether there is a new join token, which
+// is looked for once a minute. 0: it is to be renewed now. Jitter, in [0,1), keeps agents apart
+// that were enrolled together.
+func untilRenewal(c trust.State, now time.Time, jitter float64) time.Duration {
+	left := c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) * 2 / 3).Sub(now)
+	if left <= 0 {
+		return 0
+	}
+	return min(left+time.Duration(jitter*float64(time.Minute)), time.Minute)
 }
 
 // read reads the join token. fresh says that it came after the certificate in use.
@@ -308,7 +317,7 @@ func (e *enrolment) keep(a *Agent, issued *agentpb.Issued, key *ecdsa.PrivateKey
 		if certs, err = openTrust(o); err != nil {
 			return fmt.Errorf("keep certificate: %w", err)
 		}
-		a.trust.Store(certs)
+		a.believe(certs)
 		close(e.ready)
 	}
 	c := certs.State() // looks at the new files

@@ -14,6 +14,9 @@ import (
 const (
 	minBackoff = 250 * time.Millisecond
 	maxBackoff = 5 * time.Second
+	// blindPause is about how long it takes from a worker that cannot tell who owns the host to
+	// the next one.
+	blindPause = 100 * time.Millisecond
 	// replacedBackoff is how long a process stands back whose host another one speaks for.
 	replacedBackoff = 30 * time.Second
 	// maxHops is how many redirects in a row are followed at once.
@@ -50,11 +53,14 @@ type route struct {
 	owner    string // address that a refusal named, dialled next
 	hops     int    // redirects in a row
 	failures int    // attempts in a row that got no answer
+	workers  int    // on the list
+	blind    int    // workers in a row that could not tell who owns the host
 }
 
 // next returns the address to dial: the owner when one was named, else the one that
 // follows the last in the list.
 func (r *route) next(list []string) string {
+	r.workers = len(list)
 	if r.owner == "" {
 		r.owner = list[(slices.Index(list, r.last)+1)%len(list)]
 	}
@@ -70,6 +76,9 @@ func (r *route) after(e ending, retry time.Duration, jitter float64) time.Durati
 	}
 	if e.refusal.GetReason() != agentpb.Refusal_NOT_OWNER {
 		r.hops = 0
+	}
+	if e.refusal.GetReason() != agentpb.Refusal_BLIND {
+		r.blind = 0
 	}
 	if e.refusal == nil {
 		r.failures++
@@ -88,6 +97,12 @@ func (r *route) after(e ending, retry time.Duration, jitter float64) time.Durati
 			}
 		}
 		r.hops = 0
+	case agentpb.Refusal_BLIND: // others may see; after a round of them more and more slowly
+		if r.blind++; r.blind%max(r.workers, 1) != 0 {
+			return blindPause/4 + time.Duration(jitter*float64(blindPause))
+		}
+		ceiling := min(minBackoff<<min(r.blind/max(r.workers, 1), 8), maxBackoff)
+		return minBackoff + time.Duration(jitter*float64(ceiling-minBackoff))
 	case agentpb.Refusal_REPLACED:
 		if e.refusal.GetRetryAfterMs() == 0 { // else it was this process itself, over another stream
 			retry = replacedBackoff
@@ -116,7 +131,7 @@ func (a *Agent) linkLoop(ctx context.Context) error {
 	// What the last process left is read before anybody is told of this one.
 	defer a.openCommands(ctx, boot)()
 	defer a.working.Wait()
-	l := &links{agent: a, opened: make(chan opening, 1), said: map[string]string{}}
+	l := &links{agent: a, opened: make(chan opening, 1), said: map[string]string{}, shunned: map[string]time.Time{}}
 	defer l.end()
 	for ctx.Err() == nil {
 		if l.up(ctx) {

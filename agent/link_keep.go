@@ -20,6 +20,14 @@ const (
 	standbyRetry = 5 * time.Second
 	// leaveWithin is how long a link that was replaced may take with the frame it is sending.
 	leaveWithin = 200 * time.Millisecond
+	// shunFor is how long another worker stands by in the place of one that could not.
+	shunFor = 30 * time.Second
+	// raceAfter failures in a row two workers are tried at once; once, because when all are
+	// busy twice the handshakes would be no help.
+	raceAfter = 2
+	// raceWithin is after how long at most the second of two workers is dialled that are tried
+	// at once.
+	raceWithin = 200 * time.Millisecond
 	// promoteWithin bounds the time over which the agents of a lost worker come to the others.
 	promoteWithin = time.Second
 )
@@ -32,7 +40,8 @@ type links struct {
 	standby *session
 	beating chan struct{} // closed when nothing of the active session is left
 	route   route
-	said    map[string]string // why each worker was no good, since the last session
+	said    map[string]string    // why each worker was no good, since the last session
+	shunned map[string]time.Time // addresses that could not stand by, until then
 
 	dialling bool
 	moving   bool // what is being opened is to become the active one
@@ -41,9 +50,10 @@ type links struct {
 
 // opening is how an attempt to open a stream beside the active one ended; without a session it failed.
 type opening struct {
-	s    *session
-	role agentpb.Hello_Role
-	end  ending
+	s       *session
+	role    agentpb.Hello_Role
+	end     ending
+	address string
 }
 
 // up makes some stream the active one: the standby without a handshake, else the next
@@ -53,8 +63,13 @@ func (l *links) up(ctx context.Context) bool {
 	select {
 	case o := <-l.opened: // it was opened beside the session that has ended
 		l.dialling, l.moving = false, false
-		if l.standby == nil {
+		switch {
+		case o.s == nil:
+		case l.standby == nil:
 			l.standby = o.s
+			l.standby.standsBy()
+		default:
+			o.s.close(errors.New("another worker stands by"))
 		}
 	default:
 	}
@@ -68,11 +83,15 @@ func (l *links) up(ctx context.Context) bool {
 		sleep(ctx, time.Duration(rand.Float64()*float64(min(promoteWithin, a.settings.get().ping/2))))
 		l.route.last, l.route.owner = s.address, ""
 		end, ok = s.hello(ctx, agentpb.Hello_ACTIVE, within)
+	} else if l.route.failures == raceAfter && l.route.owner == "" && len(list) > 1 && !l.dialling {
+		if s, end = l.race(ctx, list, within); s != nil {
+			end, ok = s.hello(ctx, agentpb.Hello_ACTIVE, within)
+		}
 	} else {
 		s, end = a.dial(ctx, l.route.next(list), agentpb.Hello_ACTIVE, within)
 		ok = end.welcomed
 	}
-	for again := 0; !ok && s != nil && s.waits(end) && again < helloAgain && ctx.Err() == nil; again++ {
+	for again := 0; !ok && s != nil && s.waits(end) && end.refusal.GetReason() == agentpb.Refusal_NO_OWNER && again < helloAgain && ctx.Err() == nil; again++ {
 		l.say(end, 0)
 		sleep(ctx, l.jittered(a.settings.get().retry))
 		end, ok = s.hello(ctx, agentpb.Hello_ACTIVE, within)
@@ -88,6 +107,35 @@ func (l *links) up(ctx context.Context) bool {
 		l.rest(ctx, end)
 	}
 	return false
+}
+
+// race opens silent streams to the next two workers at once, because those before have
+// failed, and returns the first that is there; the other one stands by. Only one is said an
+// active Hello: of two the newer would win, whichever of them is in use.
+func (l *links) race(ctx context.Context, list []string, within time.Duration) (*session, ending) {
+	a := l.agent
+	results := make(chan opening, 2)
+	for i := range 2 {
+		address := l.route.next(list)
+		a.working.Go(func() {
+			if i > 0 {
+				sleep(ctx, time.Duration(rand.Float64()*float64(raceWithin)))
+			}
+			s, end := a.dial(ctx, address, agentpb.Hello_STANDBY, within)
+			results <- opening{s: s, role: agentpb.Hello_STANDBY, end: end, address: address}
+		})
+	}
+	first := <-results
+	if first.s != nil {
+		l.dialling = true
+		a.working.Go(func() { l.opened <- <-results })
+	} else {
+		l.route.last = first.address
+		l.say(first.end, 0)
+		first = <-results
+	}
+	l.route.last = first.address
+	return first.s, first.end
 }
 
 // rest waits until the next attempt is due.
@@ -143,7 +191,10 @@ func (l *links) hold(ctx context.Context) {
 	move := time.NewTimer(time.Hour)
 	defer move.Stop()
 	move.Stop()
+	quiet := time.NewTimer(l.quietly())
+	defer quiet.Stop()
 	var asked *agentpb.Move
+	var strayed time.Time // when it was last tried to leave a worker that is blind
 	for {
 		var lost <-chan struct{}
 		if l.standby != nil {
@@ -169,7 +220,17 @@ func (l *links) hold(ctx context.Context) {
 				l.rest(ctx, end)
 			}
 			return
+		case <-quiet.C:
+			if l.standby != nil {
+				l.standby.quietPing()
+			}
+			quiet.Reset(l.quietly())
+		case <-a.blind:
+			if to := l.away(list, false); to != "" && time.Since(strayed) > standbyRetry && l.moveTo(ctx, to) {
+				strayed = time.Now()
+			}
 		case <-lost:
+			l.shun(l.standby.address)
 			l.standby.close(nil)
 			l.standby = nil
 			standby.Reset(l.jittered(a.settings.get().retry))
@@ -179,9 +240,12 @@ func (l *links) hold(ctx context.Context) {
 			case o.s == nil:
 				if standby.Reset(l.jittered(standbyRetry)); o.role == agentpb.Hello_ACTIVE {
 					a.opts.Logger.Info("move put off", "cause", o.end.cause())
+				} else {
+					l.shun(o.address)
 				}
 			case o.role == agentpb.Hello_STANDBY:
 				l.standby = o.s
+				l.standby.standsBy()
 				standby.Reset(0) // the active one may be another meanwhile
 			default:
 				l.use(ctx, o.s)
@@ -214,6 +278,13 @@ func (l *links) jittered(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
 }
 
+// quietly is the time between two pings on a silent stream: with time enough for the answer
+// before the stream would be given up as half-open.
+func (l *links) quietly() time.Duration { return l.agent.settings.get().ping * 3 / 2 }
+
+// shun lets another worker stand by for a while.
+func (l *links) shun(address string) { l.shunned[address] = time.Now().Add(shunFor) }
+
 // untilCheck is the time until it is looked whether another worker is preferred; jittered,
 // and never longer than the interval: after two of them every link is where it should be.
 func (l *links) untilCheck(list workerSet) time.Duration {
@@ -239,17 +310,18 @@ func (l *links) away(list workerSet, check bool) string {
 
 // standBy opens a silent stream to the best worker that is not the active one's.
 func (l *links) standBy(ctx context.Context, list workerSet) {
-	i := slices.IndexFunc(list.addresses, func(address string) bool { return address != l.active.address })
+	others := slices.DeleteFunc(slices.Clone(list.addresses), func(address string) bool { return address == l.active.address })
 	want := ""
-	if i >= 0 {
-		want = list.addresses[i]
+	if len(others) > 0 {
+		i := slices.IndexFunc(others, func(address string) bool { return time.Now().After(l.shunned[address]) })
+		want = others[max(i, 0)]
 	}
 	if l.standby != nil && l.standby.address != want {
 		l.standby.close(errors.New("another worker stands by"))
 		l.standby = nil
 	}
 	if l.standby == nil && want != "" {
-		l.open(func() (*session, ending) { return l.agent.dial(ctx, want, agentpb.Hello_STANDBY, welcomeLimit) }, agentpb.Hello_STANDBY)
+		l.open(func() (*session, ending) { return l.agent.dial(ctx, want, agentpb.Hello_STANDBY, welcomeLimit) }, agentpb.Hello_STANDBY, want)
 	}
 }
 
@@ -278,19 +350,19 @@ func (l *links) moveTo(ctx context.Context, address string) bool {
 			s = nil
 		}
 		return s, end
-	}, agentpb.Hello_ACTIVE)
+	}, agentpb.Hello_ACTIVE, address)
 	return true
 }
 
 // open lets do run beside the active session, one at a time.
-func (l *links) open(do func() (*session, ending), role agentpb.Hello_Role) {
+func (l *links) open(do func() (*session, ending), role agentpb.Hello_Role, address string) {
 	if l.dialling {
 		return // looked at again when that is done
 	}
 	l.dialling, l.moving = true, role == agentpb.Hello_ACTIVE
 	l.agent.working.Go(func() {
 		s, end := do()
-		l.opened <- opening{s, role, end}
+		l.opened <- opening{s, role, end, address}
 	})
 }
 

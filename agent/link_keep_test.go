@@ -34,8 +34,8 @@ func TestStandbyTakesOver(t *testing.T) {
 	expect(t, w1, "ping", ping)
 	w1.down <- refusal(&agentpb.Refusal{Reason: agentpb.Refusal_SHUTTING_DOWN})
 	promoted := expect(t, w2, "promotion", func(up *agentpb.Up) (*agentpb.Hello, bool) {
-		if up.GetPing() != nil {
-			t.Error("a ping on a silent stream")
+		if up.GetPing().GetReport() != nil {
+			t.Error("a report on a silent stream")
 		}
 		return role(agentpb.Hello_ACTIVE)(up)
 	})

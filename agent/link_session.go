@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -11,7 +12,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/peer"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
 )
@@ -44,8 +47,11 @@ type session struct {
 	ended   chan struct{}           // closed when the stream has ended, and end says how
 	end     ending
 
+	shown []*x509.Certificate // by the worker; guarded by the lock of the agent's distrust
+
 	mu       sync.Mutex
-	halfOpen *time.Timer // ends the stream when no ping is answered in time
+	halfOpen *time.Timer // ends the stream in use when no ping is answered in time
+	silent   *time.Timer // the same for one that stands by
 	seq      uint64      // of the last ping
 	told     told        // the steps of commands that were sent in this session
 }
@@ -83,7 +89,7 @@ func (a *Agent) dial(ctx context.Context, address string, role agentpb.Hello_Rol
 	}
 	go s.receive(ctx)
 	end, ok := s.hello(ctx, role, limit)
-	if !ok && !s.waits(end) {
+	if !ok && (role == agentpb.Hello_STANDBY || !s.waits(end)) {
 		s.close(errors.New("not welcome"))
 		return nil, end
 	}
@@ -95,14 +101,20 @@ func (a *Agent) dial(ctx context.Context, address string, role agentpb.Hello_Rol
 	return s, end
 }
 
-// waits: the stream is left open for another hello, because nobody owns the host yet.
+// waits: the stream is left open for another hello, because nobody owns the host yet, or the
+// worker cannot tell who does.
 func (s *session) waits(end ending) bool {
 	select {
 	case <-s.ended:
 		return false
 	default:
-		return end.refusal.GetReason() == agentpb.Refusal_NO_OWNER
+		return stays(end.refusal)
 	}
+}
+
+// stays: the stream goes on after this refusal.
+func stays(r *agentpb.Refusal) bool {
+	return r.GetReason() == agentpb.Refusal_NO_OWNER || r.GetReason() == agentpb.Refusal_BLIND
 }
 
 // hello says hello on the stream and waits for the answer: a new stream begins with it, a
@@ -151,6 +163,11 @@ func (s *session) greet(role agentpb.Hello_Role) {
 func (s *session) close(cause error) {
 	s.cancel(cause)
 	<-s.ended
+	s.mu.Lock()
+	if s.silent != nil {
+		s.silent.Stop()
+	}
+	s.mu.Unlock()
 	_ = s.conn.Close() // the stream on it has ended
 }
 
@@ -199,7 +216,24 @@ func (a *Agent) apply(s *agentpb.Settings) {
 func (s *session) activate() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.silent != nil {
+		s.silent.Stop()
+	}
 	s.halfOpen = time.AfterFunc(s.agent.settings.get().halfOpen(), func() { s.cancel(errors.New("link is half-open: no ping was answered in time")) })
+}
+
+// standsBy lets the silent stream be given up when no ping is answered in time.
+func (s *session) standsBy() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.silent = time.AfterFunc(s.agent.settings.get().halfOpen(), func() { s.cancel(errors.New("standby stream is half-open: no ping was answered in time")) })
+}
+
+// quietPing asks whether a silent stream still works in both directions. A failed send is
+// explained by what comes back.
+func (s *session) quietPing() {
+	s.seq++
+	_ = s.stream.Send(&agentpb.Up{Frame: &agentpb.Up_Ping{Ping: &agentpb.Ping{Seq: s.seq}}})
 }
 
 // run pings and sends answers until the stream ends, ctx does, or another session has
@@ -287,11 +321,19 @@ func (s *session) goodbye() {
 // asked on it.
 func (s *session) receive(ctx context.Context) {
 	defer close(s.ended)
-	for over := false; !over; {
+	defer s.hides()
+	for first, over := true, false; !over; first = false {
 		down, err := s.stream.Recv()
 		if err != nil {
 			s.end = ending{err: err}
 			break
+		}
+		if first {
+			if p, ok := peer.FromContext(s.stream.Context()); ok {
+				if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
+					s.shows(info.State.PeerCertificates)
+				}
+			}
 		}
 		s.end, over = s.got(ctx, down)
 	}
@@ -317,11 +359,14 @@ func (s *session) got(ctx context.Context, down *agentpb.Down) (end ending, over
 		s.answered()
 	case *agentpb.Down_Refusal:
 		switch {
-		case frame.Refusal.GetReason() != agentpb.Refusal_NO_OWNER:
+		case !stays(frame.Refusal):
 			s.answer(down)
 			return ending{welcomed: s.active(), refusal: frame.Refusal}, true
 		case s.active(): // the link is good, the host's owner is not there yet
 			time.AfterFunc(a.settings.get().retry, func() { signal(s.again) })
+			if frame.Refusal.GetReason() == agentpb.Refusal_BLIND {
+				signal(a.blind)
+			}
 		default:
 			s.answer(down)
 		}
@@ -333,6 +378,8 @@ func (s *session) got(ctx context.Context, down *agentpb.Down) (end ending, over
 		a.start(ctx, frame.Request)
 	case *agentpb.Down_NewList:
 		a.takeList(frame.NewList)
+	case *agentpb.Down_Revoked:
+		a.distrusts(frame.Revoked)
 	case *agentpb.Down_Again:
 		signal(s.again)
 	case *agentpb.Down_Move:
@@ -367,8 +414,11 @@ func (s *session) active() bool {
 func (s *session) answered() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.halfOpen != nil {
-		s.halfOpen.Reset(s.agent.settings.get().halfOpen())
+	for _, t := range []*time.Timer{s.halfOpen, s.silent} {
+		if t != nil {
+			t.Reset(s.agent.settings.get().halfOpen())
+			return // what stood by once does so no more
+		}
 	}
 }
 

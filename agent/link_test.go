@@ -103,7 +103,7 @@ func (w *fakeWorker) Connect(stream agentpb.Link_ConnectServer) error {
 		if err := stream.Send(next); err != nil {
 			return err
 		}
-		if r := next.GetRefusal(); r != nil && r.Reason != agentpb.Refusal_NO_OWNER {
+		if r := next.GetRefusal(); r != nil && !stays(r) {
 			return nil
 		}
 	}
@@ -465,6 +465,9 @@ func TestRoute(t *testing.T) {
 			refused(agentpb.Refusal_NOT_OWNER, "b:1", 0), refused(agentpb.Refusal_NOT_OWNER, "a:1", 0)}, nil, retry * 12 / 10},
 		{"another process speaks for the host", []ending{refused(agentpb.Refusal_REPLACED, "", 0)}, nil, replacedBackoff * 12 / 10},
 		{"this process itself, over another stream", []ending{refused(agentpb.Refusal_REPLACED, "", 100)}, nil, 120 * time.Millisecond},
+		{"blind, and the next is asked at once", []ending{refused(agentpb.Refusal_BLIND, "", 60_000)}, []string{"a:1", "b:1"}, blindPause * 5 / 4},
+		{"all are blind", []ending{refused(agentpb.Refusal_BLIND, "", 0), refused(agentpb.Refusal_BLIND, "", 0), refused(agentpb.Refusal_BLIND, "", 0)},
+			[]string{"a:1", "b:1", "c:1", "a:1"}, 2 * minBackoff},
 		{"bad hello", []ending{refused(agentpb.Refusal_BAD_HELLO, "", 0)}, nil, maxBackoff * 12 / 10},
 	} {
 		var r route
@@ -543,4 +546,106 @@ func TestPlaintextRedirectLeavesLoopbackNever(t *testing.T) {
 	if end := attempt(t, a, "10.0.0.1:7443"); end.err == nil || !strings.Contains(end.err.Error(), "loopback") {
 		t.Errorf("session = %v, want a refusal", end.err)
 	}
+}
+
+// A worker that has lost etcd says so, and the agent asks the next one at once: it neither
+// asks the same again and again nor waits (chaos seed 330001).
+func TestBlindWorkerIsLeftAtOnce(t *testing.T) {
+	blind := startWorker(t, func(*agentpb.Hello) *agentpb.Down {
+		return refusal(&agentpb.Refusal{Reason: agentpb.Refusal_BLIND, RetryAfterMs: 600_000})
+	})
+	sees := startWorker(t, welcome(nil))
+	linkedTo(t, nil, blind.address, sees.address)
+	expect(t, sees, "hello", hello)
+	expect(t, sees, "ping", ping)
+	hellos := 0
+	for {
+		select {
+		case up := <-blind.up:
+			if up.GetHello().GetRole() == agentpb.Hello_ACTIVE && up.GetHello() != nil {
+				hellos++
+			}
+			continue
+		default:
+		}
+		break
+	}
+	if hellos != 1 {
+		t.Errorf("the blind worker was asked %d times, want once", hellos)
+	}
+}
+
+// The worker of a link that goes blind is left for another; the link is kept until that one
+// is there.
+func TestLinkLeavesABlindWorker(t *testing.T) {
+	var w1, w2 *fakeWorker
+	var blind atomic.Bool
+	both := func() *agentpb.List { return list("static", 0, w1.address, w2.address) }
+	w2 = named(t, "w2", both)
+	w1 = startWorker(t, func(*agentpb.Hello) *agentpb.Down {
+		if blind.Load() {
+			return refusal(&agentpb.Refusal{Reason: agentpb.Refusal_BLIND})
+		}
+		return &agentpb.Down{Frame: &agentpb.Down_Welcome{Welcome: &agentpb.Welcome{Worker: "w1", Epoch: ep("c1", 1, 10), Settings: fastSettings, List: both()}}}
+	})
+	linkedTo(t, nil, w1.address)
+	expect(t, w1, "hello", role(agentpb.Hello_ACTIVE))
+	expect(t, w2, "standby", role(agentpb.Hello_STANDBY))
+	blind.Store(true)
+	w1.down <- &agentpb.Down{Frame: &agentpb.Down_Again{Again: &agentpb.Again{}}}
+	expect(t, w1, "hello again", role(agentpb.Hello_ACTIVE))
+	expect(t, w2, "promotion", role(agentpb.Hello_ACTIVE))
+	expect(t, w2, "ping", func(up *agentpb.Up) (bool, bool) { return true, up.GetPing().GetReport() != nil })
+	if n := w2.streams.Load(); n != 1 {
+		t.Errorf("%d streams to the next worker, want the one that stood by", n)
+	}
+}
+
+// After failures two workers are tried at once: one that hangs costs nothing then. Only one of
+// them hears an active Hello, the other stands by.
+func TestTwoAreTriedAtOnce(t *testing.T) {
+	hanging, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { hanging.Close() })
+	w := startWorker(t, welcome(nil))
+	a := newAgent(t, nil)
+	a.boot = "boot-1"
+	l := &links{agent: a, opened: make(chan opening, 1), said: map[string]string{}, shunned: map[string]time.Time{}}
+	l.route.failures = 2
+	s, end := l.race(t.Context(), []string{hanging.Addr().String(), w.address}, time.Second)
+	if s == nil || s.address != w.address || l.route.last != w.address || !l.dialling {
+		t.Fatalf("session %v, %v, last %s: want the one that answers", s, end.err, l.route.last)
+	}
+	expect(t, w, "silent hello", role(agentpb.Hello_STANDBY))
+	if o := l.settle(); o.s != nil || o.end.err == nil {
+		t.Errorf("the hanging worker: %+v, want a failure", o)
+	}
+	s.close(nil)
+	a.working.Wait()
+}
+
+// A silent stream that is half-open is given up within 2 ping intervals and 1 s by its agent,
+// which opens another one: elsewhere, because this way does not work.
+func TestHalfOpenStandbyIsGivenUp(t *testing.T) {
+	var w1 *fakeWorker
+	var proxy *silentProxy
+	w2 := startWorker(t, welcome(nil))
+	w1 = named(t, "w1", func() *agentpb.List { return list("static", 0, w1.address, proxy.address, w2.address) })
+	proxy = startProxy(t, w2.address)
+	linkedTo(t, nil, w1.address)
+	expect(t, w2, "standby", role(agentpb.Hello_STANDBY))
+	if quiet := expect(t, w2, "ping", ping); quiet.Report != nil {
+		t.Errorf("a silent stream carries %v", quiet)
+	}
+	began := time.Now()
+	proxy.mu.Lock()
+	proxy.silent = true
+	proxy.mu.Unlock()
+	expect(t, w2, "standby by the straight way", role(agentpb.Hello_STANDBY))
+	if took := time.Since(began); took < 500*time.Millisecond {
+		t.Errorf("given up after %v, pings were answered until then", took)
+	}
+	expect(t, w2, "ping", ping)
 }

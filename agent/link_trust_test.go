@@ -3,8 +3,11 @@
 package agent
 
 import (
+	"crypto/x509"
+	"encoding/pem"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -148,5 +151,52 @@ func TestPlaintextWorkerIsNamed(t *testing.T) {
 	})
 	if end := attempt(t, a, w.address); end.err == nil || !strings.Contains(end.cause(), "the other side does not speak TLS") {
 		t.Errorf("agent says %q", end.cause())
+	}
+}
+
+// An agent leaves a worker whose certificate was revoked as soon as any worker says so, and
+// does not believe it again, nor does the next process of the agent.
+func TestRevokedWorkerIsLeft(t *testing.T) {
+	lab := pkitest.New(t)
+	bad, good := lab.Issue(t, trust.Worker, "w1"), lab.Issue(t, trust.Worker, "w2")
+	w1, _ := securedWorker(t, bad)
+	w2, _ := securedWorker(t, good)
+	for _, w := range []*fakeWorker{w1, w2} {
+		w.hello = welcome(func(m *agentpb.Welcome) { m.List = list("static", 0, w1.address, w2.address) })
+	}
+	host := lab.Issue(t, trust.Host, "h1")
+	a, stop := linkedTo(t, func(o *Options) { o.InsecureLoopback, o.TLS = false, host }, w1.address, w2.address)
+	expect(t, w1, "hello", role(agentpb.Hello_ACTIVE))
+	expect(t, w2, "standby", role(agentpb.Hello_STANDBY))
+	text, err := os.ReadFile(bad.Cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(text)
+	shown, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tell := func(w *fakeWorker, serials ...string) {
+		r := &agentpb.Revoked{}
+		for _, s := range serials {
+			r.Certificates = append(r.Certificates, &agentpb.RevokedCertificate{Serial: s, Reason: "stolen"})
+		}
+		w.down <- &agentpb.Down{Frame: &agentpb.Down_Revoked{Revoked: r}}
+	}
+	tell(w1, "not hexadecimal", "abc123")
+	expect(t, w1, "ping: it is not this one", ping)
+	tell(w1, trust.Serial(shown))
+	expect(t, w2, "promotion", role(agentpb.Hello_ACTIVE))
+	stop()
+	for _, c := range []*Agent{a, newAgent(t, func(o *Options) {
+		o.Workers, o.InsecureLoopback, o.TLS, o.StateDir = []string{w1.address}, false, host, a.opts.StateDir
+	})} {
+		if end := attempt(t, c, w1.address); end.welcomed || !strings.Contains(end.cause(), "is revoked: stolen") {
+			t.Errorf("an attempt at the revoked worker ends with %q", end.cause())
+		}
+		if end := attempt(t, c, w2.address); !end.welcomed {
+			t.Errorf("the other worker: %q", end.cause())
+		}
 	}
 }

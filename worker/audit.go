@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/leases"
@@ -33,14 +34,19 @@ var unsaid = map[string]bool{"sealed": true, "hash": true, "cert": true}
 
 // audited is the audit record of a change. What was there before is taken from the mirror:
 // where the change was compared with a revision, that is what it replaced.
-func (b *backend) audited(x v1.Event, ops []leases.Op) leases.Op {
+func (b *backend) audited(x v1.Event, ops []leases.Op) leases.Op { return b.w().auditOf(x, ops, nil) }
+
+// auditOf is the audit record of what a commit changes. Owners know better than the mirror, which
+// may be behind, what was there before: known is that, by key; nil: nothing.
+func (w *Worker) auditOf(x v1.Event, ops []leases.Op, known map[string]json.RawMessage) leases.Op {
+	ops = slices.DeleteFunc(slices.Clone(ops), func(op leases.Op) bool { return strings.HasPrefix(op.Key(), leases.EventsPrefix) })
 	a := auditRecord{V: 1, Audit: v1.Audit{
 		ID: x.ID, At: x.At, Who: x.Data["by"], What: x.Type, Message: x.Message, Reason: x.Data["reason"], Host: x.Host, Worker: x.Worker,
 	}}
 	for _, op := range ops[:min(len(ops), maxAuditOps)] {
-		var before json.RawMessage
-		if b.mirror != nil {
-			if kv, ok := b.mirror.Get(op.Key()); ok {
+		before, sure := known[op.Key()]
+		if !sure && w.mirror != nil {
+			if kv, ok := w.mirror.Get(op.Key()); ok {
 				before = kv.Value
 			}
 		}
@@ -49,6 +55,34 @@ func (b *backend) audited(x v1.Event, ops []leases.Op) leases.Op {
 		}
 	}
 	return leases.Put(leases.AuditKey(x.ID), a)
+}
+
+// wordOf is what an audit record tells of an operator's word about a host: it stands beside the
+// events that follow from it.
+func wordOf(at time.Time, worker, host, partition, what, who, msg, reason string) v1.Event {
+	x := v1.Event{ID: newEventID(), At: at, Type: what, Worker: worker, Host: host, Partition: partition, Message: msg, Data: map[string]string{"by": who}}
+	if reason != "" {
+		x.Data["reason"] = reason
+		x.Message += " (" + reason + ")"
+	}
+	return x
+}
+
+// noteWord puts an operator's word on record that changes no record.
+func (b *backend) noteWord(ctx context.Context, host, what, who, msg, reason string) error {
+	spec, _ := b.view.spec(host)
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	_, err := b.client.Commit(ctx, leases.Unowned(), b.audited(wordOf(time.Now().UTC(), b.o.ID, host, spec.Val.Partition, what, who, msg, reason), nil))
+	return etcdProblem("audit of "+what, err)
+}
+
+// asWas is a record as it was before a change, for auditOf.
+func asWas(record any, rev int64) (json.RawMessage, error) {
+	if rev == 0 {
+		return nil, nil
+	}
+	return json.Marshal(record)
 }
 
 // changeOf says which fields of a record are others; nil is a record that is not there.

@@ -120,8 +120,8 @@ func (b *backend) host(id string, spec versioned[v1.HostSpec]) v1.Host {
 	}
 	if i := r.Incident; i != nil && i.Ended.IsZero() {
 		s.Incident = i.ID
-		s.Holds = holdsOf(i.Holds)
 	}
+	s.Holds = holdsOf(r.Holds())
 	if why, since := w.frozen(id); p != nil && why != "" {
 		s.Holds = append(s.Holds, v1.Hold{By: "etcd", Reason: why, Clears: wentBackClears, Since: since})
 	}

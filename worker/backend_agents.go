@@ -58,12 +58,15 @@ func (b *backend) agent(host string, members []string, addresses map[string]stri
 }
 
 // RebalanceAgent implements api.Backend.
-func (b *backend) RebalanceAgent(_ context.Context, who, host string) (v1.Agent, error) {
+func (b *backend) RebalanceAgent(ctx context.Context, who, host string) (v1.Agent, error) {
 	w := b.w()
 	if _, ok := w.view.spec(host); !ok {
 		return v1.Agent{}, notFound("host", host)
 	}
 	members, addresses := w.lists.present()
+	if err := b.noteWord(ctx, host, "agent.rebalance", who, "the agent of host "+host+" was asked to link to its preferred worker", ""); err != nil {
+		return v1.Agent{}, err
+	}
 	if !w.door.Move(host, &agentpb.Move{Check: true}) {
 		return v1.Agent{}, v1.Problemf(v1.CodeUnavailable, "host %s is not linked", host).WithHint("its agent links to the preferred worker when it comes")
 	}

@@ -242,6 +242,8 @@ func (b *backend) OrderCommand(ctx context.Context, who, id, verb string, o v1.C
 			problem = refused(fmt.Sprintf("%s command %s: it is %s: %s", verb, id, h.rec.State, h.rec.Reason), "holdfast command explain "+id)
 			return
 		}
+		word := wordOf(c.now(), b.o.ID, rec.Host, c.o.home, "command."+verb, who, fmt.Sprintf("%s of command %s was ordered", verb, id), o.Reason)
+		batch.by[h].word = &word
 		batch.announce("command."+verb, string(ha.Info), fmt.Sprintf("%s of command %s ordered by %s %s", verb, id, who, o.Reason))
 		c.flush(ctx, batch)
 		out = commandOf(h.rec, h.rev)

@@ -93,9 +93,13 @@ func (b *backend) Order(ctx context.Context, who, id string, o v1.OrderRequest) 
 	w := b.w()
 	res := v1.OrderResult{ID: uuid.NewString(), Host: id, Verb: o.Verb}
 	switch o.Verb {
-	case "test":
-		return w.testPower(ctx, res)
-	case "identify":
+	case "test", "identify": // nothing on record changes, but somebody has touched a device
+		if err := b.noteWord(ctx, id, "host."+o.Verb, who, fmt.Sprintf("%s of host %s was ordered", o.Verb, id), o.Reason); err != nil {
+			return res, err
+		}
+		if o.Verb == "test" {
+			return w.testPower(ctx, res)
+		}
 		return w.identify(ctx, res)
 	}
 	var problem error

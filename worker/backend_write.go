@@ -165,7 +165,7 @@ func (b *backend) DeleteHost(ctx context.Context, who, id string, ifRev int64) e
 	// Compared with the record that was looked at: what began since is not forgotten.
 	_, err := b.write(ctx, "host "+id, at(leases.HostSpecKey(id), ifRev, had.Rev).At(leases.HostHAKey(id), rec.Rev), x, append(b.secretsOf(id, had.Val.Power, nil),
 		leases.Delete(leases.HostSpecKey(id)), leases.Delete(leases.HostHAKey(id)), leases.Delete(leases.HostPowerKey(id)),
-		leases.Delete(leases.OpsKey(id)), leases.Delete(leases.BudgetKey("host/"+id)))...)
+		leases.Delete(leases.OpsKey(id)), leases.Delete(leases.BudgetKey("host/"+id)), leases.Delete(leases.LinkKey(id)))...)
 	return err
 }
 

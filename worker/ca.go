@@ -191,13 +191,14 @@ func (w *Worker) watchTrust(ctx context.Context) error {
 		known := w.trusted.known()
 		w.wire.own.Know(known)
 		cut := w.door.CutCertificates(func(shown []*x509.Certificate) bool {
-			_, err := w.wire.own.Client(shown, trust.Host)
+			_, err := w.wire.own.Client(shown, trust.Host, trust.Worker)
 			var refused *trust.PeerError
 			return errors.As(err, &refused) && (refused.Reason == trust.Revoked || refused.Reason == trust.ForeignCA || refused.Reason == trust.Expired && w.trusted.revokes(shown[0]))
 		})
-		for _, host := range cut {
-			w.log.Warn("link cut, its certificate is worth nothing any more", "host", host)
+		for _, peer := range cut {
+			w.log.Warn("link cut, its certificate is worth nothing any more", "peer", peer)
 		}
+		w.door.Revoked(w.trusted.revokedWorkers())
 	}
 }
 

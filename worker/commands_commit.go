@@ -35,6 +35,7 @@ type pendingCommand struct {
 	next    command.Record
 	steps   []command.JournalStep
 	effects []command.Effect
+	word    *v1.Event // of an operator; it is audited
 }
 
 // record is a command as it will be.
@@ -113,6 +114,13 @@ func (c *commander) ops(p *pendingCommand) (ops []leases.Op, events []v1.Event) 
 			x := c.event(e.Type, string(e.Severity), e.Reason, p.next)
 			ops, events = append(ops, leases.Put(leases.EventKey(x.ID), x)), append(events, x)
 		}
+	}
+	if p.word != nil {
+		was, err := asWas(p.h.rec, p.h.rev)
+		if err != nil {
+			c.o.log.Error("audit an order", "command", id, "cause", err) // the record itself could not be written then
+		}
+		ops = append(ops, c.o.w.auditOf(*p.word, ops[:1], map[string]json.RawMessage{leases.CommandKey(c.o.host, id): was}))
 	}
 	return ops, events
 }

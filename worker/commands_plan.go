@@ -369,6 +369,8 @@ func (c *commander) create(ctx context.Context, who string, r v1.CommandRequest)
 		g = g.At(k, p.guard[k])
 		ops = append(ops, leases.Put(k, v))
 	}
+	word := wordOf(now, x.Worker, rec.Host, x.Partition, "command.created", who, fmt.Sprintf("%s %s was asked for", rec.Kind, rec.ID), r.Reason)
+	ops = append(ops, c.o.w.auditOf(word, ops, nil))
 	cctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
 	rev, err := c.o.s.Commit(cctx, g, ops...)

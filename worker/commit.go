@@ -4,6 +4,7 @@ package worker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -85,6 +86,14 @@ func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects
 			}
 		}
 	}
+	if ev.Kind == ha.EvOperator && ev.Order != nil {
+		audit, err := o.auditOrder(ev, ops)
+		if err != nil {
+			o.log.Error("audit an order", "cause", err)
+			return false
+		}
+		ops = append(ops, audit)
+	}
 	failed := false
 	defer func() {
 		if !done {
@@ -121,6 +130,22 @@ func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects
 			return false
 		}
 	}
+}
+
+// auditOrder is the audit record of an operator's order: what it changed at once. What follows
+// is in the log and in the incident.
+func (o *owner) auditOrder(ev ha.Event, ops []leases.Op) (leases.Op, error) {
+	was, err := asWas(o.stored, o.recRev)
+	if err != nil {
+		return leases.Op{}, fmt.Errorf("encode record of %s: %w", o.host, err)
+	}
+	order := ev.Order
+	msg := fmt.Sprintf("%s of host %s was ordered", order.Verb, o.host)
+	if order.Second != "" {
+		msg += ", second operator " + order.Second
+	}
+	x := wordOf(ev.At, o.s.Worker(), o.host, o.home, "host."+string(order.Verb), order.By, msg, order.Reason)
+	return o.w.auditOf(x, ops, map[string]json.RawMessage{leases.HostHAKey(o.host): was}), nil
 }
 
 func sends(e ha.Effect) bool { return e.Kind == ha.TxnDo && e.Txn.Do == power.DoSend }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
@@ -33,22 +34,32 @@ func (d *door) Hello(h *agentpb.Hello, carrier string) link.Admission {
 		}}
 	}
 	list := w.listOf(h.Host)
+	if w.blind() != "" {
+		list = nil // not on the strength of what may be over
+	}
 	if list.GetHash() == h.GetList().GetHash() {
 		list = nil
 	}
 	return link.Admission{Welcome: &agentpb.Welcome{Worker: w.o.ID, Epoch: p.epoch, Settings: p.settings, Gate: p.gate, List: list}}
 }
 
-func (d *door) Standby(h *agentpb.Hello) *agentpb.Refusal {
+func (d *door) Standby(h *agentpb.Hello) (time.Duration, *agentpb.Refusal) {
 	w := (*Worker)(d)
-	if _, ok := w.view.spec(h.Host); !ok {
-		return w.unknown(h.Host)
+	if why := w.blind(); why != "" {
+		return 0, w.cannotTell(why)
 	}
-	return nil
+	spec, ok := w.view.spec(h.Host)
+	if !ok {
+		return 0, w.unknown(h.Host)
+	}
+	return w.view.effective(spec.Val.Partition, h.Host, time.Now()).Duration("agent.ping.interval"), nil
 }
 
 func (d *door) Unreachable(owner link.Peer, since time.Time) *agentpb.Refusal {
 	w := (*Worker)(d)
+	if why := w.blind(); why != "" {
+		return w.cannotTell(why)
+	}
 	if time.Since(since) < ownerPatience {
 		return w.nobody("its owner does not answer just now")
 	}
@@ -129,8 +140,37 @@ func (w *Worker) owned(host string) (*owner, *published) {
 // its carrier, before it is sent to that owner itself: a dead one has a successor by then.
 const ownerPatience = 3 * time.Second
 
+// blind says why this worker cannot tell who owns a host that it does not own itself: what
+// it has read of etcd is too old, or it has not read it yet. Empty: it can.
+func (w *Worker) blind() string {
+	age := time.Duration(math.MaxInt64)
+	if w.mirror != nil && w.mirror.Revision() > 0 {
+		age = w.mirror.Age()
+	}
+	return blindFor(age)
+}
+
+// blindFor is blind for a copy of etcd of this age.
+func blindFor(age time.Duration) string {
+	switch {
+	case age == math.MaxInt64:
+		return "this worker has not read yet who owns what"
+	case age > readAgeLimit:
+		return fmt.Sprintf("this worker's last word from etcd is %v old, it cannot tell who owns the host", age.Round(time.Second))
+	}
+	return ""
+}
+
+// cannotTell sends an agent to another worker that may see more.
+func (w *Worker) cannotTell(why string) *agentpb.Refusal {
+	return &agentpb.Refusal{Reason: agentpb.Refusal_BLIND, Detail: why, RetryAfterMs: w.helloRetry()}
+}
+
 // elsewhere says who owns a host that is not owned here.
 func (w *Worker) elsewhere(host string) link.Admission {
+	if why := w.blind(); why != "" {
+		return link.Admission{Refusal: w.cannotTell(why)}
+	}
 	spec, ok := w.view.spec(host)
 	if !ok {
 		return link.Admission{Refusal: w.unknown(host)}

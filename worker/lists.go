@@ -30,7 +30,11 @@ const (
 	drainRate   = 200
 )
 
-// listing is what this worker knows of the members that lists are made of.
+// listing is what this worker knows of the members that lists are made of. It begins anew with
+// each process: the address of a missing worker goes with its registration, so a worker that is
+// started while another is missing leaves that one off its lists before the grace is over. Its
+// agents may then prefer another worker for that time, and move there make-before-break; nobody
+// loses a link, and a record of its own for that would be one more truth to keep.
 type listing struct {
 	kick chan struct{}
 
@@ -71,6 +75,9 @@ func (w *Worker) watchLists(ctx context.Context) error {
 		wait := time.Hour
 		if next := w.lists.look(w.view, now, w.view.effective("", "", now).Duration("agent.lb.membership.grace")); !next.IsZero() {
 			wait = min(wait, max(time.Millisecond, time.Until(next)))
+		}
+		if again := c.tidy(ctx); again {
+			wait = min(wait, time.Second)
 		}
 		if again := c.enrol(ctx); again {
 			wait = min(wait, time.Second)
@@ -200,6 +207,9 @@ func (w *Worker) sendLists(ctx context.Context) bool {
 	w.mu.Lock()
 	hosts := slices.Sorted(maps.Keys(w.owners))
 	w.mu.Unlock()
+	if w.blind() != "" {
+		return true // members may be gone, or back, that this worker knows nothing of
+	}
 	members, addresses := w.lists.present()
 	sent := 0
 	for _, host := range hosts {
@@ -276,22 +286,55 @@ const (
 	enrolRound = 100 * enrolBatch
 )
 
-// clerk gives indices to hosts. The worker that owns the slot of "indices" is the only one.
+// clerk gives indices to hosts, and removes what is left of the links of those that are gone.
+// The worker that owns the slot of "indices" is the only one.
 type clerk struct {
 	w    *Worker
 	upTo int64 // the mirror has to show this revision
 }
 
+// tidy removes links/<host> of hosts that are not on record any more; true: it is to be called
+// again soon. The removal of a host takes its key along; an owner may have written it since.
+func (c *clerk) tidy(ctx context.Context) (again bool) {
+	w := c.w
+	claim, s, mine := w.clerks()
+	if !mine {
+		return false
+	}
+	w.view.mu.RLock()
+	var left []leases.Op
+	for host := range w.view.links {
+		if _, ok := w.view.specs[host]; !ok && len(left) < enrolBatch {
+			left = append(left, leases.Delete(leases.LinkKey(host)))
+		}
+	}
+	w.view.mu.RUnlock()
+	if len(left) == 0 {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	if _, err := s.Commit(ctx, claim.Guard(), left...); err != nil {
+		w.log.Warn("remove links of hosts that are gone", "cause", err)
+	}
+	return true
+}
+
+// clerks is the claim under which this worker is the clerk; false: it is not.
+func (w *Worker) clerks() (leases.Claim, *leases.Session, bool) {
+	slot := ring.SlotOf("indices", w.slotN)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	claim, mine := w.claims[slot]
+	return claim, w.session, mine && w.session != nil
+}
+
 // enrol makes the indices right for the hosts on record; true: it is to be called again soon.
 func (c *clerk) enrol(ctx context.Context) (again bool) {
 	w := c.w
-	slot := ring.SlotOf("indices", w.slotN)
-	w.mu.Lock()
-	claim, mine := w.claims[slot]
-	s := w.session
-	w.mu.Unlock()
+	claim, s, mine := w.clerks()
 	switch {
-	case !mine || s == nil:
+	case !mine:
 		return false
 	case w.mirror.Revision() < c.upTo:
 		return true

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/lists"
+	"github.com/holdfast-ha/holdfast/coordinator/power"
 	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 	"github.com/holdfast-ha/holdfast/worker/link"
@@ -46,6 +48,58 @@ func TestIndicesAreGiven(t *testing.T) {
 	eventually(t, "one is free again", given(map[string]int{"h1": 0, "h3": 2}))
 	r.host(t, "h9", false)
 	eventually(t, "it is given again", given(map[string]int{"h1": 0, "h9": 1, "h3": 2}))
+}
+
+// links/<host> of hosts that are gone are removed: with the host, and where an owner has
+// written them since.
+func TestLinksOfGoneHostsAreRemoved(t *testing.T) {
+	r := newRig(t)
+	r.host(t, "h1", false)
+	r.put(t, leases.LinkKey("h1"), linkRecord{V: 1, Worker: "w9"})
+	r.put(t, leases.LinkKey("long-gone"), linkRecord{V: 1, Worker: "w9"})
+	a, _ := r.worker(t, "w1")
+	there := func(host string) bool {
+		_, rev := read[linkRecord](t, r, leases.LinkKey(host))
+		return rev != 0
+	}
+	eventually(t, "that of a host that is not on record is gone", func() bool { return !there("long-gone") })
+	if !there("h1") {
+		t.Error("that of a host on record is gone too")
+	}
+	eventually(t, "the host can be removed", func() bool { return (*backend)(a).DeleteHost(t.Context(), "ann", "h1", -1) == nil })
+	if there("h1") {
+		t.Error("the removed host has left its link on record")
+	}
+}
+
+// A worker that has not read, or not for long, who owns what says so, and nothing else.
+func TestBlindWorkerSaysSo(t *testing.T) {
+	r := newRig(t)
+	r.host(t, "h1", false)
+	w, err := New(Options{ID: "w1", Etcd: r.endpoints, InsecureLoopback: true, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.slotN, w.mirror = 1024, r.client.NewMirror(mirrorPrefixes...)
+	for _, p := range mirrorPrefixes {
+		w.mirror.Subscribe(p, w.view.apply)
+	}
+	hello := &agentpb.Hello{Host: "h1", BootId: "b1", ProcessId: "p1"}
+	d := (*door)(w)
+	answers := func() []agentpb.Refusal_Reason {
+		_, standby := d.Standby(hello)
+		return []agentpb.Refusal_Reason{d.Hello(hello, "").Refusal.GetReason(), standby.GetReason(), d.Unreachable(link.Peer{ID: "w2"}, time.Now().Add(-time.Hour)).GetReason()}
+	}
+	blind := []agentpb.Refusal_Reason{agentpb.Refusal_BLIND, agentpb.Refusal_BLIND, agentpb.Refusal_BLIND}
+	if got := answers(); !slices.Equal(got, blind) {
+		t.Errorf("before it has read: %v", got)
+	}
+	background(t, w.mirror.Run)
+	sees := []agentpb.Refusal_Reason{agentpb.Refusal_NO_OWNER, agentpb.Refusal_UNSPECIFIED, agentpb.Refusal_NOT_OWNER}
+	eventually(t, "it has read", func() bool { return slices.Equal(answers(), sees) })
+	if why := blindFor(readAgeLimit + time.Second); !strings.Contains(why, "6s old") || blindFor(readAgeLimit) != "" {
+		t.Errorf("a word of %v: %q", readAgeLimit+time.Second, why)
+	}
 }
 
 // Lists are made of members: configured ones in their order, all where none of those is
@@ -94,7 +148,8 @@ func TestLostCarrierIsNoFailure(t *testing.T) {
 	r.host(t, "h1", false)
 	o := loaded(t, r, "h1", time.Minute)
 	now := o.now()
-	o.rec.State, o.rec.Health = ha.Available, ha.Pass
+	o.rec.State, o.rec.Health, o.rec.Partition, o.rec.Eligible = ha.Available, ha.Pass, ha.PartitionActive, ha.Pass
+	o.rec.PowerTold, o.rec.Power = true, power.On
 	o.live.lastPing = now
 	o.handle(t.Context(), goneMsg{now, "w2"})
 	if o.live.cut.IsZero() {
@@ -104,13 +159,49 @@ func TestLostCarrierIsNoFailure(t *testing.T) {
 	if room, least := at.Sub(now), o.policy.Grace(); room <= least {
 		t.Errorf("pings count as missed after %v, an agent has %v to link elsewhere", room, least)
 	}
+	if unheard := o.live.unheardAt(o.policy); !unheard.Equal(now.Add(3*time.Second)) || !unheard.Before(at) {
+		t.Errorf("unknown after %v, missed after %v: want 3s and later", unheard.Sub(now), at.Sub(now))
+	}
 	o.onTime(t.Context(), at.Add(-time.Millisecond))
-	if o.live.missing || o.rec.Health == ha.Fail {
+	if o.live.missing || o.rec.Health == ha.Fail || o.rec.State != ha.Available {
 		t.Error("failed before the agent had time")
 	}
+	if u := o.rec.Unheard; u == nil || o.rec.Health != ha.Unknown || !strings.Contains(u.Reason, "worker w2") || len(o.rec.Holds()) != 1 {
+		t.Errorf("health %q, holds %v: want it unknown, held by its carrier w2", o.rec.Health, o.rec.Holds())
+	}
+	if !o.live.unheardAt(o.policy).IsZero() {
+		t.Error("unknown is told more than once")
+	}
 	o.heard(o.now(), "b")
-	if !o.live.cut.IsZero() {
-		t.Error("the cut outlives a sign of life")
+	o.handle(t.Context(), ha.Event{Kind: ha.EvHealth, Verdict: ha.Pass})
+	if !o.live.cut.IsZero() || o.rec.Unheard != nil || o.rec.Health != ha.Pass {
+		t.Errorf("the cut outlives a ping: health %q, holds %v", o.rec.Health, o.rec.Holds())
+	}
+	// Without one the silence counts in the end, and says of whose it is.
+	o.handle(t.Context(), goneMsg{o.now(), "w2"})
+	end := o.live.missAt(o.policy)
+	o.onTime(t.Context(), end)
+	if o.rec.State != ha.Suspect || !strings.Contains(o.rec.Reason, "worker w2, which carried its link") {
+		t.Errorf("%s: %s: want a suspect of whom its carrier is named", o.rec.State, o.rec.Reason)
+	}
+}
+
+// A new owner finds on record who carries the link of a host: as long as it has not heard of
+// that one nothing is known, not failed.
+func TestAdoptedBehindAnotherCarrier(t *testing.T) {
+	r := newRig(t)
+	r.host(t, "h1", false)
+	r.worker(t, "w2")
+	r.put(t, leases.LinkKey("h1"), linkRecord{V: 1, Worker: "w2"})
+	o := loaded(t, r, "h1", time.Minute)
+	eventually(t, "the record of w2 and its link", func() bool {
+		_, lives := o.w.view.worker("w2")
+		_, linked := get(o.w.view, o.w.view.links, "h1")
+		return lives && linked
+	})
+	o.adopt(t.Context())
+	if o.live.carrier != "w2" || o.live.unheardAt(o.policy).IsZero() {
+		t.Errorf("carrier %q, unknown from %v", o.live.carrier, o.live.unheardAt(o.policy))
 	}
 }
 

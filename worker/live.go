@@ -11,6 +11,7 @@ import (
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/power"
+	"github.com/holdfast-ha/holdfast/worker/link"
 	"github.com/holdfast-ha/holdfast/worker/provider"
 	"github.com/holdfast-ha/holdfast/worker/provider/execprovider"
 )
@@ -24,7 +25,9 @@ type liveFacts struct {
 	lastPing time.Time // when the last ping or Hello arrived; zero: none since adoption
 	report   *agentpb.Report
 	deaf     time.Time // this worker itself stood still before: misses count from then
-	cut      time.Time // the worker that carries the link was lost then, and nothing was heard since: nothing is known of the host
+	cut      time.Time // the worker that carries the link could not be reached then, and nothing was heard since: nothing is known of the host
+	carrier  string    // that worker
+	unheard  bool      // that this is so was told to the machine
 	missing  bool      // pings are overdue, as last told to the machine
 	toldMiss time.Time // when that was told last
 
@@ -52,20 +55,50 @@ func (l *liveFacts) hearing() ha.Hearing {
 	return ha.Hearing{Adopted: l.adopted, Last: l.lastPing, Deaf: l.deaf, Missing: l.missing, Told: l.toldMiss}
 }
 
-// missAt is when the host's pings are overdue, or to be called overdue again. When the
-// worker that carries its link was lost it may ping all the time: it has to have had time
-// to link elsewhere.
-func (l *liveFacts) missAt(p ha.Policy) time.Time {
+// relinkTime is what an agent needs beside a new owner's grace until it is linked to another
+// worker, when the one that carries its link loses the owner: that one has to notice, to try
+// again, and to have had patience.
+const relinkTime = 2*link.RelaySilence + ownerPatience
+
+// judged is what silence is judged by. When the worker that carries the host's link cannot be
+// reached it may ping all the time: it has to have had time to link elsewhere.
+func (l *liveFacts) judged(p ha.Policy) ha.Hearing {
 	h := l.hearing()
-	at := h.MissAt(p)
 	if l.cut.IsZero() || l.missing {
-		return at
+		return h
 	}
-	h.Adopted, h.Last = l.cut, time.Time{}
-	if relinked := h.MissAt(p); relinked.After(at) {
+	relinked := h
+	relinked.Adopted, relinked.Last = l.cut.Add(relinkTime), time.Time{}
+	if relinked.MissAt(p).After(h.MissAt(p)) {
 		return relinked
 	}
-	return at
+	return h
+}
+
+// missAt is when the host's pings are overdue, or to be called overdue again.
+func (l *liveFacts) missAt(p ha.Policy) time.Time { return l.judged(p).MissAt(p) }
+
+// unheardAt is when pings would be overdue were it not for the carrier, which cannot be
+// reached: from then on nothing is known of the host. Zero: not so, or told.
+func (l *liveFacts) unheardAt(p ha.Policy) time.Time {
+	if l.cut.IsZero() || l.missing || l.unheard {
+		return time.Time{}
+	}
+	if at := l.hearing().MissAt(p); at.Before(l.missAt(p)) {
+		return at
+	}
+	return time.Time{}
+}
+
+// cutOff notes that the worker that carries the host's link cannot be reached.
+func (l *liveFacts) cutOff(at time.Time, carrier string) {
+	l.cut, l.carrier, l.unheard = at, carrier, false
+}
+
+// cannotHear tells the machine that nothing is known of the host.
+func (o *owner) cannotHear(ctx context.Context, now time.Time) {
+	o.live.unheard = true
+	o.step(ctx, ha.Event{Kind: ha.EvHealth, At: now, Reason: fmt.Sprintf("worker %s, which carries its link, cannot be reached from worker %s", o.live.carrier, o.w.o.ID)})
 }
 
 // missAt is liveFacts.missAt, or zero where nobody pings.
@@ -103,6 +136,9 @@ func (o *owner) missed(ctx context.Context, now time.Time) {
 	why := "no ping since this worker took the host over"
 	if !o.live.lastPing.IsZero() {
 		why = fmt.Sprintf("no ping for %v", now.Sub(o.live.lastPing).Round(100*time.Millisecond))
+	}
+	if o.live.carrier != "" {
+		why += fmt.Sprintf("; worker %s, which carried its link, cannot be reached since %v, and its agent has not come by another one", o.live.carrier, now.Sub(o.live.cut).Round(100*time.Millisecond))
 	}
 	o.step(ctx, ha.Event{Kind: ha.EvHealth, At: now, Verdict: ha.Fail, Reason: why, Life: ha.HeardBy(o.live.lastPing, now)})
 }
@@ -154,7 +190,7 @@ func (o *owner) heard(at time.Time, boot string) {
 		o.w.lostAgents.back(o.host)
 	}
 	o.live.lastPing, o.live.boot, o.live.missing = at, boot, false
-	o.live.cut = time.Time{}
+	o.live.cut, o.live.carrier, o.live.unheard = time.Time{}, "", false
 	o.publish()
 }
 

@@ -247,6 +247,12 @@ func decode(kv leases.KV, into any) (int64, error) {
 // adopt tells the machine that a new owner is here, and of everything it missed.
 func (o *owner) adopt(ctx context.Context) {
 	o.metricsLinked()
+	// Its agent may be linked to a worker that this one cannot reach.
+	if l, ok := get(o.w.view, o.w.view.links, o.host); ok && l.Val.Worker != o.w.o.ID {
+		if _, lives := o.w.view.worker(l.Val.Worker); lives {
+			o.live.cutOff(o.live.adopted, l.Val.Worker)
+		}
+	}
 	o.step(ctx, ha.Event{Kind: ha.EvAdopted})
 	o.tellPolicy(ctx)
 	o.tellPower(ctx)
@@ -264,7 +270,7 @@ func (o *owner) handle(ctx context.Context, msg any) {
 		o.onPing(ctx, m)
 	case goneMsg: // a newer session may have come meanwhile
 		if o.live.linked = o.w.door.Session(o.host) != nil; !o.live.linked && m.lost != "" {
-			o.live.cut = m.at
+			o.live.cutOff(m.at, m.lost)
 			o.log.Info("carrier of the link lost, misses count later", "carrier", m.lost, "from", o.live.missAt(o.policy))
 		}
 		o.metricsLinked()
@@ -368,7 +374,7 @@ func (o *owner) committed(from ha.Record, ev ha.Event) {
 // untilNext is the time until something is due without any message.
 func (o *owner) untilNext() time.Duration {
 	next := o.rec.NextDeadline()
-	for _, t := range []time.Time{o.missAt(), o.live.lookAt, o.live.powerAt, o.live.baselineAt, o.live.askAt} {
+	for _, t := range []time.Time{o.live.unheardAt(o.policy), o.missAt(), o.live.lookAt, o.live.powerAt, o.live.baselineAt, o.live.askAt} {
 		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
 			next = t
 		}
@@ -391,9 +397,12 @@ func (o *owner) onTime(ctx context.Context, now time.Time) {
 			pause(ctx, 100*time.Millisecond)
 		}
 	}
+	if at := o.live.unheardAt(o.policy); !at.IsZero() && !at.After(now) {
+		o.cannotHear(ctx, now)
+	}
 	if at := o.missAt(); !at.IsZero() && !at.After(now) {
 		woke, stood := o.w.still.ended()
-		deaf, missed := o.live.hearing().Overdue(now, woke, stood, o.policy)
+		deaf, missed := o.live.judged(o.policy).Overdue(now, woke, stood, o.policy)
 		if o.live.deaf = deaf; missed {
 			o.missed(ctx, now)
 		}

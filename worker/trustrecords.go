@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/agent/trust"
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/worker/api"
@@ -155,6 +156,31 @@ func (t *trusted) signer(now time.Time) (id string, rec authorityRecord, ok bool
 		}
 	}
 	return "", authorityRecord{}, false
+}
+
+// maxRevokedTold bounds what agents are told of: the workers' certificates that were revoked
+// last. Those that ran out meanwhile are forgotten by the retention of trust records.
+const maxRevokedTold = 1000
+
+// revokedWorkers are the revoked certificates that are, or may be, workers': agents are told.
+func (t *trusted) revokedWorkers() (out []*agentpb.RevokedCertificate) {
+	t.mu.RLock()
+	all := maps.Clone(t.revoked)
+	t.mu.RUnlock()
+	serials := slices.Collect(maps.Keys(all))
+	slices.SortFunc(serials, func(a, b string) int { return all[b].Val.At.Compare(all[a].Val.At) })
+	for _, serial := range serials {
+		r := all[serial].Val
+		if id, err := trust.ParseURI("holdfast://" + r.Identity); err == nil && id.Role != trust.Worker || len(out) == maxRevokedTold {
+			continue
+		}
+		c := &agentpb.RevokedCertificate{Serial: serial, Reason: r.Reason}
+		if !r.NotAfter.IsZero() {
+			c.NotAfterUnixS = r.NotAfter.Unix()
+		}
+		out = append(out, c)
+	}
+	return out
 }
 
 // isRevoked says whether a serial is on the list.

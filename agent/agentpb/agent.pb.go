@@ -118,7 +118,7 @@ func (x Hello_Role) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Hello_Role.Descriptor instead.
 func (Hello_Role) EnumDescriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{6, 0}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{8, 0}
 }
 
 type Refusal_Reason int32
@@ -131,6 +131,7 @@ const (
 	Refusal_REPLACED      Refusal_Reason = 4 // a newer session of this host is here; with retry_after_ms one of the same process
 	Refusal_BAD_HELLO     Refusal_Reason = 5
 	Refusal_SHUTTING_DOWN Refusal_Reason = 6
+	Refusal_BLIND         Refusal_Reason = 7 // this worker has no fresh word from etcd and cannot tell who owns the host: ask another; the stream stays
 )
 
 // Enum value maps for Refusal_Reason.
@@ -143,6 +144,7 @@ var (
 		4: "REPLACED",
 		5: "BAD_HELLO",
 		6: "SHUTTING_DOWN",
+		7: "BLIND",
 	}
 	Refusal_Reason_value = map[string]int32{
 		"UNSPECIFIED":   0,
@@ -152,6 +154,7 @@ var (
 		"REPLACED":      4,
 		"BAD_HELLO":     5,
 		"SHUTTING_DOWN": 6,
+		"BLIND":         7,
 	}
 )
 
@@ -179,7 +182,7 @@ func (x Refusal_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refusal_Reason.Descriptor instead.
 func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{10, 0}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{12, 0}
 }
 
 type PoolReport_State int32
@@ -231,7 +234,7 @@ func (x PoolReport_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PoolReport_State.Descriptor instead.
 func (PoolReport_State) EnumDescriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{13, 0}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{15, 0}
 }
 
 type Goodbye_Kind int32
@@ -283,7 +286,7 @@ func (x Goodbye_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Goodbye_Kind.Descriptor instead.
 func (Goodbye_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{27, 0}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{29, 0}
 }
 
 type CommandRequest_Verb int32
@@ -344,7 +347,7 @@ func (x CommandRequest_Verb) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use CommandRequest_Verb.Descriptor instead.
 func (CommandRequest_Verb) EnumDescriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{33, 0}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{35, 0}
 }
 
 // Up is a frame from the agent. The first frame is a Hello; each later Hello on the stream
@@ -495,7 +498,7 @@ func (*Up_Steps) isUp_Frame() {}
 
 func (*Up_Progress) isUp_Frame() {}
 
-// Down is a frame from the worker. The first frame is a Welcome or a Refusal.
+// Down is a frame from the worker. The first frame, but for Revoked, is a Welcome or a Refusal.
 type Down struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Frame:
@@ -507,6 +510,7 @@ type Down struct {
 	//	*Down_NewList
 	//	*Down_Again
 	//	*Down_Move
+	//	*Down_Revoked
 	Frame         isDown_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -612,6 +616,15 @@ func (x *Down) GetMove() *Move {
 	return nil
 }
 
+func (x *Down) GetRevoked() *Revoked {
+	if x != nil {
+		if x, ok := x.Frame.(*Down_Revoked); ok {
+			return x.Revoked
+		}
+	}
+	return nil
+}
+
 type isDown_Frame interface {
 	isDown_Frame()
 }
@@ -644,6 +657,10 @@ type Down_Move struct {
 	Move *Move `protobuf:"bytes,7,opt,name=move,proto3,oneof"`
 }
 
+type Down_Revoked struct {
+	Revoked *Revoked `protobuf:"bytes,8,opt,name=revoked,proto3,oneof"`
+}
+
 func (*Down_Welcome) isDown_Frame() {}
 
 func (*Down_Refusal) isDown_Frame() {}
@@ -657,6 +674,8 @@ func (*Down_NewList) isDown_Frame() {}
 func (*Down_Again) isDown_Frame() {}
 
 func (*Down_Move) isDown_Frame() {}
+
+func (*Down_Revoked) isDown_Frame() {}
 
 // List is the agent's list of workers, the preferred one first (agents.md "List and
 // algorithms"). From an agent it is the one it has, without the workers' ids.
@@ -766,6 +785,113 @@ func (*Again) Descriptor() ([]byte, []int) {
 	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{3}
 }
 
+// Revoked are certificates of workers that are worth nothing any more: the agent leaves
+// whoever has shown one of them, and believes none of them again. It comes from the worker at
+// the other end of the stream, of a silent one too, and adds to what was told before.
+type Revoked struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificates  []*RevokedCertificate  `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revoked) Reset() {
+	*x = Revoked{}
+	mi := &file_agent_agentpb_agent_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revoked) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revoked) ProtoMessage() {}
+
+func (x *Revoked) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_agentpb_agent_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revoked.ProtoReflect.Descriptor instead.
+func (*Revoked) Descriptor() ([]byte, []int) {
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Revoked) GetCertificates() []*RevokedCertificate {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+type RevokedCertificate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Serial        string                 `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"` // hexadecimal
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	NotAfterUnixS int64                  `protobuf:"varint,3,opt,name=not_after_unix_s,json=notAfterUnixS,proto3" json:"not_after_unix_s,omitempty"` // it may be forgotten then; 0: never
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokedCertificate) Reset() {
+	*x = RevokedCertificate{}
+	mi := &file_agent_agentpb_agent_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokedCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokedCertificate) ProtoMessage() {}
+
+func (x *RevokedCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_agentpb_agent_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokedCertificate.ProtoReflect.Descriptor instead.
+func (*RevokedCertificate) Descriptor() ([]byte, []int) {
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RevokedCertificate) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *RevokedCertificate) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RevokedCertificate) GetNotAfterUnixS() int64 {
+	if x != nil {
+		return x.NotAfterUnixS
+	}
+	return 0
+}
+
 // Move asks the agent to link to the best of its list that is not this worker, within the
 // time given, new link first.
 type Move struct {
@@ -778,7 +904,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[4]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -790,7 +916,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[4]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -803,7 +929,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{4}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Move) GetWithinMs() int64 {
@@ -834,7 +960,7 @@ type Epoch struct {
 
 func (x *Epoch) Reset() {
 	*x = Epoch{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[5]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -846,7 +972,7 @@ func (x *Epoch) String() string {
 func (*Epoch) ProtoMessage() {}
 
 func (x *Epoch) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[5]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -859,7 +985,7 @@ func (x *Epoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Epoch.ProtoReflect.Descriptor instead.
 func (*Epoch) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{5}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Epoch) GetGeneration() int64 {
@@ -903,7 +1029,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[6]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -915,7 +1041,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[6]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -928,7 +1054,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{6}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Hello) GetHost() string {
@@ -1028,7 +1154,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[7]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1040,7 +1166,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[7]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1053,7 +1179,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{7}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Welcome) GetWorker() string {
@@ -1101,7 +1227,7 @@ type Worker struct {
 
 func (x *Worker) Reset() {
 	*x = Worker{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[8]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1113,7 +1239,7 @@ func (x *Worker) String() string {
 func (*Worker) ProtoMessage() {}
 
 func (x *Worker) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[8]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1126,7 +1252,7 @@ func (x *Worker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Worker.ProtoReflect.Descriptor instead.
 func (*Worker) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{8}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Worker) GetId() string {
@@ -1155,7 +1281,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[9]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1167,7 +1293,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[9]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1180,7 +1306,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Settings) GetPingIntervalMs() int64 {
@@ -1217,7 +1343,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[10]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1355,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[10]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1368,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Refusal) GetReason() Refusal_Reason {
@@ -1273,7 +1399,8 @@ func (x *Refusal) GetRetryAfterMs() int64 {
 	return 0
 }
 
-// Ping is the heartbeat; its arrival is a sign of life of boot_id.
+// Ping is the heartbeat; its arrival is a sign of life of boot_id. On a silent stream it has
+// a seq only, and says that the stream is not half-open.
 type Ping struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Seq           uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
@@ -1286,7 +1413,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[11]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1298,7 +1425,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[11]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1311,7 +1438,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Ping) GetSeq() uint64 {
@@ -1356,7 +1483,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[12]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1368,7 +1495,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[12]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1381,7 +1508,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Report) GetHypervisorOk() bool {
@@ -1423,7 +1550,7 @@ type PoolReport struct {
 
 func (x *PoolReport) Reset() {
 	*x = PoolReport{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[13]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1435,7 +1562,7 @@ func (x *PoolReport) String() string {
 func (*PoolReport) ProtoMessage() {}
 
 func (x *PoolReport) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[13]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1448,7 +1575,7 @@ func (x *PoolReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolReport.ProtoReflect.Descriptor instead.
 func (*PoolReport) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PoolReport) GetId() string {
@@ -1482,7 +1609,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[14]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +1621,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[14]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +1634,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Instance) GetId() string {
@@ -1534,7 +1661,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[15]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1546,7 +1673,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[15]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1559,7 +1686,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Disk) GetPool() string {
@@ -1590,7 +1717,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[16]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1602,7 +1729,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[16]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1615,7 +1742,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Pong) GetSeq() uint64 {
@@ -1672,7 +1799,7 @@ type Gate struct {
 
 func (x *Gate) Reset() {
 	*x = Gate{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[17]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1684,7 +1811,7 @@ func (x *Gate) String() string {
 func (*Gate) ProtoMessage() {}
 
 func (x *Gate) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[17]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1697,7 +1824,7 @@ func (x *Gate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gate.ProtoReflect.Descriptor instead.
 func (*Gate) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Gate) GetGeneration() string {
@@ -1731,7 +1858,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[18]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1743,7 +1870,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[18]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1756,7 +1883,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Request) GetId() string {
@@ -1852,7 +1979,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[19]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1864,7 +1991,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[19]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1877,7 +2004,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Answer) GetId() string {
@@ -1958,7 +2085,7 @@ type HealthRequest struct {
 
 func (x *HealthRequest) Reset() {
 	*x = HealthRequest{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[20]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1970,7 +2097,7 @@ func (x *HealthRequest) String() string {
 func (*HealthRequest) ProtoMessage() {}
 
 func (x *HealthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[20]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1983,7 +2110,7 @@ func (x *HealthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthRequest.ProtoReflect.Descriptor instead.
 func (*HealthRequest) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{22}
 }
 
 type HealthAnswer struct {
@@ -1995,7 +2122,7 @@ type HealthAnswer struct {
 
 func (x *HealthAnswer) Reset() {
 	*x = HealthAnswer{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[21]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +2134,7 @@ func (x *HealthAnswer) String() string {
 func (*HealthAnswer) ProtoMessage() {}
 
 func (x *HealthAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[21]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +2147,7 @@ func (x *HealthAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthAnswer.ProtoReflect.Descriptor instead.
 func (*HealthAnswer) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *HealthAnswer) GetReport() *Report {
@@ -2047,7 +2174,7 @@ type ActivityRequest struct {
 
 func (x *ActivityRequest) Reset() {
 	*x = ActivityRequest{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[22]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2059,7 +2186,7 @@ func (x *ActivityRequest) String() string {
 func (*ActivityRequest) ProtoMessage() {}
 
 func (x *ActivityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[22]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2072,7 +2199,7 @@ func (x *ActivityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivityRequest.ProtoReflect.Descriptor instead.
 func (*ActivityRequest) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ActivityRequest) GetHost() string {
@@ -2128,7 +2255,7 @@ type PoolQuery struct {
 
 func (x *PoolQuery) Reset() {
 	*x = PoolQuery{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[23]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2140,7 +2267,7 @@ func (x *PoolQuery) String() string {
 func (*PoolQuery) ProtoMessage() {}
 
 func (x *PoolQuery) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[23]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2153,7 +2280,7 @@ func (x *PoolQuery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolQuery.ProtoReflect.Descriptor instead.
 func (*PoolQuery) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PoolQuery) GetPool() string {
@@ -2189,7 +2316,7 @@ type ActivityAnswer struct {
 
 func (x *ActivityAnswer) Reset() {
 	*x = ActivityAnswer{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[24]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2201,7 +2328,7 @@ func (x *ActivityAnswer) String() string {
 func (*ActivityAnswer) ProtoMessage() {}
 
 func (x *ActivityAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[24]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2214,7 +2341,7 @@ func (x *ActivityAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivityAnswer.ProtoReflect.Descriptor instead.
 func (*ActivityAnswer) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ActivityAnswer) GetPools() []*PoolAnswer {
@@ -2259,7 +2386,7 @@ type PoolAnswer struct {
 
 func (x *PoolAnswer) Reset() {
 	*x = PoolAnswer{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[25]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2271,7 +2398,7 @@ func (x *PoolAnswer) String() string {
 func (*PoolAnswer) ProtoMessage() {}
 
 func (x *PoolAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[25]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2284,7 +2411,7 @@ func (x *PoolAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolAnswer.ProtoReflect.Descriptor instead.
 func (*PoolAnswer) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PoolAnswer) GetPool() string {
@@ -2340,7 +2467,7 @@ type ProbeAnswer struct {
 
 func (x *ProbeAnswer) Reset() {
 	*x = ProbeAnswer{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[26]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2352,7 +2479,7 @@ func (x *ProbeAnswer) String() string {
 func (*ProbeAnswer) ProtoMessage() {}
 
 func (x *ProbeAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[26]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2365,7 +2492,7 @@ func (x *ProbeAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeAnswer.ProtoReflect.Descriptor instead.
 func (*ProbeAnswer) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ProbeAnswer) GetAddress() string {
@@ -2400,7 +2527,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[27]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2412,7 +2539,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[27]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2425,7 +2552,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Goodbye) GetKind() Goodbye_Kind {
@@ -2446,7 +2573,7 @@ type JournalEntry struct {
 
 func (x *JournalEntry) Reset() {
 	*x = JournalEntry{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[28]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2458,7 +2585,7 @@ func (x *JournalEntry) String() string {
 func (*JournalEntry) ProtoMessage() {}
 
 func (x *JournalEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[28]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2471,7 +2598,7 @@ func (x *JournalEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JournalEntry.ProtoReflect.Descriptor instead.
 func (*JournalEntry) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *JournalEntry) GetCommand() string {
@@ -2498,7 +2625,7 @@ type JournalStep struct {
 
 func (x *JournalStep) Reset() {
 	*x = JournalStep{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[29]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2510,7 +2637,7 @@ func (x *JournalStep) String() string {
 func (*JournalStep) ProtoMessage() {}
 
 func (x *JournalStep) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[29]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2523,7 +2650,7 @@ func (x *JournalStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JournalStep.ProtoReflect.Descriptor instead.
 func (*JournalStep) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{29}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *JournalStep) GetCommand() string {
@@ -2550,7 +2677,7 @@ type Steps struct {
 
 func (x *Steps) Reset() {
 	*x = Steps{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[30]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2562,7 +2689,7 @@ func (x *Steps) String() string {
 func (*Steps) ProtoMessage() {}
 
 func (x *Steps) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[30]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2575,7 +2702,7 @@ func (x *Steps) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Steps.ProtoReflect.Descriptor instead.
 func (*Steps) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{30}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Steps) GetSteps() []*JournalStep {
@@ -2595,7 +2722,7 @@ type Progresses struct {
 
 func (x *Progresses) Reset() {
 	*x = Progresses{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[31]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2607,7 +2734,7 @@ func (x *Progresses) String() string {
 func (*Progresses) ProtoMessage() {}
 
 func (x *Progresses) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[31]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2620,7 +2747,7 @@ func (x *Progresses) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progresses.ProtoReflect.Descriptor instead.
 func (*Progresses) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{31}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Progresses) GetProgress() []*Progress {
@@ -2642,7 +2769,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[32]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2654,7 +2781,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[32]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2667,7 +2794,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{32}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Progress) GetCommand() string {
@@ -2709,7 +2836,7 @@ type CommandRequest struct {
 
 func (x *CommandRequest) Reset() {
 	*x = CommandRequest{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[33]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2721,7 +2848,7 @@ func (x *CommandRequest) String() string {
 func (*CommandRequest) ProtoMessage() {}
 
 func (x *CommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[33]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2734,7 +2861,7 @@ func (x *CommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandRequest.ProtoReflect.Descriptor instead.
 func (*CommandRequest) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{33}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CommandRequest) GetVerb() CommandRequest_Verb {
@@ -2768,7 +2895,7 @@ type CommandAnswer struct {
 
 func (x *CommandAnswer) Reset() {
 	*x = CommandAnswer{}
-	mi := &file_agent_agentpb_agent_proto_msgTypes[34]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2780,7 +2907,7 @@ func (x *CommandAnswer) String() string {
 func (*CommandAnswer) ProtoMessage() {}
 
 func (x *CommandAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agentpb_agent_proto_msgTypes[34]
+	mi := &file_agent_agentpb_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2793,7 +2920,7 @@ func (x *CommandAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandAnswer.ProtoReflect.Descriptor instead.
 func (*CommandAnswer) Descriptor() ([]byte, []int) {
-	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{34}
+	return file_agent_agentpb_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CommandAnswer) GetRefused() string {
@@ -2822,7 +2949,7 @@ const file_agent_agentpb_agent_proto_rawDesc = "" +
 	"\agoodbye\x18\x04 \x01(\v2\x1a.holdfast.agent.v1.GoodbyeH\x00R\agoodbye\x120\n" +
 	"\x05steps\x18\x05 \x01(\v2\x18.holdfast.agent.v1.StepsH\x00R\x05steps\x12;\n" +
 	"\bprogress\x18\x06 \x01(\v2\x1d.holdfast.agent.v1.ProgressesH\x00R\bprogressB\a\n" +
-	"\x05frame\"\xfd\x02\n" +
+	"\x05frame\"\xb5\x03\n" +
 	"\x04Down\x126\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1a.holdfast.agent.v1.WelcomeH\x00R\awelcome\x126\n" +
 	"\arefusal\x18\x02 \x01(\v2\x1a.holdfast.agent.v1.RefusalH\x00R\arefusal\x12-\n" +
@@ -2830,14 +2957,21 @@ const file_agent_agentpb_agent_proto_rawDesc = "" +
 	"\arequest\x18\x04 \x01(\v2\x1a.holdfast.agent.v1.RequestH\x00R\arequest\x124\n" +
 	"\bnew_list\x18\x05 \x01(\v2\x17.holdfast.agent.v1.ListH\x00R\anewList\x120\n" +
 	"\x05again\x18\x06 \x01(\v2\x18.holdfast.agent.v1.AgainH\x00R\x05again\x12-\n" +
-	"\x04move\x18\a \x01(\v2\x17.holdfast.agent.v1.MoveH\x00R\x04moveB\a\n" +
+	"\x04move\x18\a \x01(\v2\x17.holdfast.agent.v1.MoveH\x00R\x04move\x126\n" +
+	"\arevoked\x18\b \x01(\v2\x1a.holdfast.agent.v1.RevokedH\x00R\arevokedB\a\n" +
 	"\x05frame\"\x99\x01\n" +
 	"\x04List\x123\n" +
 	"\aworkers\x18\x01 \x03(\v2\x19.holdfast.agent.v1.WorkerR\aworkers\x12\x1c\n" +
 	"\talgorithm\x18\x02 \x01(\tR\talgorithm\x12*\n" +
 	"\x11check_interval_ms\x18\x03 \x01(\x03R\x0fcheckIntervalMs\x12\x12\n" +
 	"\x04hash\x18\x04 \x01(\tR\x04hash\"\a\n" +
-	"\x05Again\"9\n" +
+	"\x05Again\"T\n" +
+	"\aRevoked\x12I\n" +
+	"\fcertificates\x18\x01 \x03(\v2%.holdfast.agent.v1.RevokedCertificateR\fcertificates\"m\n" +
+	"\x12RevokedCertificate\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12'\n" +
+	"\x10not_after_unix_s\x18\x03 \x01(\x03R\rnotAfterUnixS\"9\n" +
 	"\x04Move\x12\x1b\n" +
 	"\twithin_ms\x18\x01 \x01(\x03R\bwithinMs\x12\x14\n" +
 	"\x05check\x18\x02 \x01(\bR\x05check\"]\n" +
@@ -2878,12 +3012,12 @@ const file_agent_agentpb_agent_proto_rawDesc = "" +
 	"\bSettings\x12(\n" +
 	"\x10ping_interval_ms\x18\x01 \x01(\x03R\x0epingIntervalMs\x12*\n" +
 	"\x11stamp_interval_ms\x18\x02 \x01(\x03R\x0fstampIntervalMs\x12$\n" +
-	"\x0ehello_retry_ms\x18\x03 \x01(\x03R\fhelloRetryMs\"\xad\x02\n" +
+	"\x0ehello_retry_ms\x18\x03 \x01(\x03R\fhelloRetryMs\"\xb9\x02\n" +
 	"\aRefusal\x129\n" +
 	"\x06reason\x18\x01 \x01(\x0e2!.holdfast.agent.v1.Refusal.ReasonR\x06reason\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12/\n" +
 	"\x05owner\x18\x03 \x01(\v2\x19.holdfast.agent.v1.WorkerR\x05owner\x12$\n" +
-	"\x0eretry_after_ms\x18\x04 \x01(\x03R\fretryAfterMs\"x\n" +
+	"\x0eretry_after_ms\x18\x04 \x01(\x03R\fretryAfterMs\"\x83\x01\n" +
 	"\x06Reason\x12\x0f\n" +
 	"\vUNSPECIFIED\x10\x00\x12\r\n" +
 	"\tNOT_OWNER\x10\x01\x12\f\n" +
@@ -2891,7 +3025,8 @@ const file_agent_agentpb_agent_proto_rawDesc = "" +
 	"\fUNKNOWN_HOST\x10\x03\x12\f\n" +
 	"\bREPLACED\x10\x04\x12\r\n" +
 	"\tBAD_HELLO\x10\x05\x12\x11\n" +
-	"\rSHUTTING_DOWN\x10\x06\"\xad\x01\n" +
+	"\rSHUTTING_DOWN\x10\x06\x12\t\n" +
+	"\x05BLIND\x10\a\"\xad\x01\n" +
 	"\x04Ping\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x121\n" +
 	"\x06report\x18\x02 \x01(\v2\x19.holdfast.agent.v1.ReportR\x06report\x12%\n" +
@@ -3043,113 +3178,117 @@ func file_agent_agentpb_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_agentpb_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_agent_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_agent_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_agent_agentpb_agent_proto_goTypes = []any{
-	(Seen)(0),                // 0: holdfast.agent.v1.Seen
-	(Hello_Role)(0),          // 1: holdfast.agent.v1.Hello.Role
-	(Refusal_Reason)(0),      // 2: holdfast.agent.v1.Refusal.Reason
-	(PoolReport_State)(0),    // 3: holdfast.agent.v1.PoolReport.State
-	(Goodbye_Kind)(0),        // 4: holdfast.agent.v1.Goodbye.Kind
-	(CommandRequest_Verb)(0), // 5: holdfast.agent.v1.CommandRequest.Verb
-	(*Up)(nil),               // 6: holdfast.agent.v1.Up
-	(*Down)(nil),             // 7: holdfast.agent.v1.Down
-	(*List)(nil),             // 8: holdfast.agent.v1.List
-	(*Again)(nil),            // 9: holdfast.agent.v1.Again
-	(*Move)(nil),             // 10: holdfast.agent.v1.Move
-	(*Epoch)(nil),            // 11: holdfast.agent.v1.Epoch
-	(*Hello)(nil),            // 12: holdfast.agent.v1.Hello
-	(*Welcome)(nil),          // 13: holdfast.agent.v1.Welcome
-	(*Worker)(nil),           // 14: holdfast.agent.v1.Worker
-	(*Settings)(nil),         // 15: holdfast.agent.v1.Settings
-	(*Refusal)(nil),          // 16: holdfast.agent.v1.Refusal
-	(*Ping)(nil),             // 17: holdfast.agent.v1.Ping
-	(*Report)(nil),           // 18: holdfast.agent.v1.Report
-	(*PoolReport)(nil),       // 19: holdfast.agent.v1.PoolReport
-	(*Instance)(nil),         // 20: holdfast.agent.v1.Instance
-	(*Disk)(nil),             // 21: holdfast.agent.v1.Disk
-	(*Pong)(nil),             // 22: holdfast.agent.v1.Pong
-	(*Gate)(nil),             // 23: holdfast.agent.v1.Gate
-	(*Request)(nil),          // 24: holdfast.agent.v1.Request
-	(*Answer)(nil),           // 25: holdfast.agent.v1.Answer
-	(*HealthRequest)(nil),    // 26: holdfast.agent.v1.HealthRequest
-	(*HealthAnswer)(nil),     // 27: holdfast.agent.v1.HealthAnswer
-	(*ActivityRequest)(nil),  // 28: holdfast.agent.v1.ActivityRequest
-	(*PoolQuery)(nil),        // 29: holdfast.agent.v1.PoolQuery
-	(*ActivityAnswer)(nil),   // 30: holdfast.agent.v1.ActivityAnswer
-	(*PoolAnswer)(nil),       // 31: holdfast.agent.v1.PoolAnswer
-	(*ProbeAnswer)(nil),      // 32: holdfast.agent.v1.ProbeAnswer
-	(*Goodbye)(nil),          // 33: holdfast.agent.v1.Goodbye
-	(*JournalEntry)(nil),     // 34: holdfast.agent.v1.JournalEntry
-	(*JournalStep)(nil),      // 35: holdfast.agent.v1.JournalStep
-	(*Steps)(nil),            // 36: holdfast.agent.v1.Steps
-	(*Progresses)(nil),       // 37: holdfast.agent.v1.Progresses
-	(*Progress)(nil),         // 38: holdfast.agent.v1.Progress
-	(*CommandRequest)(nil),   // 39: holdfast.agent.v1.CommandRequest
-	(*CommandAnswer)(nil),    // 40: holdfast.agent.v1.CommandAnswer
+	(Seen)(0),                  // 0: holdfast.agent.v1.Seen
+	(Hello_Role)(0),            // 1: holdfast.agent.v1.Hello.Role
+	(Refusal_Reason)(0),        // 2: holdfast.agent.v1.Refusal.Reason
+	(PoolReport_State)(0),      // 3: holdfast.agent.v1.PoolReport.State
+	(Goodbye_Kind)(0),          // 4: holdfast.agent.v1.Goodbye.Kind
+	(CommandRequest_Verb)(0),   // 5: holdfast.agent.v1.CommandRequest.Verb
+	(*Up)(nil),                 // 6: holdfast.agent.v1.Up
+	(*Down)(nil),               // 7: holdfast.agent.v1.Down
+	(*List)(nil),               // 8: holdfast.agent.v1.List
+	(*Again)(nil),              // 9: holdfast.agent.v1.Again
+	(*Revoked)(nil),            // 10: holdfast.agent.v1.Revoked
+	(*RevokedCertificate)(nil), // 11: holdfast.agent.v1.RevokedCertificate
+	(*Move)(nil),               // 12: holdfast.agent.v1.Move
+	(*Epoch)(nil),              // 13: holdfast.agent.v1.Epoch
+	(*Hello)(nil),              // 14: holdfast.agent.v1.Hello
+	(*Welcome)(nil),            // 15: holdfast.agent.v1.Welcome
+	(*Worker)(nil),             // 16: holdfast.agent.v1.Worker
+	(*Settings)(nil),           // 17: holdfast.agent.v1.Settings
+	(*Refusal)(nil),            // 18: holdfast.agent.v1.Refusal
+	(*Ping)(nil),               // 19: holdfast.agent.v1.Ping
+	(*Report)(nil),             // 20: holdfast.agent.v1.Report
+	(*PoolReport)(nil),         // 21: holdfast.agent.v1.PoolReport
+	(*Instance)(nil),           // 22: holdfast.agent.v1.Instance
+	(*Disk)(nil),               // 23: holdfast.agent.v1.Disk
+	(*Pong)(nil),               // 24: holdfast.agent.v1.Pong
+	(*Gate)(nil),               // 25: holdfast.agent.v1.Gate
+	(*Request)(nil),            // 26: holdfast.agent.v1.Request
+	(*Answer)(nil),             // 27: holdfast.agent.v1.Answer
+	(*HealthRequest)(nil),      // 28: holdfast.agent.v1.HealthRequest
+	(*HealthAnswer)(nil),       // 29: holdfast.agent.v1.HealthAnswer
+	(*ActivityRequest)(nil),    // 30: holdfast.agent.v1.ActivityRequest
+	(*PoolQuery)(nil),          // 31: holdfast.agent.v1.PoolQuery
+	(*ActivityAnswer)(nil),     // 32: holdfast.agent.v1.ActivityAnswer
+	(*PoolAnswer)(nil),         // 33: holdfast.agent.v1.PoolAnswer
+	(*ProbeAnswer)(nil),        // 34: holdfast.agent.v1.ProbeAnswer
+	(*Goodbye)(nil),            // 35: holdfast.agent.v1.Goodbye
+	(*JournalEntry)(nil),       // 36: holdfast.agent.v1.JournalEntry
+	(*JournalStep)(nil),        // 37: holdfast.agent.v1.JournalStep
+	(*Steps)(nil),              // 38: holdfast.agent.v1.Steps
+	(*Progresses)(nil),         // 39: holdfast.agent.v1.Progresses
+	(*Progress)(nil),           // 40: holdfast.agent.v1.Progress
+	(*CommandRequest)(nil),     // 41: holdfast.agent.v1.CommandRequest
+	(*CommandAnswer)(nil),      // 42: holdfast.agent.v1.CommandAnswer
 }
 var file_agent_agentpb_agent_proto_depIdxs = []int32{
-	12, // 0: holdfast.agent.v1.Up.hello:type_name -> holdfast.agent.v1.Hello
-	17, // 1: holdfast.agent.v1.Up.ping:type_name -> holdfast.agent.v1.Ping
-	25, // 2: holdfast.agent.v1.Up.answer:type_name -> holdfast.agent.v1.Answer
-	33, // 3: holdfast.agent.v1.Up.goodbye:type_name -> holdfast.agent.v1.Goodbye
-	36, // 4: holdfast.agent.v1.Up.steps:type_name -> holdfast.agent.v1.Steps
-	37, // 5: holdfast.agent.v1.Up.progress:type_name -> holdfast.agent.v1.Progresses
-	13, // 6: holdfast.agent.v1.Down.welcome:type_name -> holdfast.agent.v1.Welcome
-	16, // 7: holdfast.agent.v1.Down.refusal:type_name -> holdfast.agent.v1.Refusal
-	22, // 8: holdfast.agent.v1.Down.pong:type_name -> holdfast.agent.v1.Pong
-	24, // 9: holdfast.agent.v1.Down.request:type_name -> holdfast.agent.v1.Request
+	14, // 0: holdfast.agent.v1.Up.hello:type_name -> holdfast.agent.v1.Hello
+	19, // 1: holdfast.agent.v1.Up.ping:type_name -> holdfast.agent.v1.Ping
+	27, // 2: holdfast.agent.v1.Up.answer:type_name -> holdfast.agent.v1.Answer
+	35, // 3: holdfast.agent.v1.Up.goodbye:type_name -> holdfast.agent.v1.Goodbye
+	38, // 4: holdfast.agent.v1.Up.steps:type_name -> holdfast.agent.v1.Steps
+	39, // 5: holdfast.agent.v1.Up.progress:type_name -> holdfast.agent.v1.Progresses
+	15, // 6: holdfast.agent.v1.Down.welcome:type_name -> holdfast.agent.v1.Welcome
+	18, // 7: holdfast.agent.v1.Down.refusal:type_name -> holdfast.agent.v1.Refusal
+	24, // 8: holdfast.agent.v1.Down.pong:type_name -> holdfast.agent.v1.Pong
+	26, // 9: holdfast.agent.v1.Down.request:type_name -> holdfast.agent.v1.Request
 	8,  // 10: holdfast.agent.v1.Down.new_list:type_name -> holdfast.agent.v1.List
 	9,  // 11: holdfast.agent.v1.Down.again:type_name -> holdfast.agent.v1.Again
-	10, // 12: holdfast.agent.v1.Down.move:type_name -> holdfast.agent.v1.Move
-	14, // 13: holdfast.agent.v1.List.workers:type_name -> holdfast.agent.v1.Worker
-	11, // 14: holdfast.agent.v1.Hello.highest_epoch:type_name -> holdfast.agent.v1.Epoch
-	18, // 15: holdfast.agent.v1.Hello.report:type_name -> holdfast.agent.v1.Report
-	34, // 16: holdfast.agent.v1.Hello.journal:type_name -> holdfast.agent.v1.JournalEntry
-	1,  // 17: holdfast.agent.v1.Hello.role:type_name -> holdfast.agent.v1.Hello.Role
-	8,  // 18: holdfast.agent.v1.Hello.list:type_name -> holdfast.agent.v1.List
-	11, // 19: holdfast.agent.v1.Welcome.epoch:type_name -> holdfast.agent.v1.Epoch
-	15, // 20: holdfast.agent.v1.Welcome.settings:type_name -> holdfast.agent.v1.Settings
-	23, // 21: holdfast.agent.v1.Welcome.gate:type_name -> holdfast.agent.v1.Gate
-	8,  // 22: holdfast.agent.v1.Welcome.list:type_name -> holdfast.agent.v1.List
-	2,  // 23: holdfast.agent.v1.Refusal.reason:type_name -> holdfast.agent.v1.Refusal.Reason
-	14, // 24: holdfast.agent.v1.Refusal.owner:type_name -> holdfast.agent.v1.Worker
-	18, // 25: holdfast.agent.v1.Ping.report:type_name -> holdfast.agent.v1.Report
-	34, // 26: holdfast.agent.v1.Ping.journal:type_name -> holdfast.agent.v1.JournalEntry
-	19, // 27: holdfast.agent.v1.Report.pools:type_name -> holdfast.agent.v1.PoolReport
-	20, // 28: holdfast.agent.v1.Report.instances:type_name -> holdfast.agent.v1.Instance
-	3,  // 29: holdfast.agent.v1.PoolReport.state:type_name -> holdfast.agent.v1.PoolReport.State
-	21, // 30: holdfast.agent.v1.Instance.disks:type_name -> holdfast.agent.v1.Disk
-	11, // 31: holdfast.agent.v1.Pong.epoch:type_name -> holdfast.agent.v1.Epoch
-	15, // 32: holdfast.agent.v1.Pong.settings:type_name -> holdfast.agent.v1.Settings
-	23, // 33: holdfast.agent.v1.Pong.gate:type_name -> holdfast.agent.v1.Gate
-	34, // 34: holdfast.agent.v1.Pong.forget:type_name -> holdfast.agent.v1.JournalEntry
-	34, // 35: holdfast.agent.v1.Pong.known:type_name -> holdfast.agent.v1.JournalEntry
-	11, // 36: holdfast.agent.v1.Request.epoch:type_name -> holdfast.agent.v1.Epoch
-	28, // 37: holdfast.agent.v1.Request.activity:type_name -> holdfast.agent.v1.ActivityRequest
-	26, // 38: holdfast.agent.v1.Request.health:type_name -> holdfast.agent.v1.HealthRequest
-	39, // 39: holdfast.agent.v1.Request.command:type_name -> holdfast.agent.v1.CommandRequest
-	30, // 40: holdfast.agent.v1.Answer.activity:type_name -> holdfast.agent.v1.ActivityAnswer
-	27, // 41: holdfast.agent.v1.Answer.health:type_name -> holdfast.agent.v1.HealthAnswer
-	40, // 42: holdfast.agent.v1.Answer.command:type_name -> holdfast.agent.v1.CommandAnswer
-	18, // 43: holdfast.agent.v1.HealthAnswer.report:type_name -> holdfast.agent.v1.Report
-	29, // 44: holdfast.agent.v1.ActivityRequest.pools:type_name -> holdfast.agent.v1.PoolQuery
-	31, // 45: holdfast.agent.v1.ActivityAnswer.pools:type_name -> holdfast.agent.v1.PoolAnswer
-	32, // 46: holdfast.agent.v1.ActivityAnswer.probes:type_name -> holdfast.agent.v1.ProbeAnswer
-	0,  // 47: holdfast.agent.v1.PoolAnswer.stamp:type_name -> holdfast.agent.v1.Seen
-	0,  // 48: holdfast.agent.v1.PoolAnswer.disks:type_name -> holdfast.agent.v1.Seen
-	0,  // 49: holdfast.agent.v1.PoolAnswer.control:type_name -> holdfast.agent.v1.Seen
-	0,  // 50: holdfast.agent.v1.ProbeAnswer.answer:type_name -> holdfast.agent.v1.Seen
-	4,  // 51: holdfast.agent.v1.Goodbye.kind:type_name -> holdfast.agent.v1.Goodbye.Kind
-	35, // 52: holdfast.agent.v1.Steps.steps:type_name -> holdfast.agent.v1.JournalStep
-	38, // 53: holdfast.agent.v1.Progresses.progress:type_name -> holdfast.agent.v1.Progress
-	5,  // 54: holdfast.agent.v1.CommandRequest.verb:type_name -> holdfast.agent.v1.CommandRequest.Verb
-	6,  // 55: holdfast.agent.v1.Link.Connect:input_type -> holdfast.agent.v1.Up
-	7,  // 56: holdfast.agent.v1.Link.Connect:output_type -> holdfast.agent.v1.Down
-	56, // [56:57] is the sub-list for method output_type
-	55, // [55:56] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	12, // 12: holdfast.agent.v1.Down.move:type_name -> holdfast.agent.v1.Move
+	10, // 13: holdfast.agent.v1.Down.revoked:type_name -> holdfast.agent.v1.Revoked
+	16, // 14: holdfast.agent.v1.List.workers:type_name -> holdfast.agent.v1.Worker
+	11, // 15: holdfast.agent.v1.Revoked.certificates:type_name -> holdfast.agent.v1.RevokedCertificate
+	13, // 16: holdfast.agent.v1.Hello.highest_epoch:type_name -> holdfast.agent.v1.Epoch
+	20, // 17: holdfast.agent.v1.Hello.report:type_name -> holdfast.agent.v1.Report
+	36, // 18: holdfast.agent.v1.Hello.journal:type_name -> holdfast.agent.v1.JournalEntry
+	1,  // 19: holdfast.agent.v1.Hello.role:type_name -> holdfast.agent.v1.Hello.Role
+	8,  // 20: holdfast.agent.v1.Hello.list:type_name -> holdfast.agent.v1.List
+	13, // 21: holdfast.agent.v1.Welcome.epoch:type_name -> holdfast.agent.v1.Epoch
+	17, // 22: holdfast.agent.v1.Welcome.settings:type_name -> holdfast.agent.v1.Settings
+	25, // 23: holdfast.agent.v1.Welcome.gate:type_name -> holdfast.agent.v1.Gate
+	8,  // 24: holdfast.agent.v1.Welcome.list:type_name -> holdfast.agent.v1.List
+	2,  // 25: holdfast.agent.v1.Refusal.reason:type_name -> holdfast.agent.v1.Refusal.Reason
+	16, // 26: holdfast.agent.v1.Refusal.owner:type_name -> holdfast.agent.v1.Worker
+	20, // 27: holdfast.agent.v1.Ping.report:type_name -> holdfast.agent.v1.Report
+	36, // 28: holdfast.agent.v1.Ping.journal:type_name -> holdfast.agent.v1.JournalEntry
+	21, // 29: holdfast.agent.v1.Report.pools:type_name -> holdfast.agent.v1.PoolReport
+	22, // 30: holdfast.agent.v1.Report.instances:type_name -> holdfast.agent.v1.Instance
+	3,  // 31: holdfast.agent.v1.PoolReport.state:type_name -> holdfast.agent.v1.PoolReport.State
+	23, // 32: holdfast.agent.v1.Instance.disks:type_name -> holdfast.agent.v1.Disk
+	13, // 33: holdfast.agent.v1.Pong.epoch:type_name -> holdfast.agent.v1.Epoch
+	17, // 34: holdfast.agent.v1.Pong.settings:type_name -> holdfast.agent.v1.Settings
+	25, // 35: holdfast.agent.v1.Pong.gate:type_name -> holdfast.agent.v1.Gate
+	36, // 36: holdfast.agent.v1.Pong.forget:type_name -> holdfast.agent.v1.JournalEntry
+	36, // 37: holdfast.agent.v1.Pong.known:type_name -> holdfast.agent.v1.JournalEntry
+	13, // 38: holdfast.agent.v1.Request.epoch:type_name -> holdfast.agent.v1.Epoch
+	30, // 39: holdfast.agent.v1.Request.activity:type_name -> holdfast.agent.v1.ActivityRequest
+	28, // 40: holdfast.agent.v1.Request.health:type_name -> holdfast.agent.v1.HealthRequest
+	41, // 41: holdfast.agent.v1.Request.command:type_name -> holdfast.agent.v1.CommandRequest
+	32, // 42: holdfast.agent.v1.Answer.activity:type_name -> holdfast.agent.v1.ActivityAnswer
+	29, // 43: holdfast.agent.v1.Answer.health:type_name -> holdfast.agent.v1.HealthAnswer
+	42, // 44: holdfast.agent.v1.Answer.command:type_name -> holdfast.agent.v1.CommandAnswer
+	20, // 45: holdfast.agent.v1.HealthAnswer.report:type_name -> holdfast.agent.v1.Report
+	31, // 46: holdfast.agent.v1.ActivityRequest.pools:type_name -> holdfast.agent.v1.PoolQuery
+	33, // 47: holdfast.agent.v1.ActivityAnswer.pools:type_name -> holdfast.agent.v1.PoolAnswer
+	34, // 48: holdfast.agent.v1.ActivityAnswer.probes:type_name -> holdfast.agent.v1.ProbeAnswer
+	0,  // 49: holdfast.agent.v1.PoolAnswer.stamp:type_name -> holdfast.agent.v1.Seen
+	0,  // 50: holdfast.agent.v1.PoolAnswer.disks:type_name -> holdfast.agent.v1.Seen
+	0,  // 51: holdfast.agent.v1.PoolAnswer.control:type_name -> holdfast.agent.v1.Seen
+	0,  // 52: holdfast.agent.v1.ProbeAnswer.answer:type_name -> holdfast.agent.v1.Seen
+	4,  // 53: holdfast.agent.v1.Goodbye.kind:type_name -> holdfast.agent.v1.Goodbye.Kind
+	37, // 54: holdfast.agent.v1.Steps.steps:type_name -> holdfast.agent.v1.JournalStep
+	40, // 55: holdfast.agent.v1.Progresses.progress:type_name -> holdfast.agent.v1.Progress
+	5,  // 56: holdfast.agent.v1.CommandRequest.verb:type_name -> holdfast.agent.v1.CommandRequest.Verb
+	6,  // 57: holdfast.agent.v1.Link.Connect:input_type -> holdfast.agent.v1.Up
+	7,  // 58: holdfast.agent.v1.Link.Connect:output_type -> holdfast.agent.v1.Down
+	58, // [58:59] is the sub-list for method output_type
+	57, // [57:58] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_agent_agentpb_agent_proto_init() }
@@ -3173,13 +3312,14 @@ func file_agent_agentpb_agent_proto_init() {
 		(*Down_NewList)(nil),
 		(*Down_Again)(nil),
 		(*Down_Move)(nil),
+		(*Down_Revoked)(nil),
 	}
-	file_agent_agentpb_agent_proto_msgTypes[18].OneofWrappers = []any{
+	file_agent_agentpb_agent_proto_msgTypes[20].OneofWrappers = []any{
 		(*Request_Activity)(nil),
 		(*Request_Health)(nil),
 		(*Request_Command)(nil),
 	}
-	file_agent_agentpb_agent_proto_msgTypes[19].OneofWrappers = []any{
+	file_agent_agentpb_agent_proto_msgTypes[21].OneofWrappers = []any{
 		(*Answer_Activity)(nil),
 		(*Answer_Health)(nil),
 		(*Answer_Command)(nil),
@@ -3190,7 +3330,7 @@ func file_agent_agentpb_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_agentpb_agent_proto_rawDesc), len(file_agent_agentpb_agent_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   35,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -33,13 +33,19 @@ func (s *Source) listen(auth tls.ClientAuthType, protocols []string) *tls.Config
 			c := &tls.Config{
 				MinVersion: tls.VersionTLS13, NextProtos: protocols, Time: s.c.now,
 				Certificates: []tls.Certificate{m.pair}, ClientCAs: k.pool(m), ClientAuth: auth,
-				SessionTicketsDisabled: true, // every handshake is checked against the files of its time
+				SessionTicketsDisabled: true,
 			}
 			switch {
 			case auth != tls.RequireAndVerifyClientCert: // Client is asked later
 			case hello.ServerName == JoinName:
 				c.ClientAuth, c.ClientCAs, c.Certificates = tls.NoClientCert, nil, []tls.Certificate{m.withAuthorities()}
 			default:
+				keys, err := m.ticketKeys(s.c.now())
+				if err != nil {
+					return nil, err
+				}
+				c.SessionTicketsDisabled = false
+				c.SetSessionTicketKeys(keys)
 				c.VerifyConnection = func(cs tls.ConnectionState) error { return k.revoked(cs.PeerCertificates[0]) }
 			}
 			return c, nil
@@ -80,6 +86,7 @@ func (s *Source) dial(check func(tls.ConnectionState) error) *tls.Config {
 		// all of it instead, and nothing is sent before it has.
 		InsecureSkipVerify: true,
 		VerifyConnection:   check,
+		ClientSessionCache: s.tickets.Load(),
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			return &s.material().pair, nil // whoever does not like it says why
 		},

@@ -169,5 +169,6 @@ func OpenCA(file, field string, now func() time.Time) (*Source, error) {
 	}
 	s := &Source{c: Config{Now: now}, fixed: true}
 	s.present.Store(m)
+	s.tickets.Store(newTickets())
 	return s, nil
 }

@@ -45,6 +45,14 @@ func (k *Known) revoked(c *x509.Certificate) error {
 	return nil
 }
 
+// Revoked says whether the certificate that a peer has shown was revoked since; nil: it was not.
+func (s *Source) Revoked(shown []*x509.Certificate) error {
+	if len(shown) == 0 {
+		return nil
+	}
+	return s.known.Load().revoked(shown[0])
+}
+
 // signed says whether one of the fleet's own authorities stands for what was shown.
 func (k *Known) signed(shown []*x509.Certificate, at time.Time, usage x509.ExtKeyUsage) bool {
 	if k == nil || len(k.hosts) == 0 {

@@ -34,8 +34,9 @@ type Source struct {
 	words   *rate.Limiter // of refused handshakes
 	unsaid  atomic.Int64  // refused handshakes that were not logged
 	present atomic.Pointer[material]
-	known   atomic.Pointer[Known] // nil: nothing beside the files
-	fixed   bool                  // made without files of its own, see OpenCA
+	known   atomic.Pointer[Known]   // nil: nothing beside the files
+	tickets atomic.Pointer[tickets] // of the certificate in use
+	fixed   bool                    // made without files of its own, see OpenCA
 
 	mu      sync.Mutex
 	seen    mark
@@ -59,6 +60,7 @@ func Open(c Config) (*Source, error) {
 		return nil, err
 	}
 	s.present.Store(m)
+	s.tickets.Store(newTickets())
 	if err := s.outOfDate(m); err != nil {
 		s.log.Error("certificate cannot be used now, waiting for another", "certificate", subject(m.leaf), "file", c.Files.Cert, "cause", err)
 	}
@@ -102,6 +104,7 @@ func (s *Source) check() {
 	}
 	s.bad = nil
 	s.present.Store(m)
+	s.tickets.Store(newTickets()) // those of the old one would say that it is still in use
 	if !m.leaf.Equal(old.leaf) {
 		s.log.Info("certificate renewed", "certificate", subject(m.leaf), "until", m.leaf.NotAfter)
 	}

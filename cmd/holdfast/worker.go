@@ -35,7 +35,7 @@ func newDrainCmd(e *env) *cobra.Command {
 	c := &cobra.Command{
 		Use: "drain WORKER", Short: "Let a worker hand over all it owns and take nothing", Args: cobra.ExactArgs(1),
 		Long: "Puts a drain on record: the worker hands over its slots, a few at a time, and takes none until it is undrained. A restart changes nothing about that.\n" +
-			"The last worker that is ready is refused. With --wait it goes on until the worker owns nothing; exit code 6 when the time is over, the drain stays.",
+			"The last worker that is ready is refused. With --wait it goes on until the worker owns nothing and no agent is linked to it; exit code 6 when the time is over, the drain stays.",
 		Example: `  holdfast worker drain worker-1 --dry-run
   holdfast worker drain worker-1 --reason 'new kernel' --wait
   holdfast worker drain worker-1 --yes --wait --timeout 10m`,
@@ -83,7 +83,7 @@ func newDrainCmd(e *env) *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&req.Reason, "reason", "", "why, for the record")
 	f.BoolVar(&req.Force, "force", false, "also the last worker that is ready: it keeps what it owns until another comes")
-	f.BoolVar(&wait, "wait", false, "wait until the worker owns nothing")
+	f.BoolVar(&wait, "wait", false, "wait until the worker owns nothing and no agent is linked to it")
 	f.DurationVar(&timeout, "timeout", 5*time.Minute, "longest wait")
 	return c
 }
@@ -93,7 +93,7 @@ const (
 	drainDoubt = 7               // looks without a drain that mean it was taken back: a worker that has not heard of it yet may answer one
 )
 
-// waitDrained looks until the worker owns nothing and tells what is left, now and
+// waitDrained looks until the worker owns nothing and no agent is linked to it, and tells what is left, now and
 // then. A fleet that does not answer is waited for too.
 func (e *env) waitDrained(ctx context.Context, api *v1.Client, w v1.Worker, timeout time.Duration) (v1.Worker, error) {
 	deadline := time.NewTimer(timeout)
@@ -102,10 +102,10 @@ func (e *env) waitDrained(ctx context.Context, api *v1.Client, w v1.Worker, time
 	defer tick.Stop()
 	told, last, doubts, why := "", time.Time{}, 0, ""
 	for {
-		if w.Drain != nil && w.Slots == 0 {
+		if w.Drain != nil && w.Slots == 0 && unlinked(w) {
 			return w, nil
 		}
-		if now := owned(w); now != told && time.Since(last) >= drainNews {
+		if now := left(w); now != told && time.Since(last) >= drainNews {
 			told, last = now, time.Now()
 			fmt.Fprintf(e.Stderr, "worker %s: %s left\n", w.ID, now)
 		}
@@ -113,7 +113,7 @@ func (e *env) waitDrained(ctx context.Context, api *v1.Client, w v1.Worker, time
 		case <-ctx.Done():
 			return w, ctx.Err()
 		case <-deadline.C:
-			return w, &exitError{fmt.Errorf("drain %s: timed out after %v with %s left%s; the drain stays", w.ID, timeout, owned(w), why), exitTimeout}
+			return w, &exitError{fmt.Errorf("drain %s: timed out after %v with %s left%s; the drain stays", w.ID, timeout, left(w), why), exitTimeout}
 		case <-tick.C:
 		}
 		next, err := api.Worker(ctx, w.ID)
@@ -139,6 +139,22 @@ func owned(w v1.Worker) string {
 		return "nothing"
 	}
 	return fmt.Sprintf("%d slots with %d hosts", w.Slots, w.Hosts)
+}
+
+// unlinked says that no agent is linked to the worker: it says so itself, or does not run.
+func unlinked(w v1.Worker) bool {
+	return w.Links != nil && *w.Links == 0 || w.State == "absent"
+}
+
+// left says what a draining worker has still to get rid of.
+func left(w v1.Worker) string {
+	switch {
+	case unlinked(w):
+		return owned(w)
+	case w.Links == nil:
+		return owned(w) + ", links unknown"
+	}
+	return fmt.Sprintf("%s, %d links", owned(w), *w.Links)
 }
 
 func newUndrainCmd(e *env) *cobra.Command {

@@ -36,21 +36,23 @@ func drainWaiting(t *testing.T, f *apitest.Fleet, on func(line string)) (progres
 	return progress, out.String(), code
 }
 
-// TestDrainWaitTellsWhatIsLeft proves that --wait ends when the worker owns nothing, and
+// TestDrainWaitTellsWhatIsLeft proves that --wait ends when the worker owns nothing and holds
+// no links, and
 // tells each change on the way.
 func TestDrainWaitTellsWhatIsLeft(t *testing.T) {
 	f := apitest.NewFleet()
-	left := []int{512, 200, 0}
+	left, links := []int{512, 200, 0, 0}, []int{2, 2, 2, 0}
+	f.ChangeWorker("w-1", func(w *v1.Worker) { w.Links = &links[0] })
 	progress, stdout, code := drainWaiting(t, f, func(string) {
-		left = left[1:]
+		left, links = left[1:], links[1:]
 		f.ChangeWorker("w-1", func(w *v1.Worker) {
-			w.Slots, w.Hosts = left[0], min(w.Hosts, left[0])
+			w.Slots, w.Hosts, w.Links = left[0], min(w.Hosts, left[0]), &links[0]
 			if w.Slots == 0 {
 				w.State = "drained"
 			}
 		})
 	})
-	want := []string{"worker w-1: 512 slots with 2 hosts left", "worker w-1: 200 slots with 2 hosts left"}
+	want := []string{"worker w-1: 512 slots with 2 hosts, 2 links left", "worker w-1: 200 slots with 2 hosts, 2 links left", "worker w-1: nothing, 2 links left"}
 	if d := cmp.Diff(want, progress); d != "" || code != exitOK || stdout != "worker w-1: drained, owns nothing\n" {
 		t.Errorf("exit code %d, stdout %q, progress (-want +got):\n%s", code, stdout, d)
 	}

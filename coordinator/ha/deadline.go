@@ -123,5 +123,8 @@ func (r Record) Holds() []Hold {
 	if r.Off != nil {
 		out = append(out, r.Off.Holds...)
 	}
+	if r.Unheard != nil {
+		out = append(out, *r.Unheard)
+	}
 	return out
 }

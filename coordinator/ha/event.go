@@ -21,7 +21,7 @@ const (
 	EvAdmin     Kind = "admin"     // Admin
 	EvEligible  Kind = "eligible"  // Verdict, Reason
 	EvHello     Kind = "hello"     // Boot, Instances
-	EvHealth    Kind = "health"    // Verdict pass/fail/unknown, Reason, Boot (of the ping), Life (when the last ping arrived), Instances, Lost
+	EvHealth    Kind = "health"    // Verdict pass/fail/unknown (with a Reason: its owner cannot hear it), Reason, Boot (of the ping), Life (when the last ping arrived), Instances, Lost
 	EvGoodbye   Kind = "goodbye"   // Reason: host-shutdown, host-reboot
 	EvGate      Kind = "gate"      // ID = generation confirmed by the running boot
 	EvActivity  Kind = "activity"  // Check (its ID answers StartCheck)

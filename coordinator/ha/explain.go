@@ -81,6 +81,9 @@ func (e *explainer) state() {
 	case Initializing:
 		e.initializing()
 	case Available:
+		if e.r.Unheard != nil {
+			break
+		}
 		e.next("nothing, as long as it answers; after %d missed pings (%s) it becomes SUSPECT", e.p.HealthFailures, span(e.p.silence()))
 		e.change("maintenance, a dead BMC or a failed health check")
 	case Ineligible:
@@ -237,6 +240,9 @@ func (e *explainer) common() {
 	if e.p.Frozen != "" {
 		e.next("nothing is done to it: %s", e.p.Frozen)
 		e.change("`holdfast etcd raise-generation`, see docs/etcd-restore.md")
+	}
+	if u := e.r.Unheard; u != nil {
+		e.next("its health is unknown since %s: %s; its agent links to another worker meanwhile, and only if it has had the time and did not, its silence counts", clock(u.Since), u.Reason)
 	}
 	if o := e.r.Off; o != nil && e.r.State != Recovering {
 		if o.Waiting {

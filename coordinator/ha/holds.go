@@ -101,6 +101,29 @@ func ineligibleHold(why string, at time.Time) Hold {
 	return Hold{By: "eligible", Reason: orNone(why), Clears: "the provider says it is eligible again, the host answers, or `holdfast host confirm-off`", Since: at}
 }
 
+// cannotHear: not the host is silent, its owner is deaf: somebody else carries its link, and
+// cannot be reached (agents.md "Owner and link").
+func cannotHear(s *step) bool {
+	return s.ev.Verdict == Unknown && s.ev.Reason != "" && s.ev.Boot == "" && s.r.Unheard == nil
+}
+
+// holdUnheard: nothing is known of the host's health, which is no failure of it.
+func holdUnheard(s *step) {
+	s.unknownHealth()
+	h := Hold{By: "carrier", Reason: s.ev.Reason, Clears: "a ping by way of any worker; missed pings count once its agent has had the time to link to another one", Since: s.now}
+	s.r.Unheard = &s.carry(nil, []Hold{h})[0]
+}
+
+// heard: there is an answer about the host's health again, or somebody else who asks.
+func (s *step) heard() {
+	if s.r.Unheard == nil {
+		return
+	}
+	was := *s.r.Unheard
+	s.r.Unheard = nil
+	s.carry([]Hold{was}, nil)
+}
+
 // guardHolds are the answers that do not allow.
 func guardHolds(r *guard.Report, at time.Time) []Hold {
 	var out []Hold

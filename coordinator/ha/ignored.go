@@ -22,7 +22,7 @@ var Ignored = []Ignore{
 	{States, EvHello, "the boot on record, or one that is over"},
 	{in(None, Ineligible), EvHealth, "recorded; HA does not look after the host now"},
 	{in(Initializing, Unsupported), EvHealth, "recorded; the rows on facts decide, unknown is no failure"},
-	{in(Available), EvHealth, "healthy, or unknown, which is no failure"},
+	{in(Available), EvHealth, "healthy, or still unknown, which is no failure"},
 	{in(Suspect, Checking, Degraded), EvHealth, "nothing new: still failing, still passing, unknown, or a ping of an older boot"},
 	{in(Recovering, Fencing), EvHealth, "still failing, or a ping that may have left before the hard off"},
 	{in(Fenced), EvHealth, "no sign of life after the proof"},

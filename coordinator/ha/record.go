@@ -58,9 +58,10 @@ type Record struct {
 	EligibleWhy string         `json:"eligibleWhy,omitempty"`
 	Protected   bool           `json:"protected,omitempty"`  // was AVAILABLE since its last ON
 	OrderedOff  bool           `json:"orderedOff,omitempty"` // an operator's off or soft stands
-	Health      Verdict        `json:"health,omitempty"`     // last health verdict that was not unknown; unknown for a new boot
+	Health      Verdict        `json:"health,omitempty"`     // last health verdict that was not unknown; unknown for a new boot, and while Unheard
 	HealthWhy   string         `json:"healthWhy,omitempty"`  // of a failure, as told when it began
 	HealthOwn   bool           `json:"healthOwn,omitempty"`  // the host reports the failure itself: it is alive
+	Unheard     *Hold          `json:"unheard,omitempty"`    // nothing is known of its health, because its owner cannot reach who carries its link; it says so until it knows
 	Seq         int            `json:"seq,omitempty"`        // names given so far: incidents, checks, transactions, gates
 
 	Lost      []LostPool `json:"lost,omitempty"`      // pools that the host reports it cannot use, by name; as its boot said last

@@ -170,6 +170,7 @@ func (s *step) observe() {
 	s.seeLife()
 	switch ev := s.ev; ev.Kind {
 	case EvAdopted:
+		s.heard()
 		s.adopt()
 	case EvPartition:
 		s.r.Partition = ev.Partition
@@ -182,8 +183,12 @@ func (s *step) observe() {
 			s.r.Eligible, s.r.EligibleWhy = ev.Verdict, ev.Reason
 		}
 	case EvHello:
+		s.heard()
 		s.seeHello()
 	case EvHealth:
+		if ev.Verdict != Unknown {
+			s.heard()
+		}
 		s.seeHealth()
 	case EvGate:
 		if g := s.r.Gate; g != nil && !g.Confirmed && g.Generation == ev.ID {

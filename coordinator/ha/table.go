@@ -72,6 +72,7 @@ var healthRows = []Row{
 	{From: in(Initializing), On: EvHealth, When: "health pass, nothing is missing but an ACTIVE partition: its incident ends", cond: recoveredOutside, To: None, Do: leaveRecovered},
 	{From: in(Initializing), On: EvHealth, When: "health pass, something is still missing", cond: pass, Do: sayWaiting},
 	{From: in(Initializing), On: EvHealth, When: "health fail within the quiet period", cond: both(fail, withinQuiet)},
+	{From: noIncident, On: EvHealth, When: "health unknown: its owner cannot reach the worker that carries its link", cond: cannotHear, Event: holdPlaced, Do: holdUnheard},
 	{From: in(Available), On: EvHealth, When: "health fail", cond: fail, To: Suspect, Event: "ha.suspect", Do: suspect},
 	{From: suspicion, On: EvHealth, When: "two passes in a row, and its gate is not confirmed", cond: both(returns, gateClosed), To: Initializing, Event: "ha.initializing", Do: returnedToGate},
 	{From: suspicion, On: EvHealth, When: "two passes in a row, same boot (five minutes of them from the third return within 10 min)", cond: returns, To: Available, Event: "ha.available", Do: returned},

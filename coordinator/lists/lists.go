@@ -28,7 +28,6 @@ type Input struct {
 	Host      string
 	Index     int    // given at enrolment; below 0: none yet, one is made of the host's id
 	Owner     string // of the host now; empty: none
-	Heir      string // who will own the host when the owner is lost, as far as that is known
 	Key       string // what the host's slot is made of: its partition, or itself
 }
 
@@ -59,13 +58,10 @@ func For(in Input) []string {
 		return byRank(in.Host, all, func(string) int { return 0 })
 	default:
 		return byRank(in.Key, all, func(w string) int {
-			switch w {
-			case in.Owner:
+			if w == in.Owner {
 				return 0
-			case in.Heir:
-				return 1
 			}
-			return 2
+			return 1
 		})
 	}
 }

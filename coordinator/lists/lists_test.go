@@ -85,7 +85,6 @@ func TestAlgorithms(t *testing.T) {
 		},
 		Ring: {
 			{"the owner first", Input{Workers: abc, Host: "h1", Key: "z/p/c", Owner: "c"}, []string{"c", "b", "a"}},
-			{"then who inherits", Input{Workers: abc, Host: "h1", Key: "z/p/c", Owner: "c", Heir: "a"}, []string{"c", "a", "b"}},
 			{"no owner: the successors", Input{Workers: abc, Host: "h1", Key: "z/p/c"}, []string{"b", "a", "c"}},
 			{"an owner that is not on the list is not put on it", Input{Workers: abc, Key: "z/p/c", Owner: "d"}, []string{"b", "a", "c"}},
 		},

@@ -5,6 +5,7 @@ package commands
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -140,6 +141,12 @@ func TestEveryPair(t *testing.T) {
 							t.Errorf("%s: %s", rec.State, rec.Reason)
 						}
 						s.check(rec)
+						audits, err := r.api.Audits(t.Context(), c.Host, 100)
+						if i := slices.IndexFunc(audits, func(a v1.Audit) bool {
+							return a.What == "command.created" && strings.Contains(a.Message, c.ID)
+						}); i < 0 || audits[i].Changes[0].Key != "commands/"+c.Host+"/"+c.ID || len(audits[i].Changes[0].Before) > 0 || len(audits[i].Changes[0].After) == 0 {
+							t.Errorf("the command is not audited, or not with what it is: %+v, %v", audits, err)
+						}
 					})
 				}
 			}

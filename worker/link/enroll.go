@@ -6,8 +6,11 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"maps"
+	"slices"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
@@ -68,24 +71,54 @@ func (s *Server) answer(ctx context.Context, err error) error {
 	return status.Error(codes.Unavailable, "no certificate can be issued now, see the log of the worker")
 }
 
-// CutCertificates ends the sessions whose certificates, as they were shown, are worth
-// nothing any more, and returns their hosts. bad must not block.
-func (s *Server) CutCertificates(bad func(shown []*x509.Certificate) bool) (hosts []string) {
+// CutCertificates ends the streams whose certificates, as they were shown, are worth nothing
+// any more: links, those that stand by, and relays from and to other workers. It returns their hosts,
+// and workers as worker/ID. bad must not block.
+func (s *Server) CutCertificates(bad func(shown []*x509.Certificate) bool) (cut []string) {
+	const why = "the certificate of this link is revoked, or its authority retired"
+	last := &agentpb.Refusal{Reason: agentpb.Refusal_UNSPECIFIED, Detail: why}
 	s.mu.Lock()
-	var all []*wire
-	for w := range s.wires {
-		if len(w.shown) > 0 {
-			all = append(all, w)
-		}
-	}
+	wires, quiet := slices.Collect(maps.Keys(s.wires)), slices.Collect(maps.Keys(s.silent))
+	carriers, owners := slices.Collect(maps.Keys(s.inbounds)), slices.Collect(maps.Values(s.relays))
 	s.mu.Unlock()
-	for _, w := range all {
-		if bad(w.shown) {
+	for _, w := range wires {
+		if len(w.shown) > 0 && bad(w.shown) {
 			w.mu.Lock()
-			hosts = append(hosts, w.host)
+			cut = append(cut, w.host)
 			w.mu.Unlock()
-			w.refuse(&agentpb.Refusal{Reason: agentpb.Refusal_UNSPECIFIED, Detail: "the certificate of this link is revoked, or its authority retired"})
+			w.refuse(last)
 		}
 	}
-	return hosts
+	for _, q := range quiet {
+		if len(q.shown) > 0 && bad(q.shown) {
+			cut = append(cut, q.host)
+			q.cancel(&refusedError{last})
+		}
+	}
+	for _, in := range carriers {
+		if len(in.shown) > 0 && bad(in.shown) {
+			cut = append(cut, trust.Identity{Role: trust.Worker, ID: in.carrier}.String())
+			in.cancel(errors.New(why))
+		}
+	}
+	for _, r := range owners {
+		r.mu.Lock()
+		shown := r.shown
+		r.mu.Unlock()
+		if len(shown) > 0 && bad(shown) {
+			cut = append(cut, trust.Identity{Role: trust.Worker, ID: r.peer.ID}.String())
+			r.cancel(errors.New(why))
+		}
+	}
+	return cut
+}
+
+// certificatesOf are those that the other side of a stream has shown, nil on plaintext.
+func certificatesOf(stream context.Context) []*x509.Certificate {
+	if p, ok := peer.FromContext(stream); ok {
+		if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
+			return info.State.PeerCertificates
+		}
+	}
+	return nil
 }

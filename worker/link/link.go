@@ -27,8 +27,9 @@ type Handler interface {
 	// Hello says what becomes of a session; carrier is the worker that holds the link, empty
 	// when it is this one.
 	Hello(h *agentpb.Hello, carrier string) Admission
-	// Standby says why a host may not have a silent stream here; nil: it may.
-	Standby(h *agentpb.Hello) *agentpb.Refusal
+	// Standby says why a host may not have a silent stream here; nil: it may, and ping is its
+	// ping interval.
+	Standby(h *agentpb.Hello) (ping time.Duration, refusal *agentpb.Refusal)
 	// Unreachable says what an agent is told whose frames cannot be carried to the owner,
 	// which has not been reached since then.
 	Unreachable(owner Peer, since time.Time) *agentpb.Refusal
@@ -86,12 +87,14 @@ type Server struct {
 	guards  *guards
 	agentpb.UnimplementedEnrollServer
 
-	standbys atomic.Int64
-	work     sync.WaitGroup // relays to owners
+	revoked atomic.Pointer[agentpb.Down] // nil: nothing is
+	work    sync.WaitGroup               // relays to owners
 
 	mu       sync.Mutex
 	sessions map[string]*Session  // of the hosts owned here
 	wires    map[*wire]bool       // agents' streams that are or were in use
+	silent   map[*silent]bool     // those that stand by
+	inbounds map[*inbound]bool    // relays from other workers
 	relays   map[string]*relay    // to owners, by their ids
 	lost     map[string]time.Time // since when an owner is not reached
 	closed   bool
@@ -103,6 +106,7 @@ type Server struct {
 func New(id string, h Handler, log *slog.Logger) *Server {
 	return &Server{
 		h: h, id: id, boot: uuid.NewString(), log: log, now: time.Now, sessions: map[string]*Session{}, wires: map[*wire]bool{},
+		silent: map[*silent]bool{}, inbounds: map[*inbound]bool{},
 		relays: map[string]*relay{}, lost: map[string]time.Time{}, hostile: func(Abuse) {}, guards: newGuards(time.Now),
 	}
 }
@@ -396,7 +400,7 @@ type Counts struct {
 func (s *Server) Counts() Counts {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := Counts{Sessions: len(s.sessions), Links: len(s.wires), Standby: int(s.standbys.Load()), Relays: len(s.relays)}
+	c := Counts{Sessions: len(s.sessions), Links: len(s.wires), Standby: len(s.silent), Relays: len(s.relays)}
 	for _, ses := range s.sessions {
 		if ses.Carrier != "" {
 			c.Relayed++
@@ -420,6 +424,9 @@ func (s *Server) Close() {
 	}
 	for _, r := range s.relays {
 		r.cancel(&refusedError{stopping})
+	}
+	for q := range s.silent {
+		q.cancel(&refusedError{stopping})
 	}
 	s.mu.Unlock()
 	for _, ses := range sessions {

@@ -24,6 +24,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type told struct {
 	name     string
 	settings *agentpb.Settings
+	ping     time.Duration // interval of those that stand by
 	pings    chan *agentpb.Ping
 	byes     chan *agentpb.Goodbye
 	gone     chan error
@@ -57,7 +58,7 @@ func (h *told) Hello(m *agentpb.Hello, carrier string) Admission {
 	return Admission{Welcome: &agentpb.Welcome{Worker: h.name, Settings: h.settings}}
 }
 
-func (h *told) Standby(*agentpb.Hello) *agentpb.Refusal { return nil }
+func (h *told) Standby(*agentpb.Hello) (time.Duration, *agentpb.Refusal) { return h.ping, nil }
 
 func (h *told) Unreachable(owner Peer, _ time.Time) *agentpb.Refusal {
 	return &agentpb.Refusal{Reason: agentpb.Refusal_NOT_OWNER, Owner: &agentpb.Worker{Id: owner.ID, Address: owner.Address}}

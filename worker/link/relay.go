@@ -4,6 +4,7 @@ package link
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"sync"
@@ -21,10 +22,10 @@ import (
 )
 
 const (
-	// relayBeat is how often both ends of a relay say that they are there, and relaySilence
-	// after how long without a word it is given up: sooner than any missed pings count.
+	// relayBeat is how often both ends of a relay say that they are there, and RelaySilence
+	// after how long without a word each gives it up: sooner than any missed pings count.
 	relayBeat    = 400 * time.Millisecond
-	relaySilence = 2 * time.Second
+	RelaySilence = 2 * time.Second
 	// relayQueue bounds what waits to be sent on a relay; a host that would not fit loses its
 	// session.
 	relayQueue = 8192
@@ -44,6 +45,7 @@ type relay struct {
 	mu       sync.Mutex
 	last     uint64 // channel
 	channels map[uint64]*channel
+	shown    []*x509.Certificate // by the owner; nil on plaintext, and until it has answered
 	ended    bool
 }
 
@@ -147,7 +149,7 @@ func (w *wire) holds(ch *channel) bool {
 
 // put answers a Hello that came to nothing: the agent may say it again, or goes elsewhere.
 func (w *wire) put(refusal *agentpb.Refusal) {
-	if refusal.Reason != agentpb.Refusal_NO_OWNER {
+	if refusal.Reason != agentpb.Refusal_NO_OWNER && refusal.Reason != agentpb.Refusal_BLIND {
 		w.refuse(refusal)
 		return
 	}
@@ -168,7 +170,7 @@ func (r *relay) converse(ctx context.Context) error {
 		return fmt.Errorf("dial owner %s: %w", r.peer.ID, err)
 	}
 	defer conn.Close() // the stream on it has ended
-	silent := time.AfterFunc(relaySilence, func() { r.cancel(fmt.Errorf("owner %s: not a word within %v", r.peer.ID, relaySilence)) })
+	silent := time.AfterFunc(RelaySilence, func() { r.cancel(fmt.Errorf("owner %s: not a word within %v", r.peer.ID, RelaySilence)) })
 	defer silent.Stop()
 	st, err := agentpb.NewRelayClient(conn).Carry(ctx)
 	if err != nil {
@@ -189,8 +191,11 @@ func (r *relay) converse(ctx context.Context) error {
 			r.cancel(err)
 			return err
 		}
-		silent.Reset(relaySilence)
+		silent.Reset(RelaySilence)
 		if first {
+			r.mu.Lock()
+			r.shown = certificatesOf(st.Context())
+			r.mu.Unlock()
 			r.s.mu.Lock()
 			delete(r.s.lost, r.peer.ID)
 			r.s.mu.Unlock()
@@ -295,6 +300,7 @@ func (ch *channel) gone(cause error) {
 type inbound struct {
 	s       *Server
 	carrier string
+	shown   []*x509.Certificate // nil on plaintext
 	out     chan *agentpb.FromOwner
 	cancel  context.CancelCauseFunc
 	done    <-chan struct{}
@@ -305,7 +311,7 @@ type inbound struct {
 
 // Carry implements agentpb.RelayServer.
 func (s *Server) Carry(st grpc.BidiStreamingServer[agentpb.FromCarrier, agentpb.FromOwner]) error {
-	who, _, err := s.admit(st.Context(), trust.Worker)
+	who, shown, err := s.admit(st.Context(), trust.Worker)
 	if err != nil {
 		return err
 	}
@@ -319,8 +325,16 @@ func (s *Server) Carry(st grpc.BidiStreamingServer[agentpb.FromCarrier, agentpb.
 	}
 	ctx, cancel := context.WithCancelCause(st.Context())
 	defer cancel(nil)
-	in := &inbound{s: s, carrier: c.Worker, out: make(chan *agentpb.FromOwner, relayQueue), cancel: cancel, done: ctx.Done(), sessions: map[uint64]*Session{}}
-	silent := time.AfterFunc(relaySilence, func() { cancel(fmt.Errorf("not a word within %v", relaySilence)) })
+	in := &inbound{s: s, carrier: c.Worker, shown: shown, out: make(chan *agentpb.FromOwner, relayQueue), cancel: cancel, done: ctx.Done(), sessions: map[uint64]*Session{}}
+	s.mu.Lock()
+	s.inbounds[in] = true
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.inbounds, in)
+		s.mu.Unlock()
+	}()
+	silent := time.AfterFunc(RelaySilence, func() { cancel(fmt.Errorf("not a word within %v", RelaySilence)) })
 	defer silent.Stop()
 	sent := make(chan struct{})
 	go func() {
@@ -334,7 +348,7 @@ func (s *Server) Carry(st grpc.BidiStreamingServer[agentpb.FromCarrier, agentpb.
 				cancel(err)
 				return
 			}
-			silent.Reset(relaySilence)
+			silent.Reset(RelaySilence)
 			if f.Channel != 0 {
 				in.take(f)
 			}

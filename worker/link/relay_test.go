@@ -5,6 +5,7 @@ package link
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -203,6 +204,55 @@ func TestSilentLinkIsCut(t *testing.T) {
 	}
 	if _, err := s.Recv(); err == nil {
 		t.Error("the stream goes on")
+	}
+}
+
+// So are streams that stand by, once their agent pings on them: they are answered, and cut
+// when nothing more comes.
+func TestSilentStandbyIsCut(t *testing.T) {
+	h := newTold("w1")
+	h.ping = 100 * time.Millisecond
+	w := openAs(t, h)
+	stand := host("h1", 1)
+	stand.Role = agentpb.Hello_STANDBY
+	s, _ := w.hello(t, stand)
+	ping(t, s, 7)
+	if d := recv(t, s); d.GetPong().GetSeq() != 7 || d.GetPong().Epoch != nil {
+		t.Errorf("got %v, want the carrier's own pong 7", d)
+	}
+	began := time.Now()
+	_, err := s.Recv()
+	if took := time.Since(began); err == nil || !strings.Contains(err.Error(), "half-open") || took < 500*time.Millisecond {
+		t.Errorf("after %v: %v, want to be cut as half-open", took, err)
+	}
+	if n := w.door.Counts().Standby; n != 0 {
+		t.Errorf("%d stand by", n)
+	}
+	if len(h.pings) != 0 {
+		t.Error("a ping that stands by counts as a sign of life")
+	}
+}
+
+// Agents are told of workers' revoked certificates wherever they are linked or stand by, and
+// those that come later as well.
+func TestRevokedIsTold(t *testing.T) {
+	w := open(t)
+	active, _ := w.hello(t, host("h1", 1))
+	stand := host("h2", 1)
+	stand.Role = agentpb.Hello_STANDBY
+	quiet, _ := w.hello(t, stand)
+	w.door.Revoked([]*agentpb.RevokedCertificate{{Serial: "ab"}})
+	for name, s := range map[string]client{"linked": active, "standing by": quiet} {
+		if d := recv(t, s); len(d.GetRevoked().GetCertificates()) != 1 {
+			t.Errorf("%s: got %v", name, d)
+		}
+	}
+	late, first := w.hello(t, host("h3", 1))
+	if first.GetRevoked() == nil {
+		first = recv(t, late)
+	}
+	if first.GetRevoked().GetCertificates()[0].GetSerial() != "ab" {
+		t.Errorf("who comes later got %v", first)
 	}
 }
 

@@ -65,7 +65,7 @@ func (s *Server) Connect(st stream) error {
 	}
 	up, err := firstFrame(st)
 	for err == nil && up.GetHello().GetRole() == agentpb.Hello_STANDBY {
-		up, err = s.standBy(st, who, up)
+		up, err = s.standBy(st, who, shown, up)
 	}
 	if err != nil {
 		return s.cut(who.ID, orElse(who.ID, up.GetHello().GetHost()), err)
@@ -83,6 +83,9 @@ func (s *Server) Connect(st stream) error {
 		return refuse(st, stopping)
 	}
 	sent := make(chan struct{})
+	if d := s.revoked.Load(); d != nil {
+		w.send(d)
+	}
 	go func() {
 		defer close(sent)
 		w.write(ctx)
@@ -127,26 +130,6 @@ func (s *Server) Connect(st stream) error {
 		return cause
 	}
 	return status.Error(codes.Unavailable, "session ended")
-}
-
-// standBy holds a silent stream until its agent says something. It costs one goroutine.
-func (s *Server) standBy(st stream, who trust.Identity, up *agentpb.Up) (*agentpb.Up, error) {
-	h := up.GetHello()
-	if r, err := s.examine(st.Context(), who, h, ""); r != nil || err != nil {
-		return nil, orRefuse(st, r, err)
-	}
-	if err := s.guards.of(h.Host).hello(up); err != nil {
-		return up, err
-	}
-	if r := s.h.Standby(h); r != nil {
-		return nil, refuse(st, r)
-	}
-	if err := st.Send(&agentpb.Down{Frame: &agentpb.Down_Welcome{Welcome: &agentpb.Welcome{Worker: s.id}}}); err != nil {
-		return nil, err
-	}
-	s.standbys.Add(1)
-	defer s.standbys.Add(-1)
-	return st.Recv()
 }
 
 func orRefuse(st stream, r *agentpb.Refusal, err error) error {
@@ -299,7 +282,7 @@ func (w *wire) welcome() {
 // settings notes after how long a silent link is half-open.
 func (w *wire) settings(p *agentpb.Settings) {
 	if ms := p.GetPingIntervalMs(); ms > 0 {
-		w.limit.Store(int64(2*time.Duration(ms)*time.Millisecond + time.Second))
+		w.limit.Store(int64(halfOpen(time.Duration(ms) * time.Millisecond)))
 	}
 }
 
@@ -356,9 +339,9 @@ func (w *wire) write(ctx context.Context) {
 	}
 }
 
-// Run cuts links that are half-open, within 2 ping intervals and 1 s of their last frame,
-// and those whose host has had no owner for so long that another worker may know better,
-// until ctx ends.
+// Run cuts links, silent ones too, that are half-open, within 2 ping intervals and 1 s of
+// their last frame, and those whose host has had no owner for so long that another worker
+// may know better, until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
 	t := time.NewTicker(sweepEvery)
 	defer t.Stop()
@@ -392,6 +375,11 @@ func (s *Server) sweep(now time.Time) {
 			w.cancel(errors.New("nobody owns the host, or its owner cannot be reached"))
 		}
 	}
+	for q := range s.silent {
+		if limit := q.limit.Load(); limit > 0 && now.UnixNano()-q.heard.Load() > limit {
+			q.cancel(errHalfOpen)
+		}
+	}
 }
 
 // excuse: this process stood still for a while, which is no silence of theirs.
@@ -400,6 +388,9 @@ func (s *Server) excuse(d time.Duration) {
 	defer s.mu.Unlock()
 	for w := range s.wires {
 		w.heard.Add(int64(d))
+	}
+	for q := range s.silent {
+		q.heard.Add(int64(d))
 	}
 }
 

@@ -9,9 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -134,6 +136,9 @@ func (c *Client) do(ctx context.Context, r request, out any) error {
 			share = max(timeout/time.Duration(len(c.endpoints)+1), minShare) // a paused worker accepts and stays mute
 		}
 		err := c.try(ctx, n, share, r, body, out)
+		for busy := 0; c.waitOut(ctx, err, busy); busy++ {
+			err = c.try(ctx, n, share, r, body, out) // nothing was done: a write, too
+		}
 		var p *Problem
 		switch {
 		case err == nil:
@@ -174,6 +179,57 @@ func (c *Client) do(ctx context.Context, r request, out any) error {
 	return p
 }
 
+const (
+	// defaultBusy is how long a caller waits that has sent more than its share of requests and
+	// was not told; each time twice as long, up to maxBusy.
+	defaultBusy = 500 * time.Millisecond
+	maxBusy     = 8 * time.Second
+)
+
+// waitOut waits as long as a worker asks for that refused a request for being one too many,
+// jittered, or, where it does not say, longer each time. False: err is something else, or ctx
+// would end first, and then the refusal is the answer.
+func (c *Client) waitOut(ctx context.Context, err error, times int) bool {
+	var b *busyError
+	if !errors.As(err, &b) {
+		return false
+	}
+	wait := max(b.after, min(defaultBusy<<min(times, 8), maxBusy))
+	wait += time.Duration(rand.Float64() * float64(wait) / 4)
+	if end, limited := ctx.Deadline(); limited && time.Until(end) < wait+minShare/4 {
+		return false
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// busyError is a 429: the caller has sent more requests than its share, nothing was done.
+type busyError struct {
+	*Problem
+	after time.Duration // as the worker has it; 0: it does not say
+}
+
+// Unwrap gives the problem itself.
+func (b *busyError) Unwrap() error { return b.Problem }
+
+// retryAfter reads the header: seconds, or a date.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	text := h.Get("Retry-After")
+	if s, err := strconv.Atoi(text); err == nil && s > 0 {
+		return min(time.Duration(s)*time.Second, time.Hour)
+	}
+	if at, err := http.ParseTime(text); err == nil {
+		return max(0, at.Sub(now))
+	}
+	return 0
+}
+
 // try asks one endpoint.
 func (c *Client) try(ctx context.Context, n int, share time.Duration, r request, body []byte, out any) error {
 	ctx, cancel := withTimeout(ctx, share)
@@ -187,7 +243,10 @@ func (c *Client) try(ctx context.Context, n int, share time.Duration, r request,
 	if err != nil {
 		return cause(ctx, err)
 	}
-	if resp.StatusCode/100 != 2 {
+	switch {
+	case resp.StatusCode == http.StatusTooManyRequests:
+		return &busyError{problemOf(resp, b), retryAfter(resp.Header, time.Now())}
+	case resp.StatusCode/100 != 2:
 		return problemOf(resp, b)
 	}
 	if out == nil {

@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scale
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/holdfast-ha/holdfast/agent"
+	"github.com/holdfast-ha/holdfast/agent/hypervisor"
+	"github.com/holdfast-ha/holdfast/agent/trust"
+	"github.com/holdfast-ha/holdfast/worker/pki"
+)
+
+var (
+	agentsN  = flag.Int("agents", 24, "number of agents")
+	workersN = flag.Int("workers", 0, "number of workers; 0: three, or as many as the limit of open files asks for")
+	hold     = flag.Duration("hold", 2*time.Second, "how long all links are held before a worker is lost")
+	ping     = flag.Duration("ping", time.Second, "ping interval")
+	pace     = flag.Int("pace", 200, "agents that are started in a second")
+)
+
+// childEnv makes this binary, started again, something else: what the JSON in it says.
+const childEnv = "HOLDFAST_SCALE_CHILD"
+
+// childConfig is what a child is to do.
+type childConfig struct {
+	Floor string `json:"floor,omitempty"` // listen there for raw TLS frames
+
+	From, To int               // agents
+	Pace     int               // of them, in a second
+	PKI, Dir string            // the authority; state directories
+	Doors    []string          // of workers, as they are advertised
+	Real     map[string]string // where each is in truth
+}
+
+// TestMain is also what the children run.
+func TestMain(m *testing.M) {
+	text := os.Getenv(childEnv)
+	if text == "" {
+		os.Exit(m.Run())
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	var c childConfig
+	err := json.Unmarshal([]byte(text), &c)
+	switch {
+	case err != nil:
+	case c.Floor != "":
+		err = serveFloor(ctx, c)
+	default:
+		err = c.agents(ctx)
+	}
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// agents runs agents until ctx ends. Its standard input may say "block" and "unblock": new
+// connections wait meanwhile; it answers each with how many were dialled so far.
+func (c childConfig) agents(ctx context.Context) error {
+	n := newNetwork(c.Real)
+	work, ctx := errgroup.WithContext(ctx)
+	go func() { // ends with the standard input, or the process
+		for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+			fmt.Println(n.block(in.Text() == "block"))
+		}
+	}()
+	began := time.Now()
+	var linked atomic.Int64
+	for i := c.From; i < c.To; i++ {
+		a, err := c.agent(n, i, slog.New(&firstLink{all: &linked}))
+		if err != nil {
+			return err
+		}
+		due := began.Add(time.Duration(i-c.From) * time.Second / time.Duration(c.Pace))
+		for wait := time.Until(due); wait > 0 || i-c.From-int(linked.Load()) >= underWay; wait = time.Millisecond {
+			t := time.NewTimer(max(wait, time.Millisecond))
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+				t.Stop()
+				return work.Wait()
+			}
+		}
+		work.Go(func() error { return a.Run(ctx) })
+	}
+	return work.Wait()
+}
+
+// agent makes one with a certificate of its own.
+func (c childConfig) agent(n *network, i int, log *slog.Logger) (*agent.Agent, error) {
+	host := hostID(i)
+	files, err := pki.Issue(pki.Kind(trust.Host), host, pki.Options{Dir: c.PKI, Now: time.Now(), Force: true})
+	if err != nil {
+		return nil, err
+	}
+	doors := append(c.Doors[i%len(c.Doors):len(c.Doors):len(c.Doors)], c.Doors[:i%len(c.Doors)]...)
+	return agent.New(agent.Options{
+		Host: host, Workers: doors, StateDir: filepath.Join(c.Dir, host), Version: "scale", Dial: n.dial(i, host),
+		TLS:        trust.Files{CA: filepath.Join(c.PKI, "ca.crt"), Cert: files.Cert, Key: files.Key},
+		Hypervisor: idle{"boot-" + host}, Logger: log,
+	})
+}
+
+// underWay is how many agents of one process may be on their way to their first link: more would
+// only make each other late on a machine that is busy.
+const underWay = 64
+
+// firstLink counts an agent once it says that it is linked.
+type firstLink struct {
+	all  *atomic.Int64
+	once sync.Once
+}
+
+// Enabled implements slog.Handler.
+func (*firstLink) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelInfo }
+
+// Handle implements slog.Handler.
+func (f *firstLink) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == "linked" {
+		f.once.Do(func() { f.all.Add(1) })
+	}
+	return nil
+}
+
+// WithAttrs implements slog.Handler.
+func (f *firstLink) WithAttrs([]slog.Attr) slog.Handler { return f }
+
+// WithGroup implements slog.Handler.
+func (f *firstLink) WithGroup(string) slog.Handler { return f }
+
+func hostID(i int) string { return fmt.Sprintf("h%05d", i) }
+
+// idle is a hypervisor on which nothing runs.
+type idle struct{ boot string }
+
+func (idle) Name() string                                             { return "idle" }
+func (h idle) BootID(context.Context) (string, error)                 { return h.boot, nil }
+func (idle) Healthy(context.Context) error                            { return nil }
+func (idle) Instances(context.Context) ([]hypervisor.Instance, error) { return nil, nil }
+
+var errCut = errors.New("the network is cut here")
+
+// network is how agents reach workers; the way of one agent to one worker can be cut.
+type network struct {
+	real  map[string]string // where advertised addresses are: agents take no proxy
+	dials atomic.Int64
+
+	mu    sync.Mutex
+	wait  chan struct{} // not nil: new connections wait until it is closed
+	cut   map[string]bool
+	conns map[string]map[net.Conn]bool
+}
+
+func newNetwork(real map[string]string) *network {
+	return &network{real: real, cut: map[string]bool{}, conns: map[string]map[net.Conn]bool{}}
+}
+
+// block lets new connections wait, or go on; it returns how many there were until then.
+func (n *network) block(on bool) int64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	dials := n.dials.Load()
+	switch {
+	case on && n.wait == nil:
+		n.wait = make(chan struct{})
+	case !on && n.wait != nil:
+		close(n.wait)
+		n.wait = nil
+	}
+	return dials
+}
+
+func (n *network) dial(i int, host string) func(context.Context, string) (net.Conn, error) {
+	from := &net.TCPAddr{IP: net.IPv4(127, 1, byte(i/5000), 1)} // each address has its own ports
+	return func(ctx context.Context, address string) (net.Conn, error) {
+		key := host + " " + address
+		n.mu.Lock()
+		cut, wait := n.cut[key], n.wait
+		if !cut && wait == nil {
+			n.dials.Add(1) // here: block must not miss one
+		}
+		n.mu.Unlock()
+		if cut {
+			return nil, errCut
+		}
+		if wait != nil {
+			select {
+			case <-wait:
+				n.dials.Add(1)
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		c, err := (&net.Dialer{LocalAddr: from}).DialContext(ctx, "tcp", n.real[address])
+		if err != nil {
+			return nil, err
+		}
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.conns[key] == nil {
+			n.conns[key] = map[net.Conn]bool{}
+		}
+		n.conns[key][c] = true
+		return &noted{c, n, key}, nil
+	}
+}
+
+// noted is a connection that can be cut.
+type noted struct {
+	net.Conn
+	n   *network
+	key string
+}
+
+// Close implements net.Conn.
+func (c *noted) Close() error {
+	c.n.mu.Lock()
+	delete(c.n.conns[c.key], c.Conn)
+	c.n.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// sever cuts one agent off from one worker, or lets it there again.
+func (n *network) sever(host, address string, on bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	key := host + " " + address
+	n.cut[key] = on
+	for c := range n.conns[key] {
+		if on {
+			_ = c.Close() // both sides notice
+		}
+	}
+}
+
+// proxy stands at a worker's advertised address, where only other workers' relays go; it can
+// fall silent, as a network does that loses every packet.
+type proxy struct {
+	net.Listener
+	to string
+
+	mu     sync.Mutex
+	silent bool
+	conns  map[net.Conn]bool
+	work   sync.WaitGroup
+}
+
+func startProxy(t *testing.T, at, to string) *proxy {
+	t.Helper()
+	l, err := net.Listen("tcp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{Listener: l, to: to, conns: map[net.Conn]bool{}}
+	p.work.Go(func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", to)
+			if err != nil {
+				in.Close()
+				continue
+			}
+			p.mu.Lock()
+			p.conns[in], p.conns[out] = true, true
+			p.mu.Unlock()
+			p.work.Go(func() { p.carry(in, out) })
+			p.work.Go(func() { p.carry(out, in) })
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		p.mu.Lock()
+		for c := range p.conns {
+			c.Close()
+		}
+		p.mu.Unlock()
+		p.work.Wait()
+	})
+	return p
+}
+
+func (p *proxy) carry(to, from net.Conn) {
+	defer to.Close()
+	for buf := make([]byte, 16<<10); ; {
+		k, err := from.Read(buf)
+		p.mu.Lock()
+		silent := p.silent
+		p.mu.Unlock()
+		if err != nil {
+			return
+		}
+		if silent {
+			continue // what is lost is lost: the stream is of no use after that
+		}
+		if _, err := to.Write(buf[:k]); err != nil {
+			return
+		}
+	}
+}
+
+// mute loses all packets, or none any more; connections that lost some are reset then.
+func (p *proxy) mute(on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.silent = on
+	for c := range p.conns {
+		if !on {
+			c.Close()
+			delete(p.conns, c)
+		}
+	}
+}
+
+// Raw TLS frames: what a link costs at least.
+
+// floorFrame is about as large as a ping of an idle agent, and its answer.
+const floorFrame = 60
+
+// serveFloor answers every frame of everybody who shows a certificate of the fleet.
+func serveFloor(ctx context.Context, c childConfig) error {
+	src, err := c.worker("floor")
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", c.Floor)
+	if err != nil {
+		return err
+	}
+	context.AfterFunc(ctx, func() { _ = l.Close() })
+	fmt.Println(l.Addr())
+	for {
+		raw, err := l.Accept()
+		if err != nil {
+			return nil // ctx has ended
+		}
+		go func() {
+			conn := tlsServer(raw, src)
+			defer conn.Close()
+			var frame [floorFrame]byte
+			for {
+				if _, err := io.ReadFull(conn, frame[:]); err != nil {
+					return
+				}
+				if _, err := conn.Write(frame[:]); err != nil {
+					return
+				}
+			}
+		}()
+	}
+}
+
+// floorClients are n connections that exchange a frame every interval until ctx ends; ready is
+// closed when all are there.
+func floorClients(ctx context.Context, src *trust.Source, address string, n int, every time.Duration, ready func()) error {
+	work, ctx := errgroup.WithContext(ctx)
+	var there sync.WaitGroup
+	there.Add(n)
+	for range n {
+		conn, err := src.Dial(ctx, (&net.Dialer{}).DialContext, "tcp", address, trust.Peer{Role: trust.Worker, ID: "floor"})
+		if err != nil {
+			return fmt.Errorf("dial the floor: %w", err)
+		}
+		work.Go(func() error {
+			defer conn.Close()
+			stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Now()) })
+			defer stop()
+			var frame [floorFrame]byte
+			t := time.NewTimer(time.Duration(rand.Float64() * float64(every)))
+			defer t.Stop()
+			for first := true; ; first = false {
+				if _, err := conn.Write(frame[:]); err == nil {
+					_, err = io.ReadFull(conn, frame[:])
+					if err != nil && ctx.Err() == nil {
+						return err
+					}
+				}
+				if first {
+					there.Done()
+				}
+				select {
+				case <-t.C:
+					t.Reset(every)
+				case <-ctx.Done():
+					return nil
+				}
+			}
+		})
+	}
+	there.Wait()
+	ready()
+	return work.Wait()
+}
+
+func lines(s string) []string { return strings.Split(strings.TrimSpace(s), "\n") }
