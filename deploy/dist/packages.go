@@ -47,7 +47,7 @@ var packs = []pack{
 			{"deploy/packages/copyright", docDir + "holdfast-agent/copyright", 0o644},
 		},
 		recommends: []string{"libvirt0"},
-		scripts: map[string]string{"postinstall": "deploy/packages/agent-postinstall.sh", "preremove": "deploy/packages/agent-preremove.sh", "postremove": "deploy/packages/postremove.sh"},
+		scripts:    map[string]string{"postinstall": "deploy/packages/agent-postinstall.sh", "preremove": "deploy/packages/agent-preremove.sh", "postremove": "deploy/packages/postremove.sh"},
 	},
 	{
 		name: "holdfast", description: "Holdfast command line\nShows and orders what workers do, and runs a simulated fleet to play with.",
