@@ -70,6 +70,7 @@ type (
 	entriesMsg  struct{ at map[string]int } // the whole journal of the agent
 	linkedMsg   struct{ problems []string }
 	peerMsg     struct{ host string }
+	movedMsg    struct{} // slots have other owners
 	overMsg     struct{ boot, why string }
 	settingsMsg struct{}
 	foundMsg    struct { // a record whose creation got no answer
@@ -212,6 +213,8 @@ func (c *commander) handle(ctx context.Context, b *commandBatch, msg any) {
 		c.each(b, command.Event{Kind: command.EvLinked, At: now}, func(command.Record) bool { return true })
 	case peerMsg:
 		c.each(b, command.Event{Kind: command.EvLinked, At: now}, func(r command.Record) bool { return r.Spec.Target == m.host })
+	case movedMsg:
+		c.each(b, command.Event{Kind: command.EvLinked, At: now}, c.missesPeer)
 	case overMsg:
 		c.each(b, command.Event{Kind: command.EvOver, At: now, Reason: "boot " + m.boot + " of " + c.o.host + " is over: " + m.why},
 			func(r command.Record) bool { return r.Boot == "" || r.Boot == m.boot })
@@ -363,26 +366,6 @@ func (c *commander) policyChanged() {
 	c.mu.Unlock()
 	if !idle {
 		c.put("settings", settingsMsg{})
-	}
-}
-
-// peerCame tells the commands of other hosts that one can be asked, or is over.
-func (w *Worker) peerCame(host string) {
-	w.mu.Lock()
-	owners := make([]*owner, 0, len(w.owners))
-	for id, o := range w.owners {
-		if id != host {
-			owners = append(owners, o)
-		}
-	}
-	w.mu.Unlock()
-	for _, o := range owners {
-		o.commands.mu.Lock()
-		running := o.commands.running
-		o.commands.mu.Unlock()
-		if running {
-			o.commands.put("peer "+host, peerMsg{host})
-		}
 	}
 }
 
