@@ -227,7 +227,7 @@ func (c *commander) witnesses(r command.Record, asked []string) []string {
 	}
 	var far []string
 	for host, spec := range w.view.hosts() {
-		if rec, _ := get(w.view, w.view.ha, host); spec.Val.Partition != c.o.home && !spec.Val.Disabled && rec.Val.Health == ha.Pass && can(host) {
+		if rec, _ := get(w.view, w.view.ha, host); spec.Val.Partition != c.o.home && !spec.Val.Disabled && rec.Val.Health != ha.Fail && can(host) {
 			far = append(far, host)
 		}
 	}
