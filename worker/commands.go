@@ -43,12 +43,32 @@ type heldCommand struct {
 	rev   int64
 	busy  map[command.EffectKind]bool // requests that are under way
 	quiet time.Time                   // a tick that was due changed nothing: not before then
+	// broken is since when its outcome is not certain; zero: it is, or was when it came here.
+	broken time.Time
 }
 
-// knownSteps is what is on record of a command's journal.
+// knownSteps is what is on record of a command and its journal.
 type knownSteps struct {
 	seq   int
 	ended bool // the command is released: the agent may forget it
+	open  bool
+	kind  command.Kind
+	state command.State
+}
+
+func knownOf(r command.Record) knownSteps {
+	return knownSteps{seq: r.Seq, ended: r.Released, open: r.Open(), kind: r.Kind, state: r.State}
+}
+
+// count tells of each command that is not over.
+func (c *commander) count(tell func(kind, state string)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, k := range c.known {
+		if k.open {
+			tell(string(k.kind), string(k.state))
+		}
+	}
 }
 
 // maxAsks bounds the requests of one host's commands that are under way.
@@ -93,7 +113,7 @@ func (c *commander) open() {
 			c.o.log.Error("unreadable record", "key", kv.Key, "cause", err)
 			continue
 		}
-		c.known[rec.ID] = knownSteps{rec.Seq, rec.Released}
+		c.known[rec.ID] = knownOf(rec)
 		if rec.Open() {
 			c.all[rec.ID] = &heldCommand{rec: rec, rev: kv.ModRevision, busy: map[command.EffectKind]bool{}}
 		}

@@ -397,7 +397,7 @@ func (c *commander) hold(rec command.Record, rev int64) {
 	}
 	c.all[rec.ID] = &heldCommand{rec: rec, rev: rev, busy: map[command.EffectKind]bool{}}
 	c.mu.Lock()
-	c.known[rec.ID] = knownSteps{rec.Seq, rec.Released}
+	c.known[rec.ID] = knownOf(rec)
 	c.mu.Unlock()
 }
 
