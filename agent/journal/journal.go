@@ -21,8 +21,9 @@ import (
 const (
 	suffix = ".json"
 	aside  = "aside"
-	// spare begins the names of files that the next command can have; so many are kept.
-	spare  = ".spare-"
+	// again begins the names of files that one command after the other has; so many are kept
+	// for the next.
+	again  = "again-"
 	spares = 16
 	// maxSteps bounds an entry: a command has a dozen steps, one that is found again by
 	// every new process some more.
@@ -95,11 +96,11 @@ func Open(dir, boot, process string) (*Journal, error) {
 // load reads one file; an error says why it is no entry.
 func (j *Journal) load(f fs.DirEntry) error {
 	id, ok := strings.CutSuffix(f.Name(), suffix)
-	was := strings.HasPrefix(f.Name(), spare)
+	reused := strings.HasPrefix(f.Name(), again)
 	switch {
 	case !f.Type().IsRegular():
 		return fmt.Errorf("%w: not a file", errForeign)
-	case was:
+	case reused:
 	case strings.HasPrefix(f.Name(), "."):
 		return fmt.Errorf("%w: a write that was not finished; the content before it counts", errTorn)
 	case !ok || CheckID(id) != nil:
@@ -116,16 +117,12 @@ func (j *Journal) load(f fs.DirEntry) error {
 	switch {
 	case err != nil:
 		return err
-	case was && j.entries[e.ID] != nil:
+	case j.entries[e.ID] != nil:
 		return fmt.Errorf("%w: command %q is here already", errForeign, e.ID)
-	case was: // the name that it was given since was not durable yet
-		if err := os.Rename(filepath.Join(j.dir, f.Name()), filepath.Join(j.dir, e.ID+suffix)); err != nil {
-			return fmt.Errorf("unusable: %w", err)
-		}
-	case e.ID != id:
+	case !reused && e.ID != id:
 		return fmt.Errorf("%w: it is of command %q", errForeign, e.ID)
 	}
-	s := &slot{entry: e, path: filepath.Join(j.dir, e.ID+suffix), size: int64(len(bytes.TrimRight(b, "\x00")) - len(unfinished)), sum: sum}
+	s := &slot{entry: e, path: filepath.Join(j.dir, f.Name()), size: int64(len(bytes.TrimRight(b, "\x00")) - len(unfinished)), sum: sum}
 	if len(unfinished) > 0 {
 		if err := j.cutOff(s, unfinished); err != nil {
 			return err
@@ -270,10 +267,10 @@ func (j *Journal) put(s *slot, e Entry, step command.JournalStep) error {
 	}
 	switch {
 	case s.torn:
-		if err := write(j.dir, e.ID+suffix, line); err != nil {
+		if err := write(j.dir, filepath.Base(s.path), line); err != nil {
 			return err
 		}
-		s.torn, s.path, s.size = false, filepath.Join(j.dir, e.ID+suffix), 0
+		s.torn, s.size = false, 0
 	case step.Seq == 1:
 		if err := j.create(s, line); err != nil {
 			return err
@@ -288,9 +285,8 @@ func (j *Journal) put(s *slot, e Entry, step command.JournalStep) error {
 	return nil
 }
 
-// create writes a new file, with room for further lines: one of a forgotten command, whose
-// name is durable already, so that one sync is enough, or else a new one. The name that it
-// is given need not be durable: what has a spare's name and an entry's content is an entry.
+// create writes a new entry, with room for further lines: into the file of a forgotten
+// command, whose name is durable already, so that one sync is enough, or else a new one.
 func (j *Journal) create(s *slot, line []byte) error {
 	j.mu.Lock()
 	from := ""
@@ -298,9 +294,8 @@ func (j *Journal) create(s *slot, line []byte) error {
 		from, j.spares = j.spares[n-1], j.spares[:n-1]
 	}
 	j.mu.Unlock()
-	own := s.path
 	if from == "" {
-		f, err := os.OpenFile(own, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		f, err := os.OpenFile(s.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err == nil {
 			_, err = f.Write(append(line, make([]byte, max(0, room-len(line)))...))
 			err = errors.Join(err, f.Sync(), f.Close())
@@ -311,14 +306,7 @@ func (j *Journal) create(s *slot, line []byte) error {
 		return syncDir(j.dir)
 	}
 	s.path = filepath.Join(j.dir, from)
-	if err := writeAt(s.path, line, 0); err != nil {
-		return err
-	}
-	if err := os.Rename(s.path, own); err != nil {
-		return err
-	}
-	s.path = own
-	return nil
+	return writeAt(s.path, line, 0)
 }
 
 // retire makes the file of a forgotten command one that the next can have.
@@ -330,7 +318,7 @@ func (j *Journal) retire(s *slot) error {
 		return j.remove(s)
 	}
 	err := writeAt(s.path, retired, 0)
-	if err == nil {
+	if err == nil && s.size > room {
 		err = os.Truncate(s.path, room)
 	}
 	if err == nil {
@@ -342,18 +330,18 @@ func (j *Journal) retire(s *slot) error {
 	return nil
 }
 
-// keepSpare gives a retired file the name of a spare, durably: until it is an entry again,
-// no other name leads to it.
+// keepSpare keeps a retired file for the next command, under a name, made durable, that does
+// not say whose it is.
 func (j *Journal) keepSpare(name string) error {
 	to := name
-	if !strings.HasPrefix(name, spare) {
-		to = spare + strings.TrimSuffix(name, suffix)
+	if !strings.HasPrefix(name, again) {
+		to = again + j.now().UTC().Format("20060102T150405.000000000") + "-" + strings.TrimSuffix(name, suffix) // a name that is free
 		if err := os.Rename(filepath.Join(j.dir, name), filepath.Join(j.dir, to)); err != nil {
 			return err
 		}
-	}
-	if err := syncDir(j.dir); err != nil {
-		return err
+		if err := syncDir(j.dir); err != nil {
+			return err
+		}
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
