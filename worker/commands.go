@@ -221,7 +221,7 @@ func (c *commander) handle(ctx context.Context, b *commandBatch, msg any) {
 	now := c.now()
 	switch m := msg.(type) {
 	case stepMsg:
-		if h := c.find(m.id); h != nil {
+		if h := c.find(b, m.id); h != nil {
 			c.step(b, h, command.Event{Kind: command.EvStep, At: now, Step: &m.step})
 		}
 	case entriesMsg:
@@ -270,8 +270,10 @@ func (c *commander) each(b *commandBatch, ev command.Event, which func(command.R
 }
 
 // find returns a command of this host, also one that is over, of which the agent still
-// has something to tell.
-func (c *commander) find(id string) *heldCommand {
+// has something to tell. Of one without a record (etcd was restored from an older copy, or
+// the record was deleted by hand) it is told once by each owner; the agent keeps its entry,
+// which is the only evidence then.
+func (c *commander) find(b *commandBatch, id string) *heldCommand {
 	if h := c.all[id]; h != nil {
 		return h
 	}
@@ -281,6 +283,9 @@ func (c *commander) find(id string) *heldCommand {
 		if !c.unknown[id] {
 			c.unknown[id] = true
 			c.o.log.Error("the agent's journal has a command without a record", "command", id, "cause", err)
+			if err == nil {
+				b.announce("command.unknown-entry", string(command.Warning), "the agent of "+c.o.host+" has command "+id+" in its journal, of which there is no record: it is kept there, below the agent's state directory in journal")
+			}
 		}
 		return nil
 	}

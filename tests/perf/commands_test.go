@@ -247,7 +247,7 @@ func (b *bench) atOnce() {
 	if err := all[0].faults.Set(map[string]sim.Fault{all[0].to.ID: {Kind: sim.Hang}}); err != nil {
 		b.t.Fatal(err)
 	}
-	b.quiet(b.n.Settle/2, 10*time.Second)
+	b.quiet(b.n.Settle/2, 4*b.n.Settle)
 	before := b.revision()
 	began := time.Now()
 	ids, stuck := map[string]bool{}, map[string]bool{}
@@ -272,7 +272,7 @@ func (b *bench) atOnce() {
 	_ = asking.Wait() // none of them returns an error
 	done := b.over(ids)
 	took := time.Since(began)
-	b.quiet(b.n.Settle/2, 10*time.Second)
+	b.quiet(b.n.Settle/2, 4*b.n.Settle)
 	writes := float64(b.revision()-before) / float64(len(ids)+len(stuck))
 	lost := 0
 	for _, c := range done {
