@@ -35,7 +35,7 @@ func (p pkg) name() string { return strings.TrimPrefix(p.ImportPath, module) }
 
 func packages(t *testing.T) []pkg {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Dir,Doc,GoFiles,Imports,TestImports,XTestImports", "./...")
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-tags=libvirt_dlopen", "-json=ImportPath,Dir,Doc,GoFiles,Imports,TestImports,XTestImports", "./...")
 	cmd.Dir = ".."
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
@@ -110,6 +110,9 @@ var rules = []rule{
 	{"swap gofish in one folder: only worker/power/redfish uses it", func(p pkg, path string, _ bool) bool {
 		return strings.HasPrefix(path, "github.com/stmcginnis/gofish") && !under(p.name(), "worker/power/redfish")
 	}},
+	{"swap libvirt in one folder: only agent/hypervisor/libvirt uses it, in builds with the tag libvirt_dlopen", func(p pkg, path string, _ bool) bool {
+		return strings.HasPrefix(path, "libvirt.org/go/") && !under(p.name(), "agent/hypervisor/libvirt")
+	}},
 	{"cobra is for operators: only cmd/holdfast uses it", func(p pkg, path string, _ bool) bool {
 		return strings.HasPrefix(path, "github.com/spf13/") && p.name() != "cmd/holdfast"
 	}},
@@ -149,7 +152,7 @@ func TestImportRulesCatch(t *testing.T) {
 	for _, c := range [][2]string{
 		{"coordinator/ha", "net"}, {"coordinator/power", ours("coordinator/guard")}, {"worker", "go.etcd.io/etcd/client/v3"},
 		{"leases", ours("coordinator/ring")}, {"agent", ours("leases")}, {"worker", ours("sim/bmc")}, {"worker", ours("agent/probe")},
-		{"worker", "google.golang.org/grpc"}, {"worker/power", "github.com/bougou/go-ipmi/pkg/client"}, {"worker", "github.com/stmcginnis/gofish"}, {"worker", "github.com/spf13/cobra"},
+		{"worker", "google.golang.org/grpc"}, {"worker/power", "github.com/bougou/go-ipmi/pkg/client"}, {"worker", "github.com/stmcginnis/gofish"}, {"worker", "github.com/spf13/cobra"}, {"agent", "libvirt.org/go/libvirt"},
 		{"worker/power/redfish", ours("worker/power/ipmi")}, {"worker", ours("tests/e2e")},
 	} {
 		short, own := strings.CutPrefix(c[1], module)

@@ -232,12 +232,12 @@ func (b *backend) OrderCommand(ctx context.Context, who, id, verb string, o v1.C
 	var out v1.Command
 	var problem error
 	err = b.w().commanding(ctx, rec.Host, func(ctx context.Context, c *commander) {
-		h := c.find(id)
+		batch := &commandBatch{c: c}
+		h := c.find(batch, id)
 		if h == nil {
 			problem = notFound("command", id)
 			return
 		}
-		batch := &commandBatch{c: c}
 		if !c.step(batch, h, command.Event{Kind: command.EvOperator, At: c.now(), Verb: v, By: who, Reason: o.Reason}) {
 			problem = refused(fmt.Sprintf("%s command %s: it is %s: %s", verb, id, h.rec.State, h.rec.Reason), "holdfast command explain "+id)
 			return

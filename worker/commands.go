@@ -43,12 +43,32 @@ type heldCommand struct {
 	rev   int64
 	busy  map[command.EffectKind]bool // requests that are under way
 	quiet time.Time                   // a tick that was due changed nothing: not before then
+	// broken is since when its outcome is not certain; zero: it is, or was when it came here.
+	broken time.Time
 }
 
-// knownSteps is what is on record of a command's journal.
+// knownSteps is what is on record of a command and its journal.
 type knownSteps struct {
 	seq   int
 	ended bool // the command is released: the agent may forget it
+	open  bool
+	kind  command.Kind
+	state command.State
+}
+
+func knownOf(r command.Record) knownSteps {
+	return knownSteps{seq: r.Seq, ended: r.Released, open: r.Open(), kind: r.Kind, state: r.State}
+}
+
+// count tells of each command that is not over.
+func (c *commander) count(tell func(kind, state string)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, k := range c.known {
+		if k.open {
+			tell(string(k.kind), string(k.state))
+		}
+	}
 }
 
 // maxAsks bounds the requests of one host's commands that are under way.
@@ -70,6 +90,7 @@ type (
 	entriesMsg  struct{ at map[string]int } // the whole journal of the agent
 	linkedMsg   struct{ problems []string }
 	peerMsg     struct{ host string }
+	movedMsg    struct{} // slots have other owners
 	overMsg     struct{ boot, why string }
 	settingsMsg struct{}
 	foundMsg    struct { // a record whose creation got no answer
@@ -92,7 +113,7 @@ func (c *commander) open() {
 			c.o.log.Error("unreadable record", "key", kv.Key, "cause", err)
 			continue
 		}
-		c.known[rec.ID] = knownSteps{rec.Seq, rec.Released}
+		c.known[rec.ID] = knownOf(rec)
 		if rec.Open() {
 			c.all[rec.ID] = &heldCommand{rec: rec, rev: kv.ModRevision, busy: map[command.EffectKind]bool{}}
 		}
@@ -200,7 +221,7 @@ func (c *commander) handle(ctx context.Context, b *commandBatch, msg any) {
 	now := c.now()
 	switch m := msg.(type) {
 	case stepMsg:
-		if h := c.find(m.id); h != nil {
+		if h := c.find(b, m.id); h != nil {
 			c.step(b, h, command.Event{Kind: command.EvStep, At: now, Step: &m.step})
 		}
 	case entriesMsg:
@@ -212,6 +233,8 @@ func (c *commander) handle(ctx context.Context, b *commandBatch, msg any) {
 		c.each(b, command.Event{Kind: command.EvLinked, At: now}, func(command.Record) bool { return true })
 	case peerMsg:
 		c.each(b, command.Event{Kind: command.EvLinked, At: now}, func(r command.Record) bool { return r.Spec.Target == m.host })
+	case movedMsg:
+		c.each(b, command.Event{Kind: command.EvLinked, At: now}, c.missesPeer)
 	case overMsg:
 		c.each(b, command.Event{Kind: command.EvOver, At: now, Reason: "boot " + m.boot + " of " + c.o.host + " is over: " + m.why},
 			func(r command.Record) bool { return r.Boot == "" || r.Boot == m.boot })
@@ -247,8 +270,10 @@ func (c *commander) each(b *commandBatch, ev command.Event, which func(command.R
 }
 
 // find returns a command of this host, also one that is over, of which the agent still
-// has something to tell.
-func (c *commander) find(id string) *heldCommand {
+// has something to tell. Of one without a record (etcd was restored from an older copy, or
+// the record was deleted by hand) it is told once by each owner; the agent keeps its entry,
+// which is the only evidence then.
+func (c *commander) find(b *commandBatch, id string) *heldCommand {
 	if h := c.all[id]; h != nil {
 		return h
 	}
@@ -258,6 +283,9 @@ func (c *commander) find(id string) *heldCommand {
 		if !c.unknown[id] {
 			c.unknown[id] = true
 			c.o.log.Error("the agent's journal has a command without a record", "command", id, "cause", err)
+			if err == nil {
+				b.announce("command.unknown-entry", string(command.Warning), "the agent of "+c.o.host+" has command "+id+" in its journal, of which there is no record: it is kept there, below the agent's state directory in journal")
+			}
 		}
 		return nil
 	}
@@ -363,26 +391,6 @@ func (c *commander) policyChanged() {
 	c.mu.Unlock()
 	if !idle {
 		c.put("settings", settingsMsg{})
-	}
-}
-
-// peerCame tells the commands of other hosts that one can be asked, or is over.
-func (w *Worker) peerCame(host string) {
-	w.mu.Lock()
-	owners := make([]*owner, 0, len(w.owners))
-	for id, o := range w.owners {
-		if id != host {
-			owners = append(owners, o)
-		}
-	}
-	w.mu.Unlock()
-	for _, o := range owners {
-		o.commands.mu.Lock()
-		running := o.commands.running
-		o.commands.mu.Unlock()
-		if running {
-			o.commands.put("peer "+host, peerMsg{host})
-		}
 	}
 }
 

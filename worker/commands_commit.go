@@ -234,11 +234,20 @@ func (c *commander) try(ctx context.Context, g leases.Guard, ops []leases.Op) (i
 func (c *commander) committed(ctx context.Context, p *pendingCommand, rev int64) {
 	was := p.h.rec
 	p.h.rec, p.h.rev, p.h.quiet = p.next, rev, time.Time{}
+	switch p.next.State {
+	case command.Interrupted, command.Dangling, command.Reconciling:
+		if p.h.broken.IsZero() {
+			p.h.broken = p.next.Since
+		}
+	case command.Pending, command.Sent, command.Started, command.Processing, command.Backend:
+		p.h.broken = time.Time{}
+	}
+	c.o.w.metrics.commandStep(was, p.next, p.h.broken)
 	if was.State != p.next.State {
 		c.o.log.Info("command", "command", p.next.ID, "kind", p.next.Kind, "from", was.State, "to", p.next.State, "cause", p.next.Reason, "epoch", c.o.claim.Epoch)
 	}
 	c.mu.Lock()
-	c.known[p.next.ID] = knownSteps{p.next.Seq, p.next.Released}
+	c.known[p.next.ID] = knownOf(p.next)
 	if p.next.Released {
 		delete(c.progress, p.next.ID)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+	"github.com/holdfast-ha/holdfast/worker/link"
 )
 
 // How long the requests of commands may take. Those of a look are inside the time after
@@ -83,8 +84,8 @@ func (c *commander) start(ctx context.Context, h *heldCommand, e command.Effect)
 	})
 }
 
-// ask sends one request about a command to the agent of a host that this worker owns. An
-// error: it may or may not have been worked on.
+// ask sends one request about a command to the agent of a host, through its owner where that
+// is another worker. An error: it may or may not have been worked on.
 func (c *commander) ask(ctx context.Context, host string, verb agentpb.CommandRequest_Verb, id string, body any, timeout time.Duration) (refused string, answer []byte, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %v", timeout))
 	defer cancel()
@@ -100,15 +101,14 @@ func (c *commander) ask(ctx context.Context, host string, verb agentpb.CommandRe
 			return "", nil, fmt.Errorf("encode %v: %w", verb, err)
 		}
 	}
-	epoch := c.o.w.epochOf(host)
-	if epoch == nil {
-		return "", nil, errors.New("this worker does not own the host now")
+	a, err := c.o.w.askAgent(ctx, host, q)
+	if errors.Is(err, link.ErrNotOwner) && host != c.o.host {
+		a, err = c.askOwner(ctx, host, q)
 	}
-	a, err := c.o.w.door.Ask(ctx, host, &agentpb.Request{Epoch: epoch, Body: &agentpb.Request_Command{Command: q}})
 	if err != nil {
 		return "", nil, err
 	}
-	return a.GetCommand().GetRefused(), a.GetCommand().GetBody(), nil
+	return a.GetRefused(), a.GetBody(), nil
 }
 
 // replyOf makes an event of how a request ended.
@@ -159,7 +159,10 @@ func (c *commander) gather(ctx context.Context, r command.Record) command.Eviden
 	}
 	look(hosts)
 	for _, host := range hosts {
-		if how := c.proofOf(host, r); !e.Hosts[host].Answered && how != "" {
+		if e.Hosts[host].Answered {
+			continue
+		}
+		if how := c.proofOf(ctx, host, r); how != "" {
 			e.Over[host] = how
 		}
 	}
@@ -188,11 +191,19 @@ func (c *commander) look(ctx context.Context, r command.Record, host string) com
 }
 
 // proofOf says how it is proven that what a host ran for a command is over; empty: it is
-// not. Only a proof of the boot that worked on it counts.
-func (c *commander) proofOf(host string, r command.Record) string {
-	rec, ok := get(c.o.w.view, c.o.w.view.ha, host)
-	p := rec.Val.Proof
-	if !ok || p == nil || p.Revoked != "" || p.Ended || p.Boot != rec.Val.Boot.ID {
+// not. Only a proof of the boot that worked on it counts. It is read from etcd itself: of a
+// host that another worker owns the copy here may be behind what that worker did.
+func (c *commander) proofOf(ctx context.Context, host string, r command.Record) string {
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	var rec ha.Record
+	rev, err := c.o.fetch(ctx, leases.HostHAKey(host), &rec)
+	if err != nil {
+		c.o.log.Info("look for a proof", "host", host, "command", r.ID, "cause", err)
+		return ""
+	}
+	p := rec.Proof
+	if rev == 0 || p == nil || p.Revoked != "" || p.Ended || p.Boot != rec.Boot.ID {
 		return ""
 	}
 	if host == r.Host && r.Boot != "" && p.Boot != r.Boot {
@@ -201,14 +212,30 @@ func (c *commander) proofOf(host string, r command.Record) string {
 	return fmt.Sprintf("boot %s, %s, %s", p.Boot, p.How, p.Assurance)
 }
 
-// witnesses are other hosts that can look at the command's pools.
+// witnesses is another host that can look at the command's pools: a neighbour that is seen
+// to be well, or else a host of another partition, also of another owner, another one at
+// each attempt.
 func (c *commander) witnesses(r command.Record, asked []string) []string {
-	for host, p := range c.o.w.neighbours(c.o.home, r.Host) {
-		if !slices.Contains(asked, host) && p.reads() && !slices.ContainsFunc(r.Spec.Items, func(i command.Item) bool { return !c.o.w.hasPool(host, i.To.Pool) }) {
+	w := c.o.w
+	can := func(host string) bool {
+		return !slices.Contains(asked, host) && !slices.ContainsFunc(r.Spec.Items, func(i command.Item) bool { return !w.hasPool(host, i.To.Pool) })
+	}
+	for host, p := range w.neighbours(c.o.home, r.Host) {
+		if p.reads() && can(host) {
 			return []string{host}
 		}
 	}
-	return nil
+	var far []string
+	for host, spec := range w.view.hosts() {
+		if rec, _ := get(w.view, w.view.ha, host); spec.Val.Partition != c.o.home && !spec.Val.Disabled && rec.Val.Health != ha.Fail && can(host) {
+			far = append(far, host)
+		}
+	}
+	if len(far) == 0 {
+		return nil
+	}
+	slices.Sort(far)
+	return []string{far[r.Attempts%len(far)]}
 }
 
 // tidy has agents do what may be done, each host its own.

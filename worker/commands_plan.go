@@ -273,7 +273,6 @@ func (w *Worker) planMigration(ctx context.Context, p *commandPlan, id, host str
 		err = busy("instance", r.Instance, i.Command)
 	}
 	target, known := w.view.spec(r.Host)
-	source, _ := w.view.spec(host)
 	switch {
 	case err != nil:
 		return err
@@ -285,8 +284,6 @@ func (w *Worker) planMigration(ctx context.Context, p *commandPlan, id, host str
 		return badField("host", fmt.Sprintf("host: instance %s is on %s already", i.ID, r.Host))
 	case i.Host != host:
 		return &v1.Problem{Status: 503, Code: "unavailable", Title: "moved", Detail: fmt.Sprintf("instance %s is on %s now", i.ID, i.Host), Hint: "try again"}
-	case source.Val.Partition != target.Val.Partition:
-		return badField("host", fmt.Sprintf("host: %s is in partition %s, allowed are hosts of %s, in which instance %s runs", r.Host, target.Val.Partition, source.Val.Partition, i.ID))
 	case !w.runs(host, i):
 		return refused(fmt.Sprintf("instance %s does not run: only running instances migrate", i.ID), "its volumes move with holdfast volume migrate")
 	}
@@ -402,7 +399,7 @@ func (c *commander) hold(rec command.Record, rev int64) {
 	}
 	c.all[rec.ID] = &heldCommand{rec: rec, rev: rev, busy: map[command.EffectKind]bool{}}
 	c.mu.Lock()
-	c.known[rec.ID] = knownSteps{rec.Seq, rec.Released}
+	c.known[rec.ID] = knownOf(rec)
 	c.mu.Unlock()
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/holdfast-ha/holdfast/coordinator/budget"
+	"github.com/holdfast-ha/holdfast/coordinator/command"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/power"
 	"github.com/holdfast-ha/holdfast/leases"
@@ -223,6 +224,17 @@ func TestOldIncidentsAreForgotten(t *testing.T) {
 	if want := []leases.Op{leases.Delete(leases.IncidentKey("h2", "other"))}; err != nil || !reflect.DeepEqual(ops, want) {
 		t.Errorf("to be forgotten: %+v, %v", ops, err)
 	}
+	// Nor does anybody own its commands. Those of h1 go with its owner's next one.
+	ended := command.Record{V: 1, Seq: 2, Released: true, Ended: now.Add(-8 * 24 * time.Hour)}
+	recent, open := ended, ended
+	recent.Ended, open.Released = now.Add(-time.Hour), false
+	for key, rec := range map[string]command.Record{
+		leases.CommandKey("h2", "ended"): ended, leases.CommandKey("h2", "recent"): recent, leases.CommandKey("h2", "open"): open, leases.CommandKey("h1", "ended"): ended,
+	} {
+		r.put(t, key, rec)
+	}
+	want := []leases.Op{leases.Delete(leases.CommandKey("h2", "ended")), leases.Delete(leases.JournalKey("h2", "ended", 1)), leases.Delete(leases.JournalKey("h2", "ended", 2))}
+	eventually(t, "commands of a forgotten host are deleted", func() bool { return reflect.DeepEqual(o.w.orphanedCommands(now), want) })
 }
 
 // Profiles change live: checked against every host below before they are written, tested

@@ -87,6 +87,7 @@ func (d *door) Linked(s *link.Session, h *agentpb.Hello) {
 	if o, _ := w.owned(s.Host); o != nil {
 		o.commands.linked(h)
 		w.peerCame(s.Host)
+		w.tellAsking(s.Host)
 	}
 }
 

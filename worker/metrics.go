@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/holdfast-ha/holdfast/coordinator/command"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	wpower "github.com/holdfast-ha/holdfast/worker/power"
 )
@@ -34,6 +35,8 @@ type metrics struct {
 	transitions, checks        *prometheus.CounterVec
 	commits, events, powerOps  *prometheus.CounterVec
 	hostile, pages             *prometheus.CounterVec
+	commandSteps, looks        *prometheus.CounterVec
+	reconcileTime              *prometheus.HistogramVec
 }
 
 func newMetrics(w *Worker) *metrics {
@@ -60,6 +63,9 @@ func newMetrics(w *Worker) *metrics {
 	m.hostile = m.counter("hostile_packets_total", "Packets dropped by the IPMI guard that no healthy device sends, by reason.", "reason")
 	m.agentsCut = m.counter("agents_cut_total", "Links ended for what their agents sent or did not take, by reason.", "reason")
 	m.pages = m.counter("pages_total", "Pages by the outcome of the configured hook: none, ok, failed.", "hook")
+	m.commandSteps = m.counter("command_transitions_total", "State transitions of commands, by kind and the state they came to.", "kind", "state")
+	m.looks = m.counter("reconcile_attempts_total", "Looks at what became of a command, by kind and verdict: completed, failed, in-progress, undetermined.", "kind", "verdict")
+	m.reconcileTime = m.histogram("reconcile_duration_seconds", "Time from the interruption of a command, as far as this worker saw it, to the outcome that the evidence showed.", prometheus.ExponentialBuckets(0.05, 3, 11), "kind")
 	m.unreadable = m.gauge("secrets_unreadable", "Sealed secrets that this worker cannot open.")
 	m.gaugeFunc("lease_valid_seconds", "Time for which this worker's lease is certainly valid.", w.leaseValid)
 	m.gaugeFunc("mailbox_depth", "Messages waiting in all owners' mailboxes.", w.mailDepth)
@@ -81,6 +87,9 @@ func newMetrics(w *Worker) *metrics {
 	}
 	for _, r := range []string{"orphan", "back", "handed"} {
 		m.taken.WithLabelValues(r)
+	}
+	for _, k := range command.Kinds {
+		m.commandSteps.WithLabelValues(string(k), string(command.NeedsOperator))
 	}
 	for _, v := range []ha.Verdict{ha.Active, ha.Idle, ha.Unknown} {
 		m.checks.WithLabelValues("activity", verdictWord(v))
@@ -132,6 +141,21 @@ func (m *metrics) power(driver, op string, err error, took time.Duration) {
 	}
 	m.powerOps.WithLabelValues(driver, op, result).Inc()
 	m.powerTime.WithLabelValues(driver, op).Observe(took.Seconds())
+}
+
+// commandStep counts what a committed step of a command has brought; broken is since when its
+// outcome is not certain, zero: it was not.
+func (m *metrics) commandStep(was, now command.Record, broken time.Time) {
+	kind := string(now.Kind)
+	if was.State != now.State {
+		m.commandSteps.WithLabelValues(kind, string(now.State)).Inc()
+	}
+	if e := now.Evidence; e != nil && (was.Evidence == nil || !was.Evidence.At.Equal(e.At)) {
+		m.looks.WithLabelValues(kind, string(now.Verdict)).Inc()
+	}
+	if was.Outcome == nil && now.State == command.Reconciled && !broken.IsZero() {
+		m.reconcileTime.WithLabelValues(kind).Observe(now.Since.Sub(broken).Seconds())
+	}
 }
 
 // check counts a finished check.

@@ -17,7 +17,7 @@ import (
 type shownCollector struct {
 	w                                                                      *Worker
 	resources, power, incidents, holds, partition, armed, warnings, expiry *prometheus.Desc
-	waiting                                                                *prometheus.Desc
+	waiting, commands                                                      *prometheus.Desc
 }
 
 func newShownCollector(m *metrics, w *Worker) *shownCollector {
@@ -34,13 +34,14 @@ func newShownCollector(m *metrics, w *Worker) *shownCollector {
 		armed:     desc("armed", "1 where automation may act, 0 where it is disarmed, for partitions owned by this worker.", "partition"),
 		warnings:  desc("health_warnings", "Named warnings of this worker.", "code", "severity"),
 		expiry:    desc("certificate_expiry_timestamp_seconds", "When the certificate in use ends, by role: worker, etcd; ca is the authority that ends first.", "role"),
-		waiting:   desc("limiter_waiting", "Waiting for a place in a pool of this worker: activity (checks), recovery (fencing), power (readings).", "limiter"),
+		waiting:   desc("limiter_waiting", "Waiting for a place in a pool of this worker: activity (checks), recovery (fencing), power (readings), reconcile (looks at commands).", "limiter"),
+		commands:  desc("commands", "Commands of hosts owned by this worker that somebody still has to do something about, by kind and state; docs/command-states.md has the states.", "kind", "state"),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *shownCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.resources, c.power, c.incidents, c.holds, c.partition, c.armed, c.warnings, c.expiry, c.waiting} {
+	for _, d := range []*prometheus.Desc{c.resources, c.power, c.incidents, c.holds, c.partition, c.armed, c.warnings, c.expiry, c.waiting, c.commands} {
 		ch <- d
 	}
 }
@@ -53,12 +54,14 @@ func (c *shownCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	type pair [2]string
 	states, power, holds, open, parts := map[pair]int{}, map[pair]int{}, map[pair]int{}, map[string]int{}, map[string]ha.PartitionState{}
+	commands := map[pair]int{}
 	w.mu.Lock()
 	for host, o := range w.owners {
 		p := w.shown.get(host)
 		if p == nil {
 			continue
 		}
+		o.commands.count(func(kind, state string) { commands[pair{kind, state}]++ })
 		r := p.record
 		states[pair{o.home, string(r.State)}]++
 		power[pair{o.home, r.Power.String()}]++
@@ -75,7 +78,7 @@ func (c *shownCollector) Collect(ch chan<- prometheus.Metric) {
 		parts[path] = r.State
 	}
 	w.mu.Unlock()
-	for d, counts := range map[*prometheus.Desc]map[pair]int{c.resources: states, c.power: power, c.holds: holds} {
+	for d, counts := range map[*prometheus.Desc]map[pair]int{c.resources: states, c.power: power, c.holds: holds, c.commands: commands} {
 		for k, n := range counts {
 			gauge(d, float64(n), k[0], k[1])
 		}
@@ -96,7 +99,7 @@ func (c *shownCollector) Collect(ch chan<- prometheus.Metric) {
 	if w.wire.own != nil {
 		gauge(c.expiry, float64(w.wire.own.State().CANotAfter.Unix()), "ca")
 	}
-	for name, l := range map[string]*limiter{"activity": &w.pools.activity, "recovery": &w.pools.recovery, "power": &w.pools.power} {
+	for name, l := range map[string]*limiter{"activity": &w.pools.activity, "recovery": &w.pools.recovery, "power": &w.pools.power, "reconcile": &w.pools.reconcile} {
 		gauge(c.waiting, float64(l.waiting()), name)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
+	"github.com/holdfast-ha/holdfast/coordinator/command"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 )
 
@@ -84,7 +85,9 @@ func TestMetricsTable(t *testing.T) {
 func TestMetricsShown(t *testing.T) {
 	w := bare(t)
 	show := func(host string, r ha.Record) {
-		w.owners[host] = &owner{w: w, host: host, home: "z1/p1/c1", in: newMailbox()}
+		o := &owner{w: w, host: host, home: "z1/p1/c1", in: newMailbox()}
+		o.commands = newCommander(o)
+		w.owners[host] = o
 		w.shown.put(host, &published{record: r})
 	}
 	open := &ha.Incident{Holds: []ha.Hold{{By: "budget"}, {By: "budget"}, {By: "power"}}}
@@ -93,6 +96,15 @@ func TestMetricsShown(t *testing.T) {
 	show("h2", ha.Record{State: ha.Available, Incident: over})
 	w.shown.put("h3", &published{record: ha.Record{State: ha.Failed}}) // given away
 	w.partStates["z1/p1/c1"] = ha.PartitionRecord{State: ha.PartitionInactive}
+	for id, r := range map[string]command.Record{
+		"c1": {Kind: command.Migrate, State: command.NeedsOperator}, "c2": {Kind: command.Migrate, State: command.NeedsOperator},
+		"c3": {Kind: command.Migrate, State: command.Completed, Released: true, Acked: true},
+	} {
+		w.owners["h1"].commands.known[id] = knownOf(r)
+	}
+	interrupted := command.Record{Kind: command.Copy, State: command.Reconciling}
+	found := command.Record{Kind: command.Copy, State: command.Reconciled, Since: time.Unix(62, 0), Verdict: command.IsFailed, Evidence: &command.Evidence{At: time.Unix(61, 0)}, Outcome: &command.Outcome{}}
+	w.metrics.commandStep(interrupted, found, time.Unix(60, 0))
 	rec := httptest.NewRecorder()
 	w.metrics.handler().ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), "GET", "/metrics", nil))
 	for _, want := range []string{
@@ -100,6 +112,8 @@ func TestMetricsShown(t *testing.T) {
 		`holdfast_holds{by="budget",partition="z1/p1/c1"} 1`, `holdfast_holds{by="power",partition="z1/p1/c1"} 1`,
 		`holdfast_incidents_open{partition="z1/p1/c1"} 1`, `holdfast_power_states{partition="z1/p1/c1",state="UNKNOWN"} 2`,
 		`holdfast_partition_state{partition="z1/p1/c1",state="INACTIVE"} 1`, `holdfast_partition_state{partition="z1/p1/c1",state="ACTIVE"} 0`,
+		`holdfast_commands{kind="migrate",state="NEEDS_OPERATOR"} 2`, `holdfast_command_transitions_total{kind="copy",state="RECONCILED"} 1`,
+		`holdfast_reconcile_attempts_total{kind="copy",verdict="failed"} 1`, `holdfast_reconcile_duration_seconds_sum{kind="copy"} 2`,
 		`holdfast_armed{partition="z1/p1/c1"} 1`, `holdfast_lease_valid_seconds 0`, `holdfast_pages_total{hook="failed"} 0`,
 	} {
 		if !strings.Contains(rec.Body.String(), "\n"+want+"\n") {
@@ -118,7 +132,10 @@ func TestMetricsSeries(t *testing.T) {
 	for i := range hosts {
 		path := fmt.Sprintf("z1/p%d/c%d", i/1000, i/perPartition)
 		host := fmt.Sprintf("h%05d", i)
-		w.owners[host] = &owner{w: w, host: host, home: path, in: newMailbox()}
+		o := &owner{w: w, host: host, home: path, in: newMailbox()}
+		o.commands = newCommander(o)
+		o.commands.known["c"] = knownSteps{open: true, kind: command.Kinds[i%3], state: command.States[i%len(command.States)]}
+		w.owners[host] = o
 		w.shown.put(host, &published{record: ha.Record{State: ha.States[i%len(ha.States)], Incident: &ha.Incident{Holds: []ha.Hold{{By: "power"}, {By: "budget"}}}}})
 		w.partStates[path] = ha.PartitionRecord{State: ha.PartitionActive}
 	}

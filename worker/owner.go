@@ -367,6 +367,7 @@ func (o *owner) committed(from ha.Record, ev ha.Event) {
 	if p := o.rec.Proof; p != nil && (from.Proof == nil || from.Proof.Boot != p.Boot) {
 		o.commands.over(p.Boot, o.rec.Reason)
 		o.w.peerCame(o.host)
+		o.w.tellAsking(o.host)
 	}
 	o.publish()
 }

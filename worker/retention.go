@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/holdfast-ha/holdfast/coordinator/command"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/leases"
 )
@@ -26,8 +27,9 @@ const (
 	trimBatch     = 100
 )
 
-// trim keeps the log by age and count, closed incidents by age, and what can be replayed by
-// age and count. The owner of slot 0 does it for the fleet.
+// trim keeps the log by age and count, closed incidents and the commands of hosts that were
+// forgotten by age, and what can be replayed by age and count. The owner of slot 0 does it
+// for the fleet.
 func (w *Worker) trim(ctx context.Context) error {
 	var incidents time.Time // when they were looked at
 	for pause(ctx, trimInterval) {
@@ -49,6 +51,7 @@ func (w *Worker) trim(ctx context.Context) error {
 			more, err = w.oldIncidents(ctx, now)
 			ops, incidents = append(ops, more...), now
 		}
+		ops = append(ops, w.orphanedCommands(time.Now())...)
 		for batch := range slices.Chunk(ops, trimBatch) {
 			if err != nil {
 				break
@@ -62,6 +65,28 @@ func (w *Worker) trim(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// orphanedCommands are the deletions of commands that have outlived command.keep and whose
+// host is not on record any more, with what its agent had written about them: nobody owns
+// them. Other ones go with their owner's next command. What is not ended stays.
+func (w *Worker) orphanedCommands(now time.Time) (ops []leases.Op) {
+	keep := w.view.effective("", "", now).Duration("command.keep")
+	for _, kv := range w.mirror.List(leases.CommandsPrefix) {
+		host, id, ok := leases.SplitCommandKey(kv.Key)
+		if _, known := w.view.spec(host); !ok || known {
+			continue
+		}
+		var rec command.Record
+		if json.Unmarshal(kv.Value, &rec) != nil || !rec.Released || now.Sub(rec.Ended) < keep {
+			continue
+		}
+		ops = append(ops, leases.Delete(kv.Key))
+		for n := 1; n <= rec.Seq; n++ {
+			ops = append(ops, leases.Delete(leases.JournalKey(host, id, n)))
+		}
+	}
+	return ops
 }
 
 // oldIncidents are the deletions of all incidents that ended too long ago.

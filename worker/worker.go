@@ -51,6 +51,7 @@ type Worker struct {
 	door      *link.Server
 	lists     *listing
 	carried   *carried
+	awaited   awaited // hosts that other workers asked about in vain
 	drivers   *wpower.Registry
 	gate      *wpower.Gate
 	providers map[string]provider.Provider
@@ -195,6 +196,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	w.door.Issue((*issuer)(w))
 	w.door.OnAbuse(w.agentCut)
+	w.door.Answer((*peerDoor)(w))
 
 	grpcS := link.NewGRPC(w.door, w.wire.own)
 	httpS := &http.Server{
@@ -302,6 +304,9 @@ func (w *Worker) changed(kind, id string) {
 	case "workers", "drains", "slots", "host-spec", "indices", "settings":
 		signal(w.lists.kick)
 		signal(w.carried.kick)
+	}
+	if kind == "slots" {
+		w.peersMoved()
 	}
 	switch kind {
 	case "workers", "slots", "ends":

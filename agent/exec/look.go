@@ -65,7 +65,7 @@ func (x *Executor) lookInstance(ctx context.Context, id string) command.Instance
 	}
 	out := command.InstanceSight{Answer: answer(s.Answer), Why: s.Reason}
 	if s.Answer == hypervisor.Present {
-		out.State, out.Why = string(s.State), s.Detail
+		out.State, out.Why, out.Elsewhere = string(s.State), s.Detail, s.Elsewhere
 		for _, d := range s.Disks {
 			out.Disks = append(out.Disks, ref(d))
 		}

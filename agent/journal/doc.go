@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package journal keeps what the agent does about commands on its own disk, one JSON file
-// a command (commands.md "Agent journal"): written before anything acts, with every name
+// Package journal keeps what the agent does about commands on its own disk, one file a
+// command (commands.md "Agent journal"): written before anything acts, with every name
 // that a file will ever have; each step is durable when its write returns; deleted only
 // when the worker has said that it has the end of it on record.
 //
-// A write makes a temporary, syncs it, renames it over the file and syncs the directory:
-// after any crash there is the old content or the new, whole. Each file carries a checksum
-// of its content, the boot and the process that wrote it last.
+// A file is lines of JSON: the entry as it was begun, then a step a line, each with a
+// checksum that goes over the one before it, the boot and the process that wrote it; zeroes
+// after them are room. A step costs one sync of data. So does a new entry, where it can have
+// the file of a forgotten command ("again-…": its name says nothing), with its room and its
+// name on the disk already. After any
+// crash there are all lines whose write had returned, and perhaps a part of the next one,
+// which is cut off. After a write that failed, the file is written anew beside the old one
+// and renamed over it.
 //
 // It refuses to lose anything: a file that is torn, foreign, of a newer version or under
 // another's name is moved into the folder "aside" under a name of its own and reported,

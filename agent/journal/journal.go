@@ -3,6 +3,7 @@
 package journal
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/coordinator/command"
@@ -19,6 +21,10 @@ import (
 const (
 	suffix = ".json"
 	aside  = "aside"
+	// again begins the names of files that one command after the other has; so many are kept
+	// for the next.
+	again  = "again-"
+	spares = 16
 	// maxSteps bounds an entry: a command has a dozen steps, one that is found again by
 	// every new process some more.
 	maxSteps = 1000
@@ -41,6 +47,7 @@ type Journal struct {
 
 	mu       sync.Mutex
 	entries  map[string]*slot
+	spares   []string // names of files of forgotten commands
 	problems []Problem
 	changed  chan struct{} // closed at the next change
 }
@@ -49,7 +56,11 @@ type Journal struct {
 type slot struct {
 	mu    sync.Mutex
 	entry Entry
-	gone  bool // was forgotten
+	path  string // of the file
+	size  int64  // of its whole lines, bytes
+	sum   string // of the last one
+	torn  bool   // a write failed: what the file holds is not known, it is written anew as a whole
+	gone  bool   // was forgotten
 }
 
 // Open reads the directory, which it creates if it is missing, sets aside what is no
@@ -85,9 +96,11 @@ func Open(dir, boot, process string) (*Journal, error) {
 // load reads one file; an error says why it is no entry.
 func (j *Journal) load(f fs.DirEntry) error {
 	id, ok := strings.CutSuffix(f.Name(), suffix)
+	reused := strings.HasPrefix(f.Name(), again)
 	switch {
 	case !f.Type().IsRegular():
 		return fmt.Errorf("%w: not a file", errForeign)
+	case reused:
 	case strings.HasPrefix(f.Name(), "."):
 		return fmt.Errorf("%w: a write that was not finished; the content before it counts", errTorn)
 	case !ok || CheckID(id) != nil:
@@ -97,17 +110,50 @@ func (j *Journal) load(f fs.DirEntry) error {
 	if err != nil {
 		return fmt.Errorf("unreadable: %w", err)
 	}
-	e, err := decode(b, id)
-	if err != nil {
-		return err
+	if bytes.Equal(b, retired) {
+		return j.keepSpare(f.Name())
 	}
-	j.entries[id] = &slot{entry: e}
+	e, sum, unfinished, err := decode(b)
+	switch {
+	case err != nil:
+		return err
+	case j.entries[e.ID] != nil:
+		return fmt.Errorf("%w: command %q is here already", errForeign, e.ID)
+	case !reused && e.ID != id:
+		return fmt.Errorf("%w: it is of command %q", errForeign, e.ID)
+	}
+	s := &slot{entry: e, path: filepath.Join(j.dir, f.Name()), size: int64(len(bytes.TrimRight(b, "\x00")) - len(unfinished)), sum: sum}
+	if len(unfinished) > 0 {
+		if err := j.cutOff(s, unfinished); err != nil {
+			return err
+		}
+	}
+	j.entries[e.ID] = s
 	return nil
 }
 
-// setAside moves a file out of the way, under a name that is free.
+// cutOff keeps what there is of a step whose write was not finished aside, and the entry
+// without it.
+func (j *Journal) cutOff(s *slot, unfinished []byte) error {
+	to := j.asideName(filepath.Base(s.path) + ".step")
+	if err := write(j.dir, to, unfinished); err != nil {
+		return fmt.Errorf("keep an unfinished step: %w", err)
+	}
+	if err := s.cut(); err != nil {
+		return fmt.Errorf("cut an unfinished step off: %w", err)
+	}
+	j.problems = append(j.problems, Problem{File: to, Why: fmt.Sprintf("%v: a step of command %s whose write was not finished; the %d before it count", errTorn, s.entry.ID, len(s.entry.Steps))})
+	return nil
+}
+
+// asideName is a free name for what is set aside.
+func (j *Journal) asideName(name string) string {
+	return filepath.Join(aside, strings.TrimLeft(filepath.Base(name), ".")+"."+j.now().UTC().Format("20060102T150405.000000000"))
+}
+
+// setAside moves a file out of the way.
 func (j *Journal) setAside(name string, why error) error {
-	to := filepath.Join(aside, strings.TrimLeft(name, ".")+"."+j.now().UTC().Format("20060102T150405.000000000"))
+	to := j.asideName(name)
 	if err := os.Rename(filepath.Join(j.dir, name), filepath.Join(j.dir, to)); err != nil {
 		return fmt.Errorf("set journal file %s aside (%w): %w", name, why, err)
 	}
@@ -149,7 +195,7 @@ func (j *Journal) Begin(id string, spec command.Spec, what string) error {
 		j.mu.Unlock()
 		return fmt.Errorf("begin command %s: %w", id, ErrKnown)
 	}
-	s := &slot{entry: Entry{V: Version, ID: id, Spec: spec}}
+	s := &slot{entry: Entry{V: Version, ID: id, Spec: spec}, path: filepath.Join(j.dir, id+suffix)}
 	s.mu.Lock()
 	j.entries[id] = s
 	j.mu.Unlock()
@@ -160,8 +206,7 @@ func (j *Journal) Begin(id string, spec command.Spec, what string) error {
 		j.mu.Lock()
 		delete(j.entries, id)
 		j.mu.Unlock()
-		// The rename may have been done and only its sync failed.
-		return errors.Join(err, j.remove(id))
+		return errors.Join(err, j.remove(s)) // it may be there all the same
 	}
 	j.tell()
 	return nil
@@ -199,18 +244,118 @@ func (j *Journal) append(s *slot, state command.State, what, ran string) error {
 	case len(e.Steps) >= maxSteps:
 		return fmt.Errorf("step of command %s: it has %d steps, at most %d are kept", e.ID, len(e.Steps), maxSteps)
 	}
-	e.Steps = append(slices.Clip(e.Steps), command.JournalStep{
+	step := command.JournalStep{
 		V: command.Version, Seq: len(e.Steps) + 1, At: j.now().UTC().Round(0), State: state, Boot: j.boot, Process: j.process, What: what, Ran: ran,
-	})
-	b, err := encode(e)
-	if err != nil {
-		return err
 	}
-	if err := write(j.dir, e.ID+suffix, b); err != nil {
+	e.Steps = append(slices.Clip(e.Steps), step)
+	if err := j.put(s, e, step); err != nil {
 		return fmt.Errorf("write journal of command %s: %w", e.ID, err)
 	}
 	s.entry = e
 	return nil
+}
+
+// put makes the entry with one more step durable: with one sync of the file, unless a write
+// of it has failed before.
+func (j *Journal) put(s *slot, e Entry, step command.JournalStep) error {
+	line, sum, err := encodeStep(step, s.sum)
+	if step.Seq == 1 || s.torn {
+		line, sum, err = encode(e)
+	}
+	if err != nil {
+		return err
+	}
+	switch {
+	case s.torn:
+		if err := write(j.dir, filepath.Base(s.path), line); err != nil {
+			return err
+		}
+		s.torn, s.size = false, 0
+	case step.Seq == 1:
+		if err := j.create(s, line); err != nil {
+			return err
+		}
+	default:
+		if err := writeAt(s.path, line, s.size); err != nil {
+			s.torn = true
+			return errors.Join(err, s.cut()) // so that, if this process ends, no step is found that was not taken
+		}
+	}
+	s.size, s.sum = s.size+int64(len(line)), sum
+	return nil
+}
+
+// create writes a new entry, with room for further lines: into the file of a forgotten
+// command, whose name is durable already, so that one sync is enough, or else a new one.
+func (j *Journal) create(s *slot, line []byte) error {
+	j.mu.Lock()
+	from := ""
+	if n := len(j.spares); n > 0 {
+		from, j.spares = j.spares[n-1], j.spares[:n-1]
+	}
+	j.mu.Unlock()
+	if from == "" {
+		f, err := os.OpenFile(s.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err == nil {
+			_, err = f.Write(append(line, make([]byte, max(0, room-len(line)))...))
+			err = errors.Join(err, f.Sync(), f.Close())
+		}
+		if err != nil {
+			return err
+		}
+		return syncDir(j.dir)
+	}
+	s.path = filepath.Join(j.dir, from)
+	return writeAt(s.path, line, 0)
+}
+
+// retire makes the file of a forgotten command one that the next can have.
+func (j *Journal) retire(s *slot) error {
+	j.mu.Lock()
+	enough := len(j.spares) >= spares
+	j.mu.Unlock()
+	if enough {
+		return j.remove(s)
+	}
+	err := writeAt(s.path, retired, 0)
+	if err == nil && s.size > room {
+		err = os.Truncate(s.path, room)
+	}
+	if err == nil {
+		err = j.keepSpare(filepath.Base(s.path))
+	}
+	if err != nil {
+		return errors.Join(err, j.remove(s))
+	}
+	return nil
+}
+
+// keepSpare keeps a retired file for the next command, under a name, made durable, that does
+// not say whose it is.
+func (j *Journal) keepSpare(name string) error {
+	to := name
+	if !strings.HasPrefix(name, again) {
+		to = again + j.now().UTC().Format("20060102T150405.000000000") + "-" + strings.TrimSuffix(name, suffix) // a name that is free
+		if err := os.Rename(filepath.Join(j.dir, name), filepath.Join(j.dir, to)); err != nil {
+			return err
+		}
+		if err := syncDir(j.dir); err != nil {
+			return err
+		}
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.spares = append(j.spares, to)
+	return nil
+}
+
+// cut takes off what is not known to be whole lines.
+func (s *slot) cut() error {
+	f, err := os.OpenFile(s.path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(s.size), f.Sync(), f.Close())
 }
 
 // Forget deletes a command that has ended and is on record at the worker up to step seq.
@@ -226,8 +371,8 @@ func (j *Journal) Forget(id string, seq int) error {
 	if n := len(s.entry.Steps); n > seq {
 		return fmt.Errorf("forget command %s: it has %d steps, the worker knows %d", id, n, seq)
 	}
-	if err := j.remove(id); err != nil {
-		return err
+	if err := j.retire(s); err != nil {
+		return fmt.Errorf("forget command %s: %w", id, err)
 	}
 	s.gone = true
 	j.mu.Lock()
@@ -236,11 +381,13 @@ func (j *Journal) Forget(id string, seq int) error {
 	return nil
 }
 
-func (j *Journal) remove(id string) error {
-	if err := os.Remove(filepath.Join(j.dir, id+suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("forget command %s: %w", id, err)
+// remove deletes a file. It is not made durable: an entry that is found again is told, and
+// forgotten, again.
+func (j *Journal) remove(s *slot) error {
+	if err := os.Remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forget command %s: %w", s.entry.ID, err)
 	}
-	return syncDir(j.dir)
+	return nil
 }
 
 // Get returns one entry.
@@ -296,9 +443,22 @@ func (j *Journal) ids() []string {
 	return out
 }
 
-// write replaces a file: durable, whole or not at all.
+// writeAt writes to a file that is there, at a place; durable when it returns nil.
+func writeAt(path string, content []byte, at int64) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(content, at)
+	if err == nil {
+		err = syscall.Fdatasync(int(f.Fd()))
+	}
+	return errors.Join(err, f.Close())
+}
+
+// write replaces a file below dir: durable, whole or not at all.
 func write(dir, name string, content []byte) error {
-	temp := filepath.Join(dir, "."+name)
+	temp := filepath.Join(dir, "."+filepath.Base(name))
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
@@ -313,7 +473,7 @@ func write(dir, name string, content []byte) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(temp))
 	}
-	return syncDir(dir)
+	return syncDir(filepath.Dir(filepath.Join(dir, name)))
 }
 
 func syncDir(dir string) error {

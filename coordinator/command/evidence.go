@@ -38,6 +38,9 @@ type InstanceSight struct {
 	Why    string `json:"why,omitempty"`
 	State  string `json:"state,omitempty"` // running, paused, stopped
 	Disks  []Ref  `json:"disks,omitempty"` // that it writes to, or would if it ran
+	// Elsewhere are disks that lie in no pool of the host that looked, as its hypervisor
+	// names them: with any, Disks is not all that the instance uses.
+	Elsewhere []string `json:"elsewhere,omitempty"`
 }
 
 // here is the answer; the zero sight is none.
@@ -54,6 +57,12 @@ func (s InstanceSight) is(state string) bool { return s.Answer == Present && s.S
 func (s InstanceSight) gone() bool { return s.Answer == Absent || s.is(Stopped) }
 
 func (s InstanceSight) uses(r Ref) bool { return slices.Contains(s.Disks, r) }
+
+// mayUse: it does, or it has disks that no pool of its host knows, of which one may be
+// the same file under another name.
+func (s InstanceSight) mayUse(r Ref) bool {
+	return s.uses(r) || s.Answer == Present && len(s.Elsewhere) > 0
+}
 
 // States of an instance.
 const (
@@ -113,11 +122,14 @@ func (e Evidence) instance(host string) InstanceSight {
 	return InstanceSight{Answer: CouldNotLook, Why: h.Why}
 }
 
-// file puts together what all hosts saw of a file. Who sees it present sees it; absent
-// needs one that looked and nobody who sees it; users are those of all that looked, and
-// unknown while one of the hosts that may use it has not said.
+// file puts together what all hosts saw of a file. Absent needs one that looked and nobody
+// who sees it; where one sees it and another says that it is not there, one of them is wrong
+// (a pool that is not mounted, a name that a cache still knows), and nothing follows. Users
+// are those of all that looked, and unknown while one of the hosts that may use it has not
+// said.
 func (e Evidence) file(r Ref, users ...string) FileSight {
 	out := FileSight{Answer: CouldNotLook, Why: "nobody could look at " + r.String()}
+	var present, absent string // who says so
 	for _, host := range sorted(e.Hosts) {
 		s, ok := e.Hosts[host].Files[r.String()]
 		if !e.Hosts[host].Answered || !ok {
@@ -125,7 +137,8 @@ func (e Evidence) file(r Ref, users ...string) FileSight {
 		}
 		switch {
 		case s.Answer == Present:
-			if out.Answer != Present {
+			if present == "" {
+				present = host
 				out.Answer, out.Why, out.Size, out.Allocation = Present, "", s.Size, s.Allocation
 			}
 			for _, u := range s.Users {
@@ -134,10 +147,21 @@ func (e Evidence) file(r Ref, users ...string) FileSight {
 			if s.Unknown != "" {
 				out.Unknown = host + ": " + s.Unknown
 			}
-		case s.Answer == Absent && out.Answer == CouldNotLook:
-			out.Answer, out.Why = Absent, ""
-		case s.Answer == CouldNotLook && out.Answer == CouldNotLook:
+		case s.Answer == Absent:
+			if absent = host; out.Answer == CouldNotLook {
+				out.Answer, out.Why = Absent, ""
+			}
+		case out.Answer == CouldNotLook:
 			out.Why = host + ": " + s.Why
+		}
+	}
+	if present != "" && absent != "" {
+		return FileSight{Answer: CouldNotLook, Why: present + " sees it, " + absent + " says that it is not there"}
+	}
+	for _, host := range sorted(e.Hosts) { // what runs with it uses it, whatever was seen of the file
+		h := e.Hosts[host]
+		if i := h.Instance; h.Answered && len(h.Files[r.String()].Users) == 0 && i.Answer == Present && i.State != Stopped && i.uses(r) {
+			out.Users = append(out.Users, "the instance on "+host)
 		}
 	}
 	for _, host := range users {
@@ -167,13 +191,12 @@ type Question struct {
 	Host     string `json:"host"`
 }
 
-// Ask is what a host has to be asked: the source about everything, the target about the
-// instance, and each about the files of the pools it has.
+// Ask is what a host has to be asked: the source about everything, each about the instance
+// and about the files of the pools it has.
 func (r Record) Ask(host string, has func(pool string) bool) Question {
 	q := Question{V: Version, Spec: r.Spec, Host: host}
-	source, target := host == r.Host, host == r.Spec.Target && r.Kind == Migrate
-	q.Instance = r.Spec.Instance != "" && (source || target)
-	q.Job = r.Spec.Live && source
+	q.Instance = r.Spec.Instance != ""
+	q.Job = r.Spec.Live && host == r.Host
 	for _, item := range r.Spec.Items {
 		for _, f := range []Ref{item.From, item.To, item.Temp()} {
 			if f.Path != "" && has(f.Pool) {

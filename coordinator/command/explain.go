@@ -68,8 +68,8 @@ func (e Evidence) Lines() []string {
 		}
 		if h.Instance.Answer != "" {
 			line := host + " sees the instance " + seen(h.Instance)
-			if len(h.Instance.Disks) > 0 {
-				line += " on " + refs(h.Instance.Disks)
+			if len(h.Instance.Disks) > 0 || len(h.Instance.Elsewhere) > 0 {
+				line += " on " + h.Instance.disks()
 			}
 			out = append(out, line)
 		}

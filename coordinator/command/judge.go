@@ -69,6 +69,8 @@ func judgeCopy(r Record, e Evidence, item Item) Judgement {
 		case sight.Answer == Present && sight.State != Stopped && sight.uses(item.From):
 			// Somebody started it meanwhile: what it writes is not in the copy.
 			return failedCopy(r, e, item, "instance "+r.Spec.Instance+" is "+sight.State+" on "+item.From.String()+": what it writes is not in the copy", sight.State, final, temp)
+		case sight.Answer == Present && sight.State != Stopped && !sight.uses(item.To) && sight.mayUse(item.From):
+			return undetermined("instance %s is %s on %s: whether one of them is %s cannot be told", r.Spec.Instance, sight.State, sight.disks(), item.From)
 		}
 	}
 	switch {
@@ -82,7 +84,8 @@ func judgeCopy(r Record, e Evidence, item Item) Judgement {
 			if stale {
 				j.Left = append(j.Left, Action{Deed: Define, Host: r.Host, Why: "its definition still names " + item.From.String()})
 			}
-			j.Left = append(j.Left, sourceDeletion(e, r.Host, item, from, final, stale)...)
+			doubt := sight.is(Stopped) && !sight.uses(item.To) && sight.mayUse(item.From)
+			j.Left = append(j.Left, sourceDeletion(e, r.Host, item, from, final, stale || doubt)...)
 		}
 		return j
 	case final.Answer == CouldNotLook:
@@ -126,7 +129,7 @@ func judgeBlockCopy(r Record, e Evidence, item Item) Judgement {
 	case sight.Answer == Absent:
 		return undetermined("instance %s is not known on %s any more: which of its disks is the newer cannot be told", r.Spec.Instance, r.Host)
 	case sight.uses(item.From) == sight.uses(item.To):
-		return undetermined("instance %s uses %s: neither the one disk nor the other", r.Spec.Instance, refs(sight.Disks))
+		return undetermined("instance %s uses %s: neither the one disk nor the other", r.Spec.Instance, sight.disks())
 	case sight.uses(item.To):
 		j := Judgement{Verdict: IsCompleted, Why: "instance " + r.Spec.Instance + " uses " + item.To.String(), Ran: sight.State}
 		j.Left = sourceDeletion(e, r.Host, item, from, to, false)
@@ -185,9 +188,20 @@ func sourceDeletion(e Evidence, host string, item Item, from, to FileSight, stal
 	case to.Answer != Present:
 		a.Not = fmt.Sprintf("%s was not seen: %s", item.To, to.Why)
 	case stale:
-		a.Not = "the instance's definition still names it"
+		a.Not = "the instance's definition still names it, or may"
 	}
 	return []Action{a}
+}
+
+// disks are all that the instance uses, in words.
+func (s InstanceSight) disks() string {
+	switch {
+	case len(s.Elsewhere) == 0:
+		return refs(s.Disks)
+	case len(s.Disks) == 0:
+		return strings.Join(s.Elsewhere, ", ") + " outside of all pools"
+	}
+	return refs(s.Disks) + " and, outside of all pools, " + strings.Join(s.Elsewhere, ", ")
 }
 
 func refs(all []Ref) string {

@@ -51,7 +51,7 @@ func handedOver(r Record, e Evidence, source InstanceSight) bool {
 func migrated(r Record, e Evidence, source, target InstanceSight) Judgement {
 	for _, item := range r.Spec.Items {
 		if !target.uses(item.To) {
-			return undetermined("instance %s is on %s with %s, not with %s", r.Spec.Instance, r.Spec.Target, refs(target.Disks), item.To)
+			return undetermined("instance %s is on %s with %s, not with %s", r.Spec.Instance, r.Spec.Target, target.disks(), item.To)
 		}
 	}
 	j := Judgement{Verdict: IsCompleted, Why: "instance " + r.Spec.Instance + " is " + target.State + " on " + r.Spec.Target + " and does not run on " + r.Host, Ran: target.State}
@@ -61,7 +61,7 @@ func migrated(r Record, e Evidence, source, target InstanceSight) Judgement {
 	}
 	for _, item := range r.Spec.Items {
 		from, to := e.file(item.From, r.Host, r.Spec.Target), e.file(item.To, r.Spec.Target)
-		left := sourceDeletion(e, r.Host, item, from, to, defined && source.uses(item.From))
+		left := sourceDeletion(e, r.Host, item, from, to, defined && source.mayUse(item.From))
 		j.Left = append(j.Left, left...)
 	}
 	return j
@@ -80,8 +80,8 @@ func stayed(r Record, e Evidence, why string, source, target InstanceSight) Judg
 			continue
 		}
 		a := deletion(e, r.Spec.Target, item.To, to, "the volume stays at "+item.From.String())
-		if a.Not == "" && defined && target.uses(item.To) {
-			a.Not = "the instance's definition on " + r.Spec.Target + " still names it"
+		if a.Not == "" && defined && target.mayUse(item.To) {
+			a.Not = "the instance's definition on " + r.Spec.Target + " still names it, or may"
 		}
 		j.Left = append(j.Left, a)
 	}

@@ -25,6 +25,7 @@ var specs = map[string]Spec{
 //	h1: i3=running/a:old job=present/b:new a:old=present b:new=?(pool is gone) working
 //	h2: ?(not linked)  over=fence proof
 //
+// an instance's disk with a slash in front lies in no pool: i3=running//dev/sdb.
 // files: present, present/user+user, present/users?, absent, ?(why).
 func parseEvidence(t *testing.T, text string) Evidence {
 	e := Evidence{Hosts: map[string]HostEvidence{}, Over: map[string]string{}}
@@ -56,6 +57,10 @@ func parseEvidence(t *testing.T, text string) Evidence {
 				if answer != Absent && answer != CouldNotLook {
 					h.Instance.Answer, h.Instance.State = Present, value
 					for d := range strings.SplitSeq(detail, ",") {
+						if strings.HasPrefix(d, "/") {
+							h.Instance.Elsewhere = append(h.Instance.Elsewhere, d)
+							continue
+						}
 						h.Instance.Disks = append(h.Instance.Disks, parseRef(d))
 					}
 				}

@@ -22,6 +22,18 @@ func TestPackageVersion(t *testing.T) {
 	}
 }
 
+// What the agent's package depends on is the newest glibc that its symbols name, as numbers.
+func TestNewestLibc(t *testing.T) {
+	for want, in := range map[string][]string{"2.34": {"GLIBC_2.4", "", "GLIBC_2.34", "GLIBC_2.9"}, "2.17": {"GLIBC_PRIVATE"}} {
+		if got := newestLibc(in); got != want {
+			t.Errorf("newestLibc(%v) = %s, want %s", in, got, want)
+		}
+	}
+	if v := libcOf([]string{"passwd", "libc6 (>= 2.34)"}); v != "2.34" {
+		t.Errorf("libcOf = %q, want 2.34", v)
+	}
+}
+
 // The SBOM lists what the linker noted, once each, with hashes.
 func TestSBOM(t *testing.T) {
 	exe, err := os.Executable()

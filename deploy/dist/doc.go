@@ -5,6 +5,9 @@
 // in the binaries, and their checksums. It is `make dist`; it runs from the top of the
 // repository, for the architecture in GOARCH.
 //
-// It refuses to guess: the binaries must be static, and everything that a package holds is
+// The agent is built here, with libvirt, which it loads at run time: of the three it alone
+// needs glibc, and its package says which.
+//
+// It refuses to guess: the other binaries must be static, and everything that a package holds is
 // listed in packages.go.
 package main

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -50,11 +51,20 @@ func run(version string) error {
 			return err
 		}
 	}
-	for _, name := range []string{"holdfast", "holdfast-worker", "holdfast-agent"} {
-		if err := checkStatic("bin/" + name); err != nil {
-			return err
+	if err := buildAgent(version); err != nil {
+		return err
+	}
+	libc, err := neededLibc(agentFile)
+	if err != nil {
+		return err
+	}
+	for name, file := range map[string]string{"holdfast": "bin/holdfast", "holdfast-worker": "bin/holdfast-worker", "holdfast-agent": agentFile} {
+		if file != agentFile {
+			if err := checkStatic(file); err != nil {
+				return err
+			}
 		}
-		text, err := sbom("bin/"+name, name, version)
+		text, err := sbom(file, name, version)
 		if err != nil {
 			return err
 		}
@@ -63,6 +73,9 @@ func run(version string) error {
 		}
 	}
 	for _, p := range packs {
+		if p.name == "holdfast-agent" {
+			p.depends = append(p.depends, "libc6 (>= "+libc+")")
+		}
 		if err := p.build(packageVersion(version), arch); err != nil {
 			return err
 		}
@@ -72,8 +85,10 @@ func run(version string) error {
 			return err
 		}
 	}
-	if err := os.RemoveAll("dist/completion"); err != nil {
-		return fmt.Errorf("clear dist: %w", err)
+	for _, made := range []string{"dist/completion", filepath.Dir(agentFile)} {
+		if err := os.RemoveAll(made); err != nil {
+			return fmt.Errorf("clear dist: %w", err)
+		}
 	}
 	return sums()
 }
@@ -89,6 +104,78 @@ func checkStatic(file string) error {
 		return fmt.Errorf("%s is not static: build it with CGO_ENABLED=0", file)
 	}
 	return nil
+}
+
+// agentFile is the agent that is packaged. That of `make build` knows no libvirt.
+const agentFile = "dist/build/holdfast-agent"
+
+// buildAgent builds the agent with libvirt, which it loads when it is first needed: it needs
+// a C compiler here (CC, of the architecture in GOARCH) and glibc where it is installed.
+func buildAgent(version string) error {
+	cmd := exec.Command("go", "build", "-trimpath", "-tags", "libvirt_dlopen", "-ldflags", "-s -w -X main.version="+version, "-o", agentFile, "./cmd/holdfast-agent")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the agent with libvirt: %w\n%s", err, out)
+	}
+	info, err := modules(agentFile)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(info.Deps, func(m *debug.Module) bool { return m.Path == "libvirt.org/go/libvirt" }) {
+		return fmt.Errorf("%s is built without libvirt", agentFile)
+	}
+	return nil
+}
+
+// neededLibc is the oldest glibc that a program runs with. It refuses one that needs any
+// library beside it: libvirt is loaded by name, not linked.
+func neededLibc(file string) (string, error) {
+	f, err := elf.Open(file)
+	if err != nil {
+		return "", fmt.Errorf("open %s: %w", file, err)
+	}
+	defer f.Close()
+	libraries, err := f.ImportedLibraries()
+	if err != nil {
+		return "", fmt.Errorf("read what %s needs: %w", file, err)
+	}
+	for _, l := range libraries {
+		if !slices.Contains([]string{"libc.so.6", "libresolv.so.2", "libpthread.so.0", "libdl.so.2"}, l) {
+			return "", fmt.Errorf("%s needs %s: allowed is glibc", file, l)
+		}
+	}
+	symbols, err := f.ImportedSymbols()
+	if err != nil {
+		return "", fmt.Errorf("read what %s needs: %w", file, err)
+	}
+	var versions []string
+	for _, s := range symbols {
+		versions = append(versions, s.Version)
+	}
+	return newestLibc(versions), nil
+}
+
+// newestLibc is the highest of versions such as GLIBC_2.34, as numbers; "2.17", which all
+// have, without any.
+func newestLibc(versions []string) string {
+	newest := 17
+	for _, v := range versions {
+		var minor int
+		if _, err := fmt.Sscanf(v, "GLIBC_2.%d", &minor); err == nil {
+			newest = max(newest, minor)
+		}
+	}
+	return fmt.Sprintf("2.%d", newest)
+}
+
+// libcOf is the version in a dependence on libc6; empty: there is none.
+func libcOf(depends []string) string {
+	for _, d := range depends {
+		if v, ok := strings.CutPrefix(d, "libc6 (>= "); ok {
+			return strings.TrimSuffix(v, ")")
+		}
+	}
+	return ""
 }
 
 // packageVersion is a version that deb and rpm order rightly: what lies between two tags
@@ -113,7 +200,7 @@ func (p pack) build(version, arch string) error {
 		"homepage": "https://github.com/holdfast-ha/holdfast", "license": "Apache-2.0", "contents": contents, "scripts": p.scripts,
 		"overrides": map[string]any{
 			"deb": map[string]any{"depends": p.depends, "recommends": p.recommends},
-			"rpm": map[string]any{"depends": mapped(p.depends, map[string]string{"passwd": "shadow-utils"})},
+			"rpm": map[string]any{"depends": mapped(p.depends, map[string]string{"passwd": "shadow-utils", "libc6 (>= " + libcOf(p.depends) + ")": "glibc >= " + libcOf(p.depends)})},
 		},
 	})
 	if err != nil {

@@ -41,12 +41,13 @@ var packs = []pack{
 	{
 		name: "holdfast-agent", description: "Holdfast host agent\nTells workers how its hypervisor is, and what it sees of its neighbours.",
 		files: []file{
-			{"bin/holdfast-agent", "/usr/bin/holdfast-agent", 0o755},
+			{agentFile, "/usr/bin/holdfast-agent", 0o755},
 			{"deploy/systemd/holdfast-agent.service", unitDir + "holdfast-agent.service", 0o644},
 			{"deploy/packages/agent.yaml", docDir + "holdfast-agent/agent.yaml", 0o644},
 			{"deploy/packages/copyright", docDir + "holdfast-agent/copyright", 0o644},
 		},
-		scripts: map[string]string{"postinstall": "deploy/packages/agent-postinstall.sh", "preremove": "deploy/packages/agent-preremove.sh", "postremove": "deploy/packages/postremove.sh"},
+		recommends: []string{"libvirt0"},
+		scripts:    map[string]string{"postinstall": "deploy/packages/agent-postinstall.sh", "preremove": "deploy/packages/agent-preremove.sh", "postremove": "deploy/packages/postremove.sh"},
 	},
 	{
 		name: "holdfast", description: "Holdfast command line\nShows and orders what workers do, and runs a simulated fleet to play with.",

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/agent/hypervisor"
 	"github.com/holdfast-ha/holdfast/agent/hypervisor/dirs"
+	"github.com/holdfast-ha/holdfast/agent/journal"
 	"github.com/holdfast-ha/holdfast/coordinator/command"
 	"github.com/holdfast-ha/holdfast/leases"
 	sim "github.com/holdfast-ha/holdfast/sim/hypervisor"
@@ -205,6 +207,30 @@ func TestRefusals(t *testing.T) {
 	var p *v1.Problem
 	if _, err := v1.PutResource(ctx, r.api, i, i.Revision, false, false); !errors.As(err, &p) || p.Field != "host" {
 		t.Errorf("an instance was declared elsewhere: %v", err)
+	}
+}
+
+// A journal has a command of which there is no record, as after a restore of etcd from an
+// older copy: it is told, and the agent keeps what it has.
+func TestAnEntryWithoutARecordIsToldAndKept(t *testing.T) {
+	r := newRig(t)
+	r.worker("w1")
+	dir := filepath.Join(r.dir, "m1", "agent", "journal")
+	j, err := journal.Open(dir, "before", "p0")
+	r.must(err)
+	r.must(j.Begin("ghost", command.Spec{V: command.Version, Kind: command.Copy, Items: []command.Item{{Volume: "v"}}}, "taken by the agent"))
+	r.linked(r.host("m1", r.pool("a", hypervisor.Local, "primary", "m1")))
+	eventually(t, "it is told", func() bool {
+		kvs, _, err := r.client.List(context.Background(), leases.EventsPrefix)
+		return err == nil && slices.ContainsFunc(kvs, func(kv leases.KV) bool {
+			return strings.Contains(string(kv.Value), "command.unknown-entry") && strings.Contains(string(kv.Value), "ghost")
+		})
+	})
+	within(2 * time.Second) // some pings, and their answers
+	j, err = journal.Open(dir, "after", "p9")
+	r.must(err)
+	if e, ok := j.Get("ghost"); !ok || len(j.Problems()) > 0 {
+		t.Errorf("the entry is %+v, problems %v", e, j.Problems())
 	}
 }
 

@@ -165,41 +165,51 @@ func TestInterrupted(t *testing.T) {
 				if kind == "template" || name == "target-power-cycled" && !strings.HasPrefix(kind, "migrate") {
 					continue // a copy like the other; no target
 				}
-				for step, point := range steps {
-					s := newScene(t, r, fmt.Sprintf("%s-%d", kind, len(holds)), kind, hypervisor.Local, hypervisor.NFS)
-					s.name = kind + "/" + step
-					holds = append(holds, holdAt(s, point))
+				for step := range steps {
+					holds = append(holds, r.hold(t, kind, step, len(holds)))
 				}
 			}
-			results := make([]command.Record, len(holds))
-			hosts := make([]string, len(holds))
-			ids := make([]string, len(holds))
-			each(holds, func(n int, h *hold) {
-				c := h.ask()
-				hosts[n], ids[n] = c.Host, c.ID
-				h.await()
-				if what.one != nil {
-					what.one(h)
-				}
-			})
-			if what.all != nil {
-				what.all(r, holds)
+			r.interrupt(t, what, holds)
+		})
+	}
+}
+
+// hold makes the scene of one case.
+func (r *rig) hold(t *testing.T, kind, step string, n int) *hold {
+	s := newScene(t, r, fmt.Sprintf("%s-%d", kind, n), kind, hypervisor.Local, hypervisor.NFS)
+	s.name = kind + "/" + step
+	return holdAt(s, steps[step])
+}
+
+// interrupt lets all come to their steps, interrupts them, and checks what came of it.
+func (r *rig) interrupt(t *testing.T, what interruption, holds []*hold) {
+	results := make([]command.Record, len(holds))
+	hosts := make([]string, len(holds))
+	ids := make([]string, len(holds))
+	each(holds, func(n int, h *hold) {
+		c := h.ask()
+		hosts[n], ids[n] = c.Host, c.ID
+		h.await()
+		if what.one != nil {
+			what.one(h)
+		}
+	})
+	if what.all != nil {
+		what.all(r, holds)
+	}
+	began := time.Now()
+	each(holds, func(n int, h *hold) { results[n] = r.over(hosts[n], ids[n]) })
+	t.Logf("all over %v after the interruption", time.Since(began).Round(10*time.Millisecond))
+	for n, h := range holds {
+		rec := results[n]
+		t.Run(h.name, func(t *testing.T) {
+			h.t = t
+			if rec.Outcome == nil {
+				t.Fatalf("%s without an outcome: %s", rec.State, rec.Reason)
 			}
-			began := time.Now()
-			each(holds, func(n int, h *hold) { results[n] = r.over(hosts[n], ids[n]) })
-			t.Logf("all over %v after the interruption", time.Since(began).Round(10*time.Millisecond))
-			for n, h := range holds {
-				rec := results[n]
-				t.Run(h.name, func(t *testing.T) {
-					h.t = t
-					if rec.Outcome == nil {
-						t.Fatalf("%s without an outcome: %s", rec.State, rec.Reason)
-					}
-					t.Logf("%s, done %v: %s", rec.State, rec.Outcome.Done, rec.Outcome.Why)
-					r.ends = what.ends
-					h.check(rec)
-				})
-			}
+			t.Logf("%s, done %v: %s", rec.State, rec.Outcome.Done, rec.Outcome.Why)
+			r.ends = what.ends
+			h.check(rec)
 		})
 	}
 }

@@ -3,6 +3,7 @@
 package commands
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,8 +32,9 @@ import (
 )
 
 const (
-	cluster  = "z/p/c"
-	patience = 75 * time.Second
+	cluster    = "z/p/c"
+	farCluster = "z/p/far" // of targets, where they are apart
+	patience   = 75 * time.Second
 	// diskSize is that of every volume; jobRate moves it in about half a second.
 	diskSize = 2 << 20
 	jobRate  = 4 << 20
@@ -52,12 +54,14 @@ type rig struct {
 	hosts   map[string]*host
 	ttl     time.Duration // of workers' leases
 	ends    bool          // hosts have lost their power since: instances may have stopped
+	apart   bool          // targets are in another partition, which another worker owns
 }
 
 // member is one worker and its way to etcd.
 type member struct {
 	id    string
-	proxy *etcdtest.Proxy
+	proxy *etcdtest.Proxy // its way to etcd
+	front *etcdtest.Proxy // the way of agents and other workers to its door
 	door  string
 	api   string
 	stop  func()
@@ -115,15 +119,29 @@ func logger(t *testing.T, who string) *slog.Logger {
 func (r *rig) worker(id string) *member {
 	r.t.Helper()
 	m := &member{id: id, proxy: etcdtest.NewProxy(r.t, r.etcd.Addr()), door: freeAddr(r.t), api: freeAddr(r.t)}
+	m.front = etcdtest.NewProxy(r.t, m.door)
 	r.mu.Lock()
 	r.workers = append(r.workers, m)
-	r.agents = append(r.agents, m.door)
+	r.agents = append(r.agents, m.advertised())
 	r.mu.Unlock()
 	r.startWorker(m)
 	api, err := v1.NewClient(v1.Options{Endpoints: r.apis(), Actor: "test"})
 	r.must(err)
 	r.api = api
 	return m
+}
+
+func (m *member) advertised() string { return strings.TrimPrefix(m.front.Endpoint(), "http://") }
+
+// silence is what a worker that stands still looks like: its connections stay, nothing is
+// answered, and its lease runs out.
+func (m *member) silence(on bool) {
+	held := etcdtest.Dir(0)
+	if on {
+		held = etcdtest.Both
+	}
+	m.proxy.Hold(held)
+	m.front.Hold(held)
 }
 
 func (r *rig) apis() (out []string) {
@@ -135,7 +153,7 @@ func (r *rig) apis() (out []string) {
 
 func (r *rig) startWorker(m *member) {
 	w, err := worker.New(worker.Options{
-		ID: m.id, Etcd: []string{m.proxy.Endpoint()}, ListenAPI: m.api, ListenAgents: m.door, LeaseTTL: r.ttl, InsecureLoopback: true, Logger: logger(r.t, m.id),
+		ID: m.id, Etcd: []string{m.proxy.Endpoint()}, ListenAPI: m.api, ListenAgents: m.door, AdvertiseAgents: m.advertised(), LeaseTTL: r.ttl, InsecureLoopback: true, Logger: logger(r.t, m.id),
 	})
 	r.must(err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -185,7 +203,11 @@ func (r *rig) host(id string, pools ...dirs.Dir) *host {
 	r.must(os.MkdirAll(filepath.Join(h.state, "engine"), 0o700))
 	h.socket = "@" + strings.ReplaceAll(h.state, "/", "_")
 	h.faults = sim.NewFaults(filepath.Join(h.state, "faults"))
-	spec := v1.HostSpec{V: 1, ID: id, Partition: cluster, Provider: "kvm", Control: h.socket}
+	home := cluster
+	if r.apart && strings.HasPrefix(id, "t-") {
+		home = farCluster
+	}
+	spec := v1.HostSpec{V: 1, ID: id, Partition: home, Provider: "kvm", Control: h.socket}
 	for _, p := range pools {
 		spec.Pools = append(spec.Pools, p.ID)
 	}
@@ -411,9 +433,14 @@ func (r *rig) check(t *testing.T, rec command.Record, pools []dirs.Dir, volumes 
 		t.Errorf("%d steps of the journal are left in etcd (%v)", len(kvs), err)
 	}
 	for _, h := range hosts {
-		files, err := filepath.Glob(filepath.Join(h.state, "agent", "journal", "*.json"))
-		if err != nil || len(files) > 0 {
-			t.Errorf("journal of %s: %v (%v)", h.id, files, err)
+		files, err := os.ReadDir(filepath.Join(h.state, "agent", "journal"))
+		if err != nil {
+			t.Errorf("journal of %s: %v", h.id, err)
+		}
+		for _, f := range files {
+			if text, err := os.ReadFile(filepath.Join(h.state, "agent", "journal", f.Name())); !f.IsDir() && (err != nil || !bytes.HasPrefix(text, []byte(`{"forgotten":true}`))) {
+				t.Errorf("journal of %s: %s is left (%v)", h.id, f.Name(), err)
+			}
 		}
 		if aside, err := os.ReadDir(filepath.Join(h.state, "agent", "journal", "aside")); err == nil && len(aside) > 0 {
 			t.Errorf("journal of %s has files set aside: %v", h.id, aside)

@@ -88,6 +88,9 @@ func TestPackages(t *testing.T) {
 		if err != nil && !strings.Contains(name, "--client") {
 			t.Errorf("%s: %v\n%s", name, err, out)
 		}
+		if name == "holdfast-agent --version" && !strings.Contains(string(out), "libvirt, ") {
+			t.Errorf("the agent's package is without libvirt: %s", out)
+		}
 		t.Logf("%s: %s", name, strings.TrimSpace(string(out)))
 	}
 	t.Log(sh("chroot " + dir + " sh -ec 'getent passwd holdfast; ls -ld /etc/holdfast /etc/holdfast/tls /etc/holdfast/secrets; dpkg -V holdfast holdfast-worker holdfast-agent'"))

@@ -25,7 +25,7 @@ var (
 	page    = flag.String("page", "", "write what was measured to this file")
 	hosts   = flag.Int("hosts", 0, "number of host records, if not the usual one")
 	kills   = flag.Int("kills", 0, "number of kills, if not the usual one")
-	only    = flag.String("only", "", "comma-separated parts: fence, crash, lease, restart, ring, scale, detect, engine (default: all)")
+	only    = flag.String("only", "", "comma-separated parts: fence, crash, lease, restart, ring, commands, scale, detect, engine (default: all)")
 	dataDir = flag.String("dir", "", "directory of the etcd members' data, on the disk to measure (default: the temporary one)")
 )
 
@@ -44,13 +44,15 @@ type size struct {
 	Window, Idle time.Duration // of a write probe; without anything to do
 	Fleet, Dead  int           // hosts with everything; of them crashed one after the other
 	Bench        string        // how long a Go benchmark runs, or how often
+	Machines     int           // hosts that are given ten commands each at once
+	Returns      int           // of an agent to its interrupted command
 }
 
 var (
 	small = size{Puts: 20, Txns: 5, Fenced: 16, Kills: 1, Both: 1, TTL: 3 * time.Second, Agents: 3, Steady: 100 * time.Millisecond, Settle: time.Second,
-		Hosts: 200, Linked: 3, Falls: 1, Window: 300 * time.Millisecond, Idle: time.Second, Fleet: 3, Dead: 1, Bench: "20x"}
+		Hosts: 200, Linked: 3, Falls: 1, Window: 300 * time.Millisecond, Idle: time.Second, Fleet: 3, Dead: 1, Bench: "20x", Machines: 2, Returns: 1}
 	large = size{Puts: 200, Txns: 40, Fenced: 400, Kills: 30, Both: 10, TTL: 5 * time.Second, Agents: 200, Steady: 5 * time.Second, Settle: 8 * time.Second,
-		Hosts: 100_000, Linked: 2000, Falls: 3, Window: 5 * time.Second, Idle: time.Minute, Fleet: 24, Dead: 12, Bench: "3s"}
+		Hosts: 100_000, Linked: 2000, Falls: 3, Window: 5 * time.Second, Idle: time.Minute, Fleet: 24, Dead: 12, Bench: "3s", Machines: 100, Returns: 10}
 )
 
 // TestMain is also what the etcd members run: they are this very binary, started again.
@@ -90,7 +92,7 @@ func TestPerf(t *testing.T) {
 		name string
 		run  func()
 	}{
-		{"ring", b.ring}, {"fence", b.fence}, {"crash", b.crash}, {"lease", b.leaseEnd}, {"restart", b.restart}, {"scale", b.scale}, {"detect", b.detect}, {"engine", b.engine},
+		{"ring", b.ring}, {"fence", b.fence}, {"crash", b.crash}, {"lease", b.leaseEnd}, {"restart", b.restart}, {"commands", b.commands}, {"scale", b.scale}, {"detect", b.detect}, {"engine", b.engine},
 	} {
 		if *only == "" || strings.Contains(","+*only+",", ","+part.name+",") {
 			began := time.Now()

@@ -89,6 +89,7 @@ type Server struct {
 
 	revoked atomic.Pointer[agentpb.Down] // nil: nothing is
 	work    sync.WaitGroup               // relays to owners
+	peers   peers
 
 	mu       sync.Mutex
 	sessions map[string]*Session  // of the hosts owned here
@@ -104,11 +105,13 @@ type Server struct {
 
 // New makes the door of a worker, without a listener.
 func New(id string, h Handler, log *slog.Logger) *Server {
-	return &Server{
+	s := &Server{
 		h: h, id: id, boot: uuid.NewString(), log: log, now: time.Now, sessions: map[string]*Session{}, wires: map[*wire]bool{},
 		silent: map[*silent]bool{}, inbounds: map[*inbound]bool{},
 		relays: map[string]*relay{}, lost: map[string]time.Time{}, hostile: func(Abuse) {}, guards: newGuards(time.Now),
 	}
+	s.peers.s = s
+	return s
 }
 
 // NewGRPC makes the gRPC server for s with bounded frames, small buffers (an idle
@@ -130,6 +133,7 @@ func NewGRPC(s *Server, src *trust.Source, opts ...grpc.ServerOption) *grpc.Serv
 	}, opts...)...)
 	agentpb.RegisterLinkServer(g, s)
 	agentpb.RegisterRelayServer(g, s)
+	agentpb.RegisterPeersServer(g, &s.peers)
 	if s.issuer != nil {
 		agentpb.RegisterEnrollServer(g, s)
 	}
@@ -437,5 +441,6 @@ func (s *Server) Close() {
 	for _, w := range wires {
 		w.refuse(stopping)
 	}
+	s.peers.close()
 	s.work.Wait()
 }

@@ -12,8 +12,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -159,15 +157,9 @@ func (w *wire) put(refusal *agentpb.Refusal) {
 
 // converse dials the owner and exchanges frames with it.
 func (r *relay) converse(ctx context.Context) error {
-	creds := insecure.NewCredentials()
-	if src := r.s.trust; src != nil {
-		creds = credentials.NewTLS(src.Dialer(trust.Peer{Role: trust.Worker, ID: r.peer.ID}))
-	}
-	conn, err := grpc.NewClient("passthrough:///"+r.peer.Address,
-		grpc.WithTransportCredentials(creds), grpc.WithNoProxy(), grpc.WithDisableServiceConfig(),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxFrame), grpc.MaxCallSendMsgSize(maxFrame)))
+	conn, err := r.s.dial(r.peer)
 	if err != nil {
-		return fmt.Errorf("dial owner %s: %w", r.peer.ID, err)
+		return err
 	}
 	defer conn.Close() // the stream on it has ended
 	silent := time.AfterFunc(RelaySilence, func() { r.cancel(fmt.Errorf("owner %s: not a word within %v", r.peer.ID, RelaySilence)) })
