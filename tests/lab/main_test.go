@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 	lab.Child()
 	copyChild()
 	workerChild()
+	etcdChild()
 	os.Exit(func() (code int) {
 		l, err := lab.Start(context.Background(), lab.Config{})
 		if err != nil {
