@@ -73,5 +73,6 @@ func (f *fleet) fenced(t *testing.T) {
 		t.Errorf("stray file %s", s)
 	}
 	c.check(true)
+	c.start()
 	c.goesOn()
 }

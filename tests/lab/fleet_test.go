@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -241,12 +242,14 @@ func (f *fleet) gone(p *world.Proc) {
 	}
 }
 
-// put declares something; workers that are only starting are asked again.
+// put declares something, also while a test cleans up; workers that are only starting are
+// asked again.
 func put(t *testing.T, what string, do func(context.Context) error) {
 	t.Helper()
-	var err error
 	wait(t, what+" is declared", func() bool {
-		err = do(t.Context())
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		err := do(ctx)
 		var p *v1.Problem
 		if errors.As(err, &p) && p.Status < 500 {
 			t.Fatalf("declare %s: %v", what, err)
@@ -347,8 +350,18 @@ func (f *fleet) linked() {
 	}
 }
 
-// tell shows the ends of the logs.
+// tell shows how hosts are and the ends of the logs.
 func (f *fleet) tell() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	all, err := f.api.Hosts(ctx, v1.HostQuery{})
+	for _, h := range all {
+		text, _ := json.Marshal(h.Status)
+		f.t.Logf("%s: %s", h.Spec.ID, text)
+	}
+	if err != nil {
+		f.t.Logf("hosts: %v", err)
+	}
 	files, _ := filepath.Glob(f.path("*.log"))
 	for _, h := range f.hosts {
 		files = append(files, filepath.Join(h.node.Dir(), "boot.log"), filepath.Join(h.node.Dir(), "log", "libvirtd.log"))
