@@ -254,11 +254,13 @@ func (c *cell) over() bool {
 
 // TestInterrupted is the matrix of the issue on libvirt and QEMU, with real agents, workers
 // and etcd: each kind of command is interrupted in mid-transfer by each interruption. All
-// kinds meet it at the same time. Before that, in a fleet that has seen no storm yet, a host
-// loses its power and automation fences it.
+// kinds meet it at the same time. Before that, in a fleet that has seen no storm yet, hosts are
+// lost and automation fences them.
 func TestInterrupted(t *testing.T) {
 	f := newFleet(t)
-	t.Run("source-fenced", func(t *testing.T) { f.fenced(t) })
+	for _, what := range losses {
+		t.Run(what.name, func(t *testing.T) { f.fenced(t, what) })
+	}
 	table := map[string]map[string]string{}
 	for n, what := range interruptions {
 		if table[what.name] == nil {
