@@ -551,8 +551,8 @@ func (c *cell) start() {
 	c.seen = check(c.t, c.at)
 }
 
-// hangLimit is after how long a guest that runs and does not write is taken to hang: QEMU's
-// emulation loses a page of memory in a migration now and then (docs/lab.md).
+// hangLimit is after how long a guest that runs and does not write is taken to hang, as
+// emulated ones do after a migration now and then (docs/lab.md).
 const hangLimit = 45 * time.Second
 
 // goesOn: the guest that was started writes on, without a hole; one that hangs since its
