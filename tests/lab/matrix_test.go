@@ -6,6 +6,7 @@ package lab_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -626,6 +627,16 @@ const (
 	tableEnds   = "<!-- written by make lab-test -page: end -->\n"
 )
 
+// notYet is what stands for a cell without a result: one that is none, or has not run.
+func notYet(name, kind string) string {
+	for _, what := range interruptions {
+		if what.name == name && (what.kinds == nil || slices.Contains(what.kinds, kind)) {
+			return "not run"
+		}
+	}
+	return "–"
+}
+
 // writeTable writes what came of each cell between the marks of a page.
 func writeTable(file string, results map[string]map[string]string) error {
 	text, err := os.ReadFile(file)
@@ -639,19 +650,13 @@ func writeTable(file string, results map[string]map[string]string) error {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "| interruption | %s |\n|---%s|\n", strings.Join(kinds, " | "), strings.Repeat("|---", len(kinds)))
-	done := map[string]bool{}
 	for _, what := range interruptions {
-		if done[what.name] {
-			continue
+		if what.what == "" {
+			continue // one more row of the same name
 		}
-		done[what.name] = true
 		fmt.Fprintf(&b, "| %s: %s |", what.name, what.what)
 		for _, kind := range kinds {
-			came := results[what.name][kind]
-			if came == "" {
-				came = "–"
-			}
-			fmt.Fprintf(&b, " %s |", came)
+			fmt.Fprintf(&b, " %s |", cmp.Or(results[what.name][kind], notYet(what.name, kind)))
 		}
 		b.WriteString("\n")
 	}
