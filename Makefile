@@ -39,8 +39,8 @@ fuzz: ## every fuzz target for a while, inputs found are kept: [FOR=5m]
 
 lab: lab-tools ## hosts with real libvirt and QEMU on this machine, until Ctrl-C (root) [HOSTS=3]
 	go run ./tests/lab/cmd/lab up $(HOSTS)
-lab-test: lab-tools ## the tests of the lab: conformance, power cuts, faults (root; minutes)
-	go test -tags lab,libvirt_dlopen -count=1 -v -timeout 40m ./tests/lab
+lab-test: lab-tools ## the tests of the lab: conformance, power cuts, faults, commands (root; minutes)
+	go test -tags lab,libvirt_dlopen -count=1 -v -timeout 40m ./tests/lab -args -page $(CURDIR)/docs/commands.md
 lab-down: ## end a lab that runs, remove what one left behind (root)
 	go run ./tests/lab/cmd/lab down
 lab-tools:

@@ -286,19 +286,30 @@ func (h *Host) Thaw() error { return write(filepath.Join(h.group(), "cgroup.free
 
 // KillLibvirtd ends the host's libvirtd as a crash does. Its guests run on, and another
 // libvirtd comes.
-func (h *Host) KillLibvirtd() error {
+func (h *Host) KillLibvirtd() error { return h.Signal("libvirtd", unix.SIGKILL) }
+
+// Signal sends sig to the processes of the host that have that name; none is an error.
+func (h *Host) Signal(name string, sig unix.Signal) error {
 	text, err := os.ReadFile(filepath.Join(h.group(), "cgroup.procs"))
 	if err != nil {
-		return fmt.Errorf("kill libvirtd of %s: %w", h.Name, err)
+		return fmt.Errorf("send %v to %s of %s: %w", sig, name, h.Name, err)
 	}
+	sent := false
 	for _, word := range strings.Fields(string(text)) {
-		name, err := os.ReadFile(filepath.Join("/proc", word, "comm"))
+		comm, err := os.ReadFile(filepath.Join("/proc", word, "comm"))
 		pid, convErr := strconv.Atoi(word)
-		if err == nil && convErr == nil && strings.TrimSpace(string(name)) == "libvirtd" {
-			return unix.Kill(pid, unix.SIGKILL)
+		if err != nil || convErr != nil || strings.TrimSpace(string(comm)) != name {
+			continue
 		}
+		if err := unix.Kill(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("send %v to %s of %s: %w", sig, name, h.Name, err)
+		}
+		sent = true
 	}
-	return fmt.Errorf("kill libvirtd of %s: there is none", h.Name)
+	if !sent {
+		return fmt.Errorf("send %v to %s of %s: there is none", sig, name, h.Name)
+	}
+	return nil
 }
 
 // Cable plugs the host's network in or out.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -190,6 +191,15 @@ func plug(ctx context.Context, space, port, names string, addrs ...string) error
 // BMCs. The caller starts and ends it.
 func (l *Lab) Manager(ctx context.Context, name string, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", Manager, name}, args...)...)
+}
+
+// DialManager connects to an address that the manager's namespace reaches, its own
+// loopback included.
+func (l *Lab) DialManager(ctx context.Context, address string) (conn net.Conn, err error) {
+	return conn, inManager(func() error {
+		conn, err = (&net.Dialer{}).DialContext(ctx, "tcp", address)
+		return err
+	})
 }
 
 // inManager runs f in the manager's network, on a thread of its own that ends with it.

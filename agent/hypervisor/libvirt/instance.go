@@ -179,16 +179,30 @@ func meaningOf(state libvirt.DomainState, reason int) (hypervisor.InstanceState,
 	return "", "", fmt.Errorf("libvirt's state %d, which says nothing", state)
 }
 
-// Define implements hypervisor.Instances.
+// Define implements hypervisor.Instances. Of one that libvirt knows already only the disks
+// change, in their order: all else that its definition has (identity, network, processor
+// model) no record tells, and it must not be lost with a move of a volume.
 func (h *Host) Define(ctx context.Context, def hypervisor.Definition) error {
 	text, err := render(def, h.cfg.Accel, h.cfg.Emulator, h.Path)
 	if err != nil {
 		return fmt.Errorf("define instance: %w", err)
 	}
-	if s := h.LookInstance(ctx, def.ID); s.Answer == hypervisor.CouldNotLook {
+	switch s := h.LookInstance(ctx, def.ID); {
+	case s.Answer == hypervisor.CouldNotLook:
 		return fmt.Errorf("define instance %s: look at it: %s", def.ID, s.Reason)
-	} else if s.Answer == hypervisor.Present && s.State != hypervisor.Stopped {
+	case s.Answer == hypervisor.Present && s.State != hypervisor.Stopped:
 		return fmt.Errorf("define instance %s: %w: it is %s", def.ID, hypervisor.ErrBusy, s.State)
+	case s.Answer == hypervisor.Present:
+		text, err = onDomain(ctx, h, callLimit, def.ID, func(d *libvirt.Domain) (string, error) {
+			have, err := d.GetXMLDesc(libvirt.DOMAIN_XML_INACTIVE | libvirt.DOMAIN_XML_SECURE)
+			if err != nil {
+				return "", err
+			}
+			return withDisks(have, def.Disks, h.Path)
+		})
+		if err != nil {
+			return fmt.Errorf("define instance %s: %w", def.ID, err)
+		}
 	}
 	_, err = call(ctx, h, callLimit, func(c *libvirt.Connect) (nothing, error) {
 		d, err := c.DomainDefineXMLFlags(text, libvirt.DOMAIN_DEFINE_VALIDATE)

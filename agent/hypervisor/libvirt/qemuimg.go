@@ -148,9 +148,13 @@ func qemuImg(ctx context.Context, stdout io.Writer, args ...string) error {
 		return nil
 	}
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
-		err = errors.Join(err, cause)
+		err = fmt.Errorf("%w: %w", err, cause)
 	}
-	return fmt.Errorf("qemu-img %s: %w: %s", args[0], errors.Join(err, meaning(stderr.String())), strings.TrimSpace(stderr.String()))
+	said := strings.Join(strings.Fields(stderr.String()), " ") // one line, as journals and events want it
+	if what := meaning(said); what != nil {
+		err = fmt.Errorf("%w: %w", err, what)
+	}
+	return fmt.Errorf("qemu-img %s: %w: %s", args[0], err, said)
 }
 
 // meaning finds the error number in what qemu-img says.

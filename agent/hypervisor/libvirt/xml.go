@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"html"
 	"regexp"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -212,4 +213,29 @@ func relocate(text string, files map[string]string) string {
 		}
 		return part[1] + html.EscapeString(to) + part[3]
 	})
+}
+
+// withDisks is libvirt's own definition with its disks, in their order, where disks says.
+// A definition with other disks than those is an error: which is which is not known.
+func withDisks(text string, disks []hypervisor.DiskSpec, path func(hypervisor.Disk) (string, error)) (string, error) {
+	def, err := parse(text)
+	if err != nil {
+		return "", err
+	}
+	var have []string
+	for _, k := range def.Devices.Disks {
+		if k.writable() {
+			have = append(have, k.path())
+		}
+	}
+	if len(have) != len(disks) || slices.Contains(have, "") {
+		return "", fmt.Errorf("it is defined with the disks %q, which are to be %d files", have, len(disks))
+	}
+	files := map[string]string{}
+	for i, spec := range disks {
+		if files[have[i]], err = path(spec.Disk); err != nil {
+			return "", err
+		}
+	}
+	return relocate(text, files), nil
 }

@@ -104,3 +104,20 @@ func TestRelocate(t *testing.T) {
 		t.Errorf("relocated:\n%s", got)
 	}
 }
+
+// A volume that moved changes the disk alone; a definition that does not have the disks
+// on record is left alone.
+func TestWithDisks(t *testing.T) {
+	const stopped = `<domain type='kvm'><name>i-1</name><uuid>own</uuid><devices><disk type='file' device='disk'><source file='/p/a'/></disk>` +
+		`<disk type='file' device='cdrom'><source file='/iso'/></disk><interface type='bridge'><mac address='52:54:00:00:00:01'/></interface></devices></domain>`
+	moved := []hypervisor.DiskSpec{{Disk: hypervisor.Disk{Pool: "q", Path: "b"}}}
+	got, err := withDisks(stopped, moved, at)
+	if want := strings.Replace(stopped, "/p/a", "/pools/q/b", 1); err != nil || got != want {
+		t.Errorf("%v:\n%s\nwant\n%s", err, got, want)
+	}
+	for _, bad := range []string{running, strings.Replace(stopped, "device='cdrom'", "device='disk'", 1), strings.Replace(stopped, "type='file' device='disk'><source file='/p/a'", "type='block' device='disk'><source dev='/dev/sdb'", 1)} {
+		if got, err := withDisks(bad, moved, at); err == nil {
+			t.Errorf("other disks were taken for its own:\n%s", got)
+		}
+	}
+}
