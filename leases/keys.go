@@ -39,6 +39,7 @@ const (
 	SecretsPrefix    = Root + "secrets/"
 	TokensPrefix     = Root + "tokens/"
 	RevokedPrefix    = Root + "revoked/"
+	RequestsPrefix   = Root + "requests/"
 
 	AuthoritiesPrefix = Root + "authorities/"
 	JoinsPrefix       = Root + "joins/"
@@ -53,6 +54,12 @@ func ConfigSlotsKey() string { return Root + "config/slots" }
 
 // ConfigGenerationKey holds the generation of the etcd data.
 func ConfigGenerationKey() string { return Root + "config/generation" }
+
+// ConfigEventsKey says which events are no longer kept.
+func ConfigEventsKey() string { return Root + "config/events" }
+
+// RequestKey is a request of the operator API that was named by its caller.
+func RequestKey(id string) string { return RequestsPrefix + id }
 
 // WorkerKey is a worker's registration, bound to its lease.
 func WorkerKey(worker string) string { return WorkersPrefix + worker }

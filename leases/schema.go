@@ -21,6 +21,7 @@ type KeyDoc struct {
 var Schema = []KeyDoc{
 	{"config/slots", false, "created once", "number of slots, never changed by a running fleet", `{"v":1,"slots":1024}`},
 	{"config/generation", false, "created once; raised after a restore (docs/etcd-restore.md), own mod_revision", "generation of the etcd data, first part of every epoch", `{"v":1,"generation":1}`},
+	{"config/events", false, "slot 0", "revision up to which events are no longer kept: who watches from an older one has missed some", `{"v":1,"trimmed":184100}`},
 	{"workers/<worker>", true, "own lease", "addresses, zone, weight, boot, state (starting, ready, restarting), settings of interest", `{"v":1,"worker":"w-1","boot":"b-7f3a","zone":"z1","weight":1,"state":"ready"}`},
 	{"slots/<slot>", true, "own mod_revision", "owner; the epoch is (generation, mod_revision of this key)", `{"v":1,"worker":"w-1","boot":"b-7f3a","since":"2026-11-21T14:28:00Z"}`},
 	{"ends/<worker>/<boot>", false, "created once", "how a worker ended (released, reaped, expired, evicted), at, last renewal; deleted after an hour", `{"v":1,"how":"reaped","at":"2026-11-21T14:28:00Z"}`},
@@ -47,6 +48,7 @@ var Schema = []KeyDoc{
 	{"journal/<host>/<id>/<nn>", false, "slot of the host", "step authored by the agent, numbered by it; removed when both sides have the end", `{"v":1,"seq":2,"state":"PROCESSING","what":"copying nfs1:v7.qcow2 to …"}`},
 	{"events/<uuid>", false, "in the transaction that it reports", "event, ordered by mod_revision; kept by age and count", `{"v":1,"type":"host.state","host":"h0042"}`},
 	{"audit/<uuid>", false, "in the transaction that it reports", "audited mutation, same id as its event: who, what, reason, and before and after of each field that changed; kept by age and count", `{"v":1,"who":"operator/ann@10.0.0.9","what":"host.maintenance","changes":[{"key":"hosts/h0042/spec","before":{},"after":{"maintenance":true}}]}`},
+	{"requests/<id>", false, "created once, then by the worker that created it", "request of the operator API with an Idempotency-Key: digest of it, who, when, what was answered; no status while it is carried out; deleted after a day", `{"v":1,"print":"9f86…","by":"operator/ann@10.0.0.9","at":"2026-11-21T14:28:00Z","status":200,"answer":{"id":"…"}}`},
 	{"settings/<scope>/<name>", false, "own mod_revision", "value, by, at, reason", `{"v":1,"value":"10s","by":"ops"}`},
 	{"secrets/<host>/<device>", false, "own mod_revision", "credentials of a power device, sealed with this key as additional data (docs/secrets.md); by, at, tested", `{"v":1,"sealed":"holdfast:enc:aesgcm:v1:k1:…","by":"ann@10.0.0.9","at":"2026-11-21T14:28:00Z","tested":true}`},
 	{"profiles/<scope>", false, "own mod_revision", "power profile of a scope: fields that hosts below inherit", `{"v":1,"fields":{"device.bmc.driver":"redfish","class":"slow"},"by":"ops"}`},

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/holdfast-ha/holdfast/leases"
+	"github.com/holdfast-ha/holdfast/worker/api"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
 
@@ -37,6 +38,12 @@ func (b *backend) audited(x v1.Event, ops []leases.Op) leases.Op {
 	a := auditRecord{V: 1, Audit: v1.Audit{
 		ID: x.ID, At: x.At, Who: x.Data["by"], What: x.Type, Message: x.Message, Reason: x.Data["reason"], Host: x.Host, Worker: x.Worker,
 	}}
+	a.Changes = b.changesOf(ops)
+	return leases.Put(leases.AuditKey(x.ID), a)
+}
+
+// changesOf are the fields that ops make others.
+func (b *backend) changesOf(ops []leases.Op) (out []v1.AuditChange) {
 	for _, op := range ops[:min(len(ops), maxAuditOps)] {
 		var before json.RawMessage
 		if b.mirror != nil {
@@ -45,10 +52,23 @@ func (b *backend) audited(x v1.Event, ops []leases.Op) leases.Op {
 			}
 		}
 		if c := changeOf(op.Key(), before, op.Value()); len(c.Before)+len(c.After) > 0 {
-			a.Changes = append(a.Changes, c)
+			out = append(out, c)
 		}
 	}
-	return leases.Put(leases.AuditKey(x.ID), a)
+	return out
+}
+
+// noted puts into the audit log, and nowhere else, what somebody is about to do that leaves
+// no record. A dry run is told of it and goes no further: do is false.
+func (b *backend) noted(ctx context.Context, x v1.Event) (do bool, err error) {
+	if t := api.DryRun(ctx); t != nil {
+		t.Would(x.Message)
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	_, err = b.client.Commit(ctx, leases.Unowned(), b.audited(x, nil))
+	return err == nil, etcdProblem("audit log", err)
 }
 
 // changeOf says which fields of a record are others; nil is a record that is not there.
@@ -91,13 +111,12 @@ func fieldsOf(record json.RawMessage) map[string]json.RawMessage {
 }
 
 // Audits implements api.Keeper.
-func (b *backend) Audits(ctx context.Context, host string, limit int) ([]v1.Audit, error) {
+func (b *backend) Audits(ctx context.Context, host string) ([]v1.Audit, error) {
 	all, err := b.audits(ctx)
 	if err != nil {
 		return nil, err
 	}
-	all = slices.DeleteFunc(all, func(a v1.Audit) bool { return host != "" && a.Host != host })
-	return all[:min(len(all), limit)], nil
+	return slices.DeleteFunc(all, func(a v1.Audit) bool { return host != "" && a.Host != host }), nil
 }
 
 // audits lists all of them, the newest first.

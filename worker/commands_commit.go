@@ -74,6 +74,16 @@ func (b *commandBatch) announce(typ, severity, msg string) {
 	b.announced = append(b.announced, b.c.event(typ, severity, msg, command.Record{Host: b.c.o.host}))
 }
 
+// ordered says of the event announced last that somebody ordered it: it goes into the
+// audit log.
+func (b *commandBatch) ordered(who, reason string) {
+	data := b.announced[len(b.announced)-1].Data
+	data["by"] = who
+	if reason != "" {
+		data["reason"] = reason
+	}
+}
+
 func (c *commander) event(typ, severity, msg string, r command.Record) v1.Event {
 	x := v1.Event{
 		ID: newEventID(), At: c.now(), Type: typ, Severity: severity, Host: r.Host, Partition: c.o.home, Worker: c.o.s.Worker(),
@@ -124,6 +134,9 @@ func (c *commander) flush(ctx context.Context, b *commandBatch) {
 	events := b.announced
 	for _, x := range events {
 		ops = append(ops, leases.Put(leases.EventKey(x.ID), x))
+		if x.Data["by"] != "" {
+			ops = append(ops, (*backend)(c.o.w).audited(x, nil))
+		}
 	}
 	send := func() {
 		if len(ops) == 0 || ctx.Err() != nil {

@@ -83,6 +83,12 @@ func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects
 			}
 		}
 	}
+	if ev.Order != nil && len(announced) > 0 {
+		x := announced[0]
+		x.Type, x.Message = "host.order", fmt.Sprintf("%s of host %s was ordered: %s", ev.Order.Verb, o.host, x.Message)
+		x.Data = map[string]string{"by": ev.Order.By, "reason": ev.Order.Reason}
+		ops = append(ops, (*backend)(o.w).audited(x, ops[:1]))
+	}
 	failed := false
 	defer func() {
 		if failed { // the warning is this owner's: another one's success says nothing of it

@@ -97,7 +97,7 @@ func (e *env) follow(ctx context.Context, api *v1.Client, c v1.Command, timeout 
 		switch {
 		case err == nil:
 			c = now
-		case errors.As(err, &p) && p.Code != v1.CodeUnavailable:
+		case errors.As(err, &p) && !p.Away():
 			return err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,13 @@ import (
 // ActorHeader carries the name of who asks, for the record, where nobody has to prove it:
 // on loopback. It is a claim, noted together with the peer's address.
 const ActorHeader = "Holdfast-Actor"
+
+// KeyHeader names a request: sent again with the same value it is not carried out again.
+// An answer that was given before carries RepeatedHeader, with the time of the first.
+const (
+	KeyHeader      = "Idempotency-Key"
+	RepeatedHeader = "Holdfast-Repeated"
+)
 
 const (
 	maxAnswer      = 64 << 20         // of one answer; a page of hosts is far below
@@ -154,9 +162,8 @@ func (c *Client) do(ctx context.Context, r request, out any) error {
 			failed = append(failed, fmt.Sprintf("%s: %s", c.endpoints[n].Host, plain(err)))
 			if write && !notSent(err) {
 				c.good.Store(int64((n + 1) % len(c.endpoints)))
-				return (&Problem{Code: CodeUnavailable, Status: http.StatusGatewayTimeout,
-					Detail: "no answer, it may or may not have been done: " + failed[len(failed)-1],
-					Hint:   "look before you repeat it: holdfast events"}).Complete()
+				return Problemf(CodeUnknownOutcome, "no answer, it may or may not have been done: %s", failed[len(failed)-1]).
+					WithHint("look before you repeat it: holdfast events")
 			}
 		}
 		if ctx.Err() != nil {
@@ -253,17 +260,23 @@ func cause(ctx context.Context, err error) error {
 func problemOf(resp *http.Response, b []byte) *Problem {
 	var p Problem
 	if json.Unmarshal(b, &p) == nil && p.Code != "" {
-		return p.Complete()
+		q := p.Complete()
+		q.Have, _ = strconv.ParseInt(strings.Trim(resp.Header.Get("ETag"), `"`), 10, 64) // none: 0
+		return q
 	}
 	line, _, _ := strings.Cut(strings.TrimSpace(string(b)), "\n")
 	if len(line) > 200 {
 		line = line[:200]
 	}
+	// Not a worker's word: something in between. What became of the request is unknown.
 	code := CodeInternal
-	if resp.StatusCode >= 502 && resp.StatusCode <= 504 {
+	switch resp.StatusCode {
+	case http.StatusServiceUnavailable:
 		code = CodeUnavailable
+	case http.StatusBadGateway, http.StatusGatewayTimeout:
+		code = CodeUnknownOutcome
 	}
-	return (&Problem{Code: code, Status: resp.StatusCode, Detail: strings.TrimSpace(fmt.Sprintf("answer %s %s", resp.Status, line))}).Complete()
+	return Problemf(code, "%s", strings.TrimSpace(fmt.Sprintf("answer %s %s", resp.Status, line)))
 }
 
 // notSent says whether a request certainly never reached a worker.
