@@ -184,7 +184,7 @@ func TestErrorsAreProblems(t *testing.T) {
 		t.Errorf("got %#v", err)
 	}
 	html := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "<html>bad gateway", 502) }))
-	if _, err = client(t, html.URL).Workers(t.Context()); !errors.As(err, &p) || p.Code != v1.CodeUnavailable || !strings.Contains(p.Detail, "502") {
+	if _, err = client(t, html.URL).Workers(t.Context()); !errors.As(err, &p) || p.Code != v1.CodeUnknownOutcome || !strings.Contains(p.Detail, "502") {
 		t.Errorf("got %v", err)
 	}
 }
