@@ -45,7 +45,7 @@ func (e *env) askFor(ctx context.Context, f commandFlags) error {
 	}
 	c, err := api.NewCommand(ctx, f.r)
 	var p *v1.Problem
-	if errors.As(err, &p) && p.Status == 504 {
+	if errors.As(err, &p) && p.Code == v1.CodeUnknownOutcome {
 		c, err = api.NewCommand(ctx, f.r)
 	}
 	if err != nil {

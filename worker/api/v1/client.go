@@ -61,6 +61,38 @@ type Client struct {
 	idle, backoff time.Duration // of watches: silence that means a dead connection; first pause before another try
 }
 
+// asked is how the calls under a context are made.
+type asked struct {
+	dry  bool
+	will *DryRun
+	key  string
+}
+
+type askedKey struct{}
+
+func askedOf(ctx context.Context) asked {
+	a, _ := ctx.Value(askedKey{}).(asked)
+	return a
+}
+
+// WithDryRun makes dry runs of all changes that are asked for under the context: they are
+// checked and answered, nothing is done. will, unless nil, takes the answer of those that
+// have none of their own.
+func WithDryRun(ctx context.Context, will *DryRun) context.Context {
+	a := askedOf(ctx)
+	a.dry, a.will = true, will
+	return context.WithValue(ctx, askedKey{}, a)
+}
+
+// WithKey names the one POST that is asked for under the context: sent again under the same
+// name, by this process or another, it is not carried out again. When no answer comes it is
+// tried at the next endpoint.
+func WithKey(ctx context.Context, key string) context.Context {
+	a := askedOf(ctx)
+	a.key = key
+	return context.WithValue(ctx, askedKey{}, a)
+}
+
 // NewClient checks the options; it asks nobody.
 func NewClient(o Options) (*Client, error) {
 	if len(o.Endpoints) == 0 {
@@ -118,6 +150,17 @@ func (c *Client) do(ctx context.Context, r request, out any) error {
 			return Problemf(CodeInternal, "encode request: %v", err)
 		}
 	}
+	write, how := r.method != http.MethodGet, askedOf(ctx)
+	if write && how.dry {
+		q := url.Values{"dryRun": {"true"}}
+		for name, values := range r.query {
+			q[name] = values
+		}
+		if r.query = q; out == nil && how.will != nil {
+			out = how.will
+		}
+	}
+	named := how.key != "" && r.method == http.MethodPost
 	timeout := c.timeout
 	if r.timeout > timeout {
 		timeout = r.timeout
@@ -125,7 +168,6 @@ func (c *Client) do(ctx context.Context, r request, out any) error {
 	caller := ctx
 	ctx, cancel := withTimeout(ctx, timeout)
 	defer cancel()
-	write := r.method != http.MethodGet
 	if write && len(c.endpoints) > 1 && !c.answered.Load() {
 		// A write cannot be tried elsewhere once it was sent: find a worker that answers first.
 		if _, err := c.Version(ctx); err != nil {
@@ -160,7 +202,7 @@ func (c *Client) do(ctx context.Context, r request, out any) error {
 				return context.Canceled
 			}
 			failed = append(failed, fmt.Sprintf("%s: %s", c.endpoints[n].Host, plain(err)))
-			if write && !notSent(err) {
+			if write && !named && !notSent(err) {
 				c.good.Store(int64((n + 1) % len(c.endpoints)))
 				return Problemf(CodeUnknownOutcome, "no answer, it may or may not have been done: %s", failed[len(failed)-1]).
 					WithHint("look before you repeat it: holdfast events")
@@ -221,6 +263,9 @@ func (c *Client) send(ctx context.Context, n int, r request, body []byte) (*http
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	if key := askedOf(ctx).key; key != "" && r.method == http.MethodPost {
+		req.Header.Set(KeyHeader, key)
 	}
 	if c.actor != "" {
 		req.Header.Set(ActorHeader, c.actor)
