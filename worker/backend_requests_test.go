@@ -22,7 +22,7 @@ import (
 // finds what it needs. A code: it is refused here, as a dry run too, for this worker has no
 // keys, no certificates and no agents' links.
 var changes = []struct{ method, path, target, body, code string }{
-	{"PUT", "/v1/hosts/{id}", "/v1/hosts/h9", `{"partition":"z1/p1/c1"}`, ""},
+	{"PUT", "/v1/hosts/{id}", "/v1/hosts/h9", `{"partition":"z/p/c"}`, ""},
 	{"POST", "/v1/hosts/{id}/maintenance", "/v1/hosts/h9/maintenance", `{"on":true,"reason":"fan"}`, ""},
 	{"POST", "/v1/hosts/{id}/ha", "/v1/hosts/h9/ha", `{"on":false}`, ""},
 	{"POST", "/v1/hosts/{id}/enabled", "/v1/hosts/h9/enabled", `{"on":false}`, ""},
@@ -30,10 +30,10 @@ var changes = []struct{ method, path, target, body, code string }{
 	{"DELETE", "/v1/hosts/{id}/devices/{device}/secret", "/v1/hosts/h1/devices/bmc/secret", "", v1.CodeNotFound},
 	{"POST", "/v1/secrets/reseal", "/v1/secrets/reseal", `{}`, v1.CodeRefused},
 	{"POST", "/v1/hosts/{id}/orders", "/v1/hosts/h1/orders", `{"verb":"soft","reason":"test"}`, ""},
-	{"PATCH", "/v1/power/profile", "/v1/power/profile?scope=zone/z1", `{"set":{"class":"slow"}}`, ""},
-	{"PUT", "/v1/partitions/{path...}", "/v1/partitions/z1/p1", `{"why":"declared"}`, ""},
-	{"POST", "/v1/partitions/{path...}:ha", "/v1/partitions/z1/p1:ha", `{"on":true}`, ""},
-	{"POST", "/v1/partitions/{path...}:enabled", "/v1/partitions/z1/p1:enabled", `{"on":true}`, ""},
+	{"PATCH", "/v1/power/profile", "/v1/power/profile?scope=zone/z", `{"set":{"class":"slow"}}`, ""},
+	{"PUT", "/v1/partitions/{path...}", "/v1/partitions/z/p", `{"why":"declared"}`, ""},
+	{"POST", "/v1/partitions/{path...}:ha", "/v1/partitions/z/p:ha", `{"on":true}`, ""},
+	{"POST", "/v1/partitions/{path...}:enabled", "/v1/partitions/z/p:enabled", `{"on":true}`, ""},
 	{"PUT", "/v1/pools/{id}", "/v1/pools/nfs1", `{"id":"nfs1","type":"nfs","role":"primary"}`, ""},
 	{"PUT", "/v1/pools/{id}", "/v1/pools/nfs2", `{"id":"nfs2","type":"nfs","role":"primary","hosts":["h1"]}`, ""},
 	{"PUT", "/v1/volumes/{id}", "/v1/volumes/v1", `{"id":"v1","pool":"nfs1","path":"v1.raw","format":"raw","size":1048576}`, ""},
@@ -50,12 +50,12 @@ var changes = []struct{ method, path, target, body, code string }{
 	{"POST", "/v1/workers/{id}/drain", "/v1/workers/w1/drain", `{"reason":"test","force":true}`, ""},
 	{"POST", "/v1/workers/{id}/undrain", "/v1/workers/w1/undrain", `{}`, ""},
 	{"POST", "/v1/hosts/{id}/rebalance", "/v1/hosts/h1/rebalance", "", v1.CodeUnavailable},
-	{"POST", "/v1/budgets/{path...}:grant", "/v1/budgets/zone/z1:grant", `{"reason":"test","extra":1,"for":"1h"}`, ""},
-	{"POST", "/v1/budgets/{path...}:reset", "/v1/budgets/zone/z1:reset", `{"reason":"test"}`, ""},
-	{"PUT", "/v1/settings/{name}", "/v1/settings/budget.zone?scope=zone/z1", `{"value":"7/1h"}`, ""},
-	{"DELETE", "/v1/settings/{name}", "/v1/settings/budget.zone?scope=zone/z1", "", ""},
-	{"POST", "/v1/ha/disarm", "/v1/ha/disarm", `{"scope":"zone/z1","for":"1h"}`, ""},
-	{"POST", "/v1/ha/arm", "/v1/ha/arm", `{"scope":"zone/z1"}`, ""},
+	{"POST", "/v1/budgets/{path...}:grant", "/v1/budgets/zone/z:grant", `{"reason":"test","extra":1,"for":"1h"}`, ""},
+	{"POST", "/v1/budgets/{path...}:reset", "/v1/budgets/zone/z:reset", `{"reason":"test"}`, ""},
+	{"PUT", "/v1/settings/{name}", "/v1/settings/budget.zone?scope=zone/z", `{"value":"7/1h"}`, ""},
+	{"DELETE", "/v1/settings/{name}", "/v1/settings/budget.zone?scope=zone/z", "", ""},
+	{"POST", "/v1/ha/disarm", "/v1/ha/disarm", `{"scope":"zone/z","for":"1h"}`, ""},
+	{"POST", "/v1/ha/arm", "/v1/ha/arm", `{"scope":"zone/z"}`, ""},
 	{"POST", "/v1/auth/tokens", "/v1/auth/tokens", `{"name":"ci","role":"viewer"}`, ""},
 	{"DELETE", "/v1/auth/tokens/{id}", "/v1/auth/tokens/none", "", v1.CodeNotFound},
 	{"POST", "/v1/join-tokens", "/v1/join-tokens", `{"host":"h1"}`, v1.CodeRefused},
@@ -119,7 +119,11 @@ func TestEveryChangeCanBeTriedAndIsAudited(t *testing.T) {
 	r.host(t, "h1", true)
 	w, _ := r.worker(t, "w1")
 	beat(t, w, "h1")
-	eventually(t, "h1 is AVAILABLE", func() bool { rec, _ := read[ha.Record](t, r, leases.HostHAKey("h1")); return rec.State == ha.Available })
+	eventually(t, "h1 is owned and looked at", func() bool {
+		_, own := (*backend)(w).OwnerAPI("h1")
+		rec, _ := read[ha.Record](t, r, leases.HostHAKey("h1"))
+		return own && rec.State != ""
+	})
 	tried := map[string]bool{}
 	command := "none"
 	for _, c := range changes {
@@ -194,8 +198,8 @@ func TestNamedRequestAtAnotherWorker(t *testing.T) {
 		eventually(t, "both know the host", func() bool { return w.view != nil && slices.Contains(hostsOf(w), "h1") })
 	}
 	const grant = `{"reason":"test","extra":3,"for":"1h"}`
-	one, first := send(t, a, "POST", "/v1/budgets/zone/z1:grant", grant, v1.KeyHeader, "k-1")
-	two, again := send(t, b, "POST", "/v1/budgets/zone/z1:grant", grant, v1.KeyHeader, "k-1")
+	one, first := send(t, a, "POST", "/v1/budgets/zone/z:grant", grant, v1.KeyHeader, "k-1")
+	two, again := send(t, b, "POST", "/v1/budgets/zone/z:grant", grant, v1.KeyHeader, "k-1")
 	if one.StatusCode != 200 || two.StatusCode != 200 || first != again || two.Header.Get(v1.RepeatedHeader) == "" {
 		t.Errorf("%d %s, then %d %s", one.StatusCode, first, two.StatusCode, again)
 	}

@@ -327,7 +327,10 @@ func TestRoutes(t *testing.T) {
 // matches compares a path with a route's.
 func matches(route, path string) bool {
 	if base, verb, ok := strings.Cut(route, "}:"); ok {
-		route, path = base+"}", strings.TrimSuffix(path, ":"+verb)
+		if route, ok = base+"}", strings.HasSuffix(path, ":"+verb); !ok {
+			return false
+		}
+		path = strings.TrimSuffix(path, ":"+verb)
 	} else if strings.Contains(path, ":") {
 		return false
 	}

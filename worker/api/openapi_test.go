@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,15 +16,25 @@ import (
 	validator "github.com/pb33f/libopenapi-validator"
 	"github.com/pb33f/libopenapi-validator/config"
 	verrors "github.com/pb33f/libopenapi-validator/errors"
+	v3 "github.com/pb33f/libopenapi/datamodel/high/v3"
 
 	"github.com/holdfast-ha/holdfast/worker/api"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
 
-// reader makes the validator that is not ours: of a document against the schema of OpenAPI
-// 3.1, of requests and answers against a document.
-func reader(text []byte) (validator.Validator, error) {
+// described is a document with the validator that is not ours: of the document against the
+// schema of OpenAPI 3.1, of requests and answers against the document.
+type described struct {
+	validator.Validator
+	doc *v3.Document
+}
+
+func reader(text []byte) (*described, error) {
 	doc, err := libopenapi.NewDocument(text)
+	if err != nil {
+		return nil, err
+	}
+	model, err := doc.BuildV3Model()
 	if err != nil {
 		return nil, err
 	}
@@ -31,12 +42,12 @@ func reader(text []byte) (validator.Validator, error) {
 	if len(errs) > 0 {
 		return nil, errs[0]
 	}
-	return v, nil
+	return &described{v, &model.Model}, nil
 }
 
 // strict is the document with every answer's fields made the only ones: clients have to
 // live with new ones, we are to know all of them.
-var strict = sync.OnceValues(func() (validator.Validator, error) {
+var strict = sync.OnceValues(func() (*described, error) {
 	var doc map[string]any
 	if err := json.Unmarshal(api.OpenAPI(), &doc); err != nil {
 		return nil, err
@@ -50,15 +61,6 @@ var strict = sync.OnceValues(func() (validator.Validator, error) {
 	}
 	return reader(text)
 })
-
-func described(t *testing.T) validator.Validator {
-	t.Helper()
-	v, err := strict()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
-}
 
 func failures(errs []*verrors.ValidationError) string {
 	var b strings.Builder
@@ -146,17 +148,44 @@ func (c routeCase) elsewhere() bool {
 // checked asks and compares the answer with the document; good requests as well.
 func checked(t *testing.T, h http.Handler, c routeCase, query string) *httptest.ResponseRecorder {
 	t.Helper()
-	v, w, r := described(t), httptest.NewRecorder(), c.request(query)
-	h.ServeHTTP(w, r)
-	if ok, errs := v.GetResponseBodyValidator().ValidateResponseBody(c.request(query), w.Result()); !ok {
+	v, err := strict()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, c.request(query))
+	path := strings.ReplaceAll(c.route(t).Path, "...}", "}")
+	item, ok := v.doc.Paths.PathItems.Get(path)
+	if !ok {
+		t.Fatalf("%s is not described", path)
+	}
+	if ok, errs := v.GetResponseBodyValidator().ValidateResponseBodyWithPathItem(c.request(query), w.Result(), item, path); !ok {
 		t.Errorf("answer %d %.500s is not as described:%s", w.Code, w.Body, failures(errs))
 	}
-	if w.Code < 300 {
-		if ok, errs := v.ValidateHttpRequestSync(c.request(query)); !ok {
-			t.Errorf("a good request is not as described:%s", failures(errs))
-		}
+	if w.Code >= 300 {
+		return w
+	}
+	params := v.GetParameterValidator()
+	_, body := v.GetRequestBodyValidator().ValidateRequestBodyWithPathItem(c.request(query), item, path)
+	_, q := params.ValidateQueryParamsWithPathItem(c.request(query), item, path)
+	_, head := params.ValidateHeaderParamsWithPathItem(c.request(query), item, path)
+	if errs := slices.Concat(body, q, head); len(errs) > 0 {
+		t.Errorf("a good request is not as described:%s", failures(errs))
 	}
 	return w
+}
+
+// route is the row that a case is about.
+func (c routeCase) route(t *testing.T) *api.Route {
+	t.Helper()
+	path, _, _ := strings.Cut(c.target, "?")
+	for i := range api.Routes {
+		if r := &api.Routes[i]; r.Method == c.method && matches(r.Path, path) {
+			return r
+		}
+	}
+	t.Fatalf("%s %s: no such route", c.method, c.target)
+	return nil
 }
 
 // Whatever a route answers, well or not, is as the document says; every error is a Problem
@@ -195,16 +224,12 @@ func TestEveryChangeHasADryRun(t *testing.T) {
 		}
 		t.Run(c.name, func(t *testing.T) {
 			f, h := served()
-			if w := checked(t, h, c, "dryRun=true"); w.Code != http.StatusOK || f.Noted() != nil && len(f.Noted()) > 0 {
+			if w := checked(t, h, c, "dryRun=true"); w.Code != http.StatusOK || len(f.Noted()) > 0 {
 				t.Errorf("%d %s, written: %v", w.Code, w.Body, f.Noted())
 			}
 		})
-		path, _, _ := strings.Cut(c.target, "?")
-		for _, r := range api.Routes {
-			if r.Method == c.method && matches(r.Path, path) {
-				done[r.Method+r.Path] = true
-			}
-		}
+		r := c.route(t)
+		done[r.Method+r.Path] = true
 	}
 	for _, r := range api.Routes {
 		if r.Changes() && !done[r.Method+r.Path] {
@@ -229,22 +254,16 @@ func TestEveryConditionIsLookedAt(t *testing.T) {
 		if c.status >= 300 || c.method == http.MethodGet || c.method == http.MethodHead {
 			continue
 		}
-		path, _, _ := strings.Cut(c.target, "?")
-		for _, r := range api.Routes {
-			if r.Method != c.method || !matches(r.Path, path) {
-				continue
-			}
-			f, h := served()
-			c.headers = []string{"If-Match", `"99999"`}
-			w := httptest.NewRecorder()
-			h.ServeHTTP(w, c.request(""))
-			want := http.StatusBadRequest
-			if r.Knows("If-Match") {
-				want = http.StatusPreconditionFailed
-			}
-			if w.Code != want || len(f.Noted()) > 0 {
-				t.Errorf("%s: %s %s: %d %s, want %d; written: %v", c.name, r.Method, r.Path, w.Code, w.Body, want, f.Noted())
-			}
+		f, h := served()
+		c.headers = []string{"If-Match", `"99999"`}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, c.request(""))
+		want := http.StatusBadRequest
+		if c.route(t).Knows("If-Match") {
+			want = http.StatusPreconditionFailed
+		}
+		if w.Code != want || len(f.Noted()) > 0 {
+			t.Errorf("%s: %d %s, want %d; written: %v", c.name, w.Code, w.Body, want, f.Noted())
 		}
 	}
 }

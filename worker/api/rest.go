@@ -285,7 +285,7 @@ func getSetting(c *call) error {
 	name := c.r.PathValue("name")
 	i := slices.IndexFunc(ss, func(s v1.Setting) bool { return s.Name == name })
 	if i < 0 {
-		return v1.Problemf(v1.CodeNotFound, "setting %q: there is none of that name", name).WithHint("which there are: holdfast settings get")
+		return v1.Problemf(v1.CodeNotFound, "setting %q: there is none of that name", name).WithHint("all of them: holdfast settings list")
 	}
 	return c.setting(ss[i])
 }

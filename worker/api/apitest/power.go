@@ -43,12 +43,15 @@ func (f *Fleet) profile(scope string) v1.PowerProfile {
 }
 
 // ChangePowerProfile implements api.Backend; there is one scope.
-func (f *Fleet) ChangePowerProfile(ctx context.Context, who, scope string, c v1.ProfileChange, _ int64) (v1.PowerProfile, error) {
+func (f *Fleet) ChangePowerProfile(ctx context.Context, who, scope string, c v1.ProfileChange, rev int64) (v1.PowerProfile, error) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
 	defer f.trial(ctx)()
 	if v, ok := c.Set["class"]; ok && v != "slow" {
 		return v1.PowerProfile{}, v1.BadField("class", "%q, allowed are fragile, normal, slow", v)
+	}
+	if err := check("power profile at "+scope, 0, rev); err != nil {
+		return v1.PowerProfile{}, err
 	}
 	for _, name := range c.Unset {
 		delete(f.Profile, name)
