@@ -38,7 +38,8 @@ var changes = []struct{ method, path, target, body, code string }{
 	{"PUT", "/v1/pools/{id}", "/v1/pools/nfs2", `{"id":"nfs2","type":"nfs","role":"primary","hosts":["h1"]}`, ""},
 	{"PUT", "/v1/volumes/{id}", "/v1/volumes/v1", `{"id":"v1","pool":"nfs1","path":"v1.raw","format":"raw","size":1048576}`, ""},
 	{"PUT", "/v1/templates/{id}", "/v1/templates/t1", `{"id":"t1","format":"raw","size":1048576,"copies":[{"pool":"nfs1","path":"t1.raw"}]}`, ""},
-	{"PUT", "/v1/instances/{id}", "/v1/instances/i1?force=true", `{"id":"i1","host":"h1","memoryMiB":64,"cpus":1,"volumes":[],"state":"stopped","ha":false}`, ""},
+	{"PUT", "/v1/volumes/{id}", "/v1/volumes/v4", `{"id":"v4","pool":"nfs1","path":"v4.raw","format":"raw","size":1048576}`, ""},
+	{"PUT", "/v1/instances/{id}", "/v1/instances/i1?force=true", `{"id":"i1","host":"h1","memoryMiB":64,"cpus":1,"volumes":["v4"],"state":"stopped","ha":false}`, ""},
 	{"POST", "/v1/commands", "/v1/commands", `{"kind":"copy","volume":"v1","pool":"nfs2","as":"v2","host":"h1"}`, ""},
 	{"POST", "/v1/commands/{id}/cancel", "/v1/commands/COMMAND/cancel", `{"reason":"test"}`, ""},
 	{"POST", "/v1/commands/{id}/reconcile", "/v1/commands/COMMAND/reconcile", `{}`, v1.CodeRefused},
@@ -126,6 +127,13 @@ func TestEveryChangeCanBeTriedAndIsAudited(t *testing.T) {
 	})
 	tried := map[string]bool{}
 	command := "none"
+	commands := func() []v1.Command {
+		all, err := (*backend)(w).Commands(t.Context(), v1.CommandQuery{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
 	for _, c := range changes {
 		tried[c.method+" "+c.path] = true
 		target := strings.ReplaceAll(c.target, "COMMAND", command)
@@ -159,15 +167,12 @@ func TestEveryChangeCanBeTriedAndIsAudited(t *testing.T) {
 				t.Errorf("%s: %d, and the audit log does not know", what, resp.StatusCode)
 			}
 		}
-		if c.path == "/v1/commands" {
-			all, err := (*backend)(w).Commands(t.Context(), v1.CommandQuery{})
-			for err == nil && len(all) == 0 && pause(t.Context(), mirrorSoon) {
-				all, err = (*backend)(w).Commands(t.Context(), v1.CommandQuery{})
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			command = all[0].ID
+		switch c.path {
+		case "/v1/commands":
+			eventually(t, "the command is seen", func() bool { return len(commands()) == 1 })
+			command = commands()[0].ID
+		case "/v1/commands/{id}/cancel":
+			eventually(t, "the command has ended, nobody writes it any more", func() bool { return commands()[0].Ended })
 		}
 		// What comes next is answered from the mirror: it has to have seen this.
 		rev, err := r.client.Revision(t.Context())

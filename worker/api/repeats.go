@@ -87,8 +87,10 @@ func (c *call) once(w http.ResponseWriter) error {
 	if err := c.o.Repeats.EndRequest(ctx, id, end); err != nil {
 		c.o.Logger.Warn("answer of a request with an Idempotency-Key was not recorded", "path", c.r.URL.Path, "who", c.who, "cause", err)
 	}
-	w.WriteHeader(a.status)
-	_, _ = w.Write(a.body.Bytes()) // the caller has gone: nobody to tell
+	if a.status > 0 { // else the caller has gone, and with it the answer of the owner
+		w.WriteHeader(a.status)
+		_, _ = w.Write(a.body.Bytes()) // the caller has gone: nobody to tell
+	}
 	return nil
 }
 
