@@ -69,7 +69,9 @@ var changes = []struct{ method, path, target, body, code string }{
 }
 
 // kept are the keys that nobody but operators, and who does what they ordered, writes, with
-// their revisions. What owners write of hosts' states is left out.
+// their revisions. What owners write of hosts' states is left out, and of commands when they
+// were last written: their hosts' owners go on with them. One that was cancelled cannot be
+// cancelled again.
 func (r *rig) kept(t *testing.T) map[string]int64 {
 	t.Helper()
 	kvs, _, err := r.client.List(t.Context(), leases.Root)
