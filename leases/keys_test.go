@@ -17,6 +17,7 @@ func TestKeysAndSchemaAgree(t *testing.T) {
 	keys := map[string]string{
 		ConfigSlotsKey():           "config/slots",
 		ConfigGenerationKey():      "config/generation",
+		ConfigEventsKey():          "config/events",
 		WorkerKey("w-1"):           "workers/<worker>",
 		SlotKey(7):                 "slots/<slot>",
 		EndsKey("w-1", "b-1"):      "ends/<worker>/<boot>",
@@ -47,6 +48,7 @@ func TestKeysAndSchemaAgree(t *testing.T) {
 		SettingKey("pod/z/p", "ha.x"): "settings/<scope>/<name>",
 		ProfileKey("pod/z/p"):         "profiles/<scope>",
 		SecretKey("h", "bmc"):         "secrets/<host>/<device>",
+		RequestKey("0f"):              "requests/<id>",
 		TokenKey("t"):                 "tokens/<id>",
 		RevokedKey("0f"):              "revoked/<serial>",
 		AuthorityKey("a1"):            "authorities/<id>",
