@@ -122,7 +122,7 @@ func describe(routes []Route) object {
 func answers(r *Route) (out []any) {
 	done, dry := r.Answers()
 	for _, x := range []any{done, dry} {
-		if x != nil && (len(out) == 0 || out[0] != nil && reflect.TypeOf(out[0]) != reflect.TypeOf(x)) {
+		if x != nil && (len(out) == 0 || reflect.TypeOf(out[0]) != reflect.TypeOf(x)) {
 			out = append(out, x)
 		}
 	}
