@@ -183,6 +183,15 @@ func (c *Client) Get(ctx context.Context, key string) (KV, error) {
 	return fromPB(resp.Kvs[0]), nil
 }
 
+// Count is how many keys are below a prefix.
+func (c *Client) Count(ctx context.Context, prefix string) (int64, error) {
+	resp, err := c.read(ctx, prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
+	if err != nil {
+		return 0, err
+	}
+	return resp.Count, nil
+}
+
 // List reads all keys below prefix in key order, as they were at one revision not older
 // than the call, which it returns.
 func (c *Client) List(ctx context.Context, prefix string) ([]KV, int64, error) {

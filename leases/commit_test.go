@@ -66,6 +66,44 @@ func TestCommitComparesEpochAndRevisions(t *testing.T) {
 	wantErr(t, err, leases.ErrFenced)
 }
 
+// Check says what Commit would, and writes nothing.
+func TestCheckSaysWhatCommitWould(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	c := srv.Client(t)
+	s := open(t, c, "w-1", "b-1", 30*time.Second)
+	claim := claimOne(t, s, 1)
+	spec := leases.HostSpecKey("h-1")
+
+	if rev, err := c.Check(t.Context(), claim.Guard().At(haKey, 0), leases.Put(haKey, record{})); rev != 0 || err != nil {
+		t.Errorf("of what is not there: %d, %v", rev, err)
+	}
+	if n, err := c.Count(t.Context(), leases.HostsPrefix); n != 0 || err != nil {
+		t.Errorf("written: %d, %v", n, err)
+	}
+	rev, err := c.Commit(t.Context(), leases.Unowned(), leases.Put(spec, record{V: 1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if have, err := c.Check(t.Context(), leases.Unowned().At(spec, rev), leases.Put(haKey, record{}), leases.Delete(spec)); have != rev || err != nil {
+		t.Errorf("the last record is at %d, want %d: %v", have, rev, err)
+	}
+	var conflict *leases.ConflictError
+	if _, err := c.Check(t.Context(), leases.Unowned().At(spec, 1), leases.Put(spec, record{})); !errors.As(err, &conflict) || *conflict != (leases.ConflictError{Key: spec, Want: 1, Have: rev}) {
+		t.Errorf("a revision that does not hold: %v", err)
+	}
+	stale := claim
+	stale.Epoch.Revision--
+	_, err = c.Check(t.Context(), stale.Guard(), leases.Put(haKey, record{}))
+	wantErr(t, err, leases.ErrFenced)
+	if _, err := c.Check(t.Context(), leases.Unowned(), leases.Put(leases.Root+"nonsense", record{})); err == nil {
+		t.Error("a key that is not in the schema")
+	}
+	if n, err := c.Count(t.Context(), leases.HostsPrefix); n != 1 || err != nil {
+		t.Errorf("%d records, %v", n, err)
+	}
+}
+
 func TestCommitRefusesWhatCannotBeRight(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)

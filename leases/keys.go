@@ -40,6 +40,7 @@ const (
 	SecretsPrefix    = Root + "secrets/"
 	TokensPrefix     = Root + "tokens/"
 	RevokedPrefix    = Root + "revoked/"
+	RequestsPrefix   = Root + "requests/"
 
 	AuthoritiesPrefix = Root + "authorities/"
 	JoinsPrefix       = Root + "joins/"
@@ -57,6 +58,12 @@ func ConfigGenerationKey() string { return Root + "config/generation" }
 
 // ToldKey holds which workers and owners of slots the event log has told of.
 func ToldKey() string { return Root + "config/told" }
+
+// ConfigEventsKey says which events are no longer kept.
+func ConfigEventsKey() string { return Root + "config/events" }
+
+// RequestKey is a request of the operator API that was named by its caller.
+func RequestKey(id string) string { return RequestsPrefix + id }
 
 // WorkerKey is a worker's registration, bound to its lease.
 func WorkerKey(worker string) string { return WorkersPrefix + worker }

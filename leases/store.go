@@ -42,6 +42,27 @@ func (c *Client) commit(ctx context.Context, g Guard, ops []Op) (int64, error) {
 	return rev, nil
 }
 
+// Check says what Commit would say now and writes nothing: the comparisons of g, with a
+// claim or without, hold in one read. It returns the revision of the last record that ops
+// would write, 0 for one that is not there.
+//
+// Errors: ErrFenced, *ConflictError; anything else means that it could not be learnt.
+func (c *Client) Check(ctx context.Context, g Guard, ops ...Op) (int64, error) {
+	w, err := g.compile(ops)
+	if err != nil {
+		return 0, err
+	}
+	last := ops[len(ops)-1].key
+	resp, err := c.txn(ctx, w.cmps, w.reads, w.reads)
+	if err == nil && !resp.Succeeded {
+		err = w.refused(contents(resp))
+	}
+	if err != nil {
+		return 0, fmt.Errorf("check %s: %w", last, err)
+	}
+	return contents(resp)[last].ModRevision, nil
+}
+
 // decide sends w and finds out what became of it. A copy that got no answer is read
 // back; a second copy is sent only where at most one of the two can be applied.
 func (c *Client) decide(ctx context.Context, w *write) (int64, error) {

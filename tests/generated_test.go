@@ -29,6 +29,7 @@ func TestGenerated(t *testing.T) {
 		"settings.md":       settings.Markdown(),
 		"keys.md":           leases.SchemaMarkdown(),
 		"api.md":            api.RoutesMarkdown(),
+		"openapi.json":      string(api.OpenAPI()),
 		"metrics.md":        worker.MetricsMarkdown(),
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/holdfast-ha/holdfast/leases"
+	"github.com/holdfast-ha/holdfast/worker/api"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
 
@@ -40,9 +41,14 @@ func (b *backend) audited(x v1.Event, ops []leases.Op) leases.Op { return b.w().
 // may be behind, what was there before: known is that, by key; nil: nothing.
 func (w *Worker) auditOf(x v1.Event, ops []leases.Op, known map[string]json.RawMessage) leases.Op {
 	ops = slices.DeleteFunc(slices.Clone(ops), func(op leases.Op) bool { return strings.HasPrefix(op.Key(), leases.EventsPrefix) })
-	a := auditRecord{V: 1, Audit: v1.Audit{
+	return leases.Put(leases.AuditKey(x.ID), auditRecord{V: 1, Audit: v1.Audit{
 		ID: x.ID, At: x.At, Who: x.Data["by"], What: x.Type, Message: x.Message, Reason: x.Data["reason"], Host: x.Host, Worker: x.Worker,
-	}}
+		Changes: w.changesOf(ops, known),
+	}})
+}
+
+// changesOf are the fields that ops make others.
+func (w *Worker) changesOf(ops []leases.Op, known map[string]json.RawMessage) (out []v1.AuditChange) {
 	for _, op := range ops[:min(len(ops), maxAuditOps)] {
 		before, sure := known[op.Key()]
 		if !sure && w.mirror != nil {
@@ -51,10 +57,23 @@ func (w *Worker) auditOf(x v1.Event, ops []leases.Op, known map[string]json.RawM
 			}
 		}
 		if c := changeOf(op.Key(), before, op.Value()); len(c.Before)+len(c.After) > 0 {
-			a.Changes = append(a.Changes, c)
+			out = append(out, c)
 		}
 	}
-	return leases.Put(leases.AuditKey(x.ID), a)
+	return out
+}
+
+// noted puts into the audit log, and nowhere else, what somebody is about to do that leaves
+// no record. A dry run is told of it and goes no further: do is false.
+func (b *backend) noted(ctx context.Context, x v1.Event) (do bool, err error) {
+	if t := api.DryRun(ctx); t != nil {
+		t.Would(x.Message)
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	_, err = b.client.Commit(ctx, leases.Unowned(), b.audited(x, nil))
+	return err == nil, etcdProblem("audit log", err)
 }
 
 // wordOf is what an audit record tells of an operator's word about a host: it stands beside the
@@ -66,15 +85,6 @@ func wordOf(at time.Time, worker, host, partition, what, who, msg, reason string
 		x.Message += " (" + reason + ")"
 	}
 	return x
-}
-
-// noteWord puts an operator's word on record that changes no record.
-func (b *backend) noteWord(ctx context.Context, host, what, who, msg, reason string) error {
-	spec, _ := b.view.spec(host)
-	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
-	defer cancel()
-	_, err := b.client.Commit(ctx, leases.Unowned(), b.audited(wordOf(time.Now().UTC(), b.o.ID, host, spec.Val.Partition, what, who, msg, reason), nil))
-	return etcdProblem("audit of "+what, err)
 }
 
 // asWas is a record as it was before a change, for auditOf.
@@ -125,13 +135,12 @@ func fieldsOf(record json.RawMessage) map[string]json.RawMessage {
 }
 
 // Audits implements api.Keeper.
-func (b *backend) Audits(ctx context.Context, host string, limit int) ([]v1.Audit, error) {
+func (b *backend) Audits(ctx context.Context, host string) ([]v1.Audit, error) {
 	all, err := b.audits(ctx)
 	if err != nil {
 		return nil, err
 	}
-	all = slices.DeleteFunc(all, func(a v1.Audit) bool { return host != "" && a.Host != host })
-	return all[:min(len(all), limit)], nil
+	return slices.DeleteFunc(all, func(a v1.Audit) bool { return host != "" && a.Host != host }), nil
 }
 
 // audits lists all of them, the newest first.

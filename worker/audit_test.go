@@ -25,10 +25,12 @@ func TestOrdersAreAudited(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := (*backend)(o.w)
-	if err := b.noteWord(t.Context(), "h1", "host.identify", "operator/ann", "identify of host h1 was ordered", ""); err != nil {
+	x := b.audit("host.identify", "operator/ann", "identify of host h1 was ordered", "")
+	x.Host = "h1"
+	if _, err := b.noted(t.Context(), x); err != nil {
 		t.Fatal(err)
 	}
-	all, err := b.Audits(t.Context(), "h1", 10)
+	all, err := b.Audits(t.Context(), "h1")
 	if err != nil || len(all) != 2 {
 		t.Fatalf("%d audits, %v", len(all), err)
 	}

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -24,29 +23,36 @@ type backend Worker
 var _ api.Backend = (*backend)(nil)
 
 func notFound(what, id string) error {
-	return &v1.Problem{Status: 404, Code: "not-found", Title: "not found", Detail: fmt.Sprintf("%s %q is not on record", what, id)}
+	return v1.Problemf(v1.CodeNotFound, "%s %q is not on record", what, id)
 }
 
 func badField(field, detail string) error {
-	return &v1.Problem{Status: 400, Code: "bad-request", Title: "bad request", Field: field, Detail: detail}
+	return (&v1.Problem{Code: v1.CodeBadRequest, Field: field, Detail: detail}).Complete()
 }
 
 func refused(detail, hint string) error {
-	return &v1.Problem{Status: 409, Code: "refused", Title: "refused", Detail: detail, Hint: hint}
+	return (&v1.Problem{Code: v1.CodeRefused, Detail: detail, Hint: hint}).Complete()
 }
 
 // etcdProblem turns a failed write into what an operator should know of it.
 func etcdProblem(what string, err error) error {
 	var p *v1.Problem
+	var moved *leases.ConflictError
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, &p):
 		return err
+	case errors.As(err, &moved):
+		p := v1.Problemf(v1.CodeConflict, "%s was changed by somebody else in the meantime", what).WithHint("read it again and repeat the change")
+		p.Want, p.Have = moved.Want, moved.Have
+		return p
 	case errors.Is(err, leases.ErrConflict):
-		return &v1.Problem{Status: 409, Code: "conflict", Title: "conflict", Detail: what + " was changed by somebody else in the meantime", Hint: "read it again and repeat the change"}
+		return v1.Problemf(v1.CodeConflict, "%s was changed by somebody else in the meantime", what).WithHint("read it again and repeat the change")
+	case errors.Is(err, leases.ErrUnknownOutcome):
+		return v1.Problemf(v1.CodeUnknownOutcome, "%s: %v", what, err).WithHint("etcd did not say whether it was done: look before you repeat it")
 	}
-	return &v1.Problem{Status: 503, Code: "unavailable", Title: "etcd unavailable", Detail: fmt.Sprintf("%s: %v", what, err), Hint: "nothing is lost; try again"}
+	return v1.Problemf(v1.CodeUnavailable, "%s: %v", what, err).WithHint("nothing was done; try again")
 }
 
 func (b *backend) w() *Worker { return (*Worker)(b) }

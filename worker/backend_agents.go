@@ -57,6 +57,10 @@ func (b *backend) agent(host string, members []string, addresses map[string]stri
 	return x
 }
 
+func notLinked(host string) error {
+	return v1.Problemf(v1.CodeUnavailable, "host %s is not linked", host).WithHint("its agent links to the preferred worker when it comes")
+}
+
 // RebalanceAgent implements api.Backend.
 func (b *backend) RebalanceAgent(ctx context.Context, who, host string) (v1.Agent, error) {
 	w := b.w()
@@ -64,12 +68,20 @@ func (b *backend) RebalanceAgent(ctx context.Context, who, host string) (v1.Agen
 		return v1.Agent{}, notFound("host", host)
 	}
 	members, addresses := w.lists.present()
-	if err := b.noteWord(ctx, host, "agent.rebalance", who, "the agent of host "+host+" was asked to link to its preferred worker", ""); err != nil {
+	if w.door.Session(host) == nil {
+		return v1.Agent{}, notLinked(host)
+	}
+	x := b.audit("agent.rebalance", who, "the agent of host "+host+" is asked to move to the worker that it prefers", "")
+	x.Host = host
+	do, err := b.noted(ctx, x)
+	if err != nil {
 		return v1.Agent{}, err
 	}
-	if !w.door.Move(host, &agentpb.Move{Check: true}) {
-		return v1.Agent{}, v1.Problemf(v1.CodeUnavailable, "host %s is not linked", host).WithHint("its agent links to the preferred worker when it comes")
+	if do && !w.door.Move(host, &agentpb.Move{Check: true}) {
+		return v1.Agent{}, notLinked(host)
 	}
-	w.log.Info("agent asked to move", "host", host, "by", who)
+	if do {
+		w.log.Info("agent asked to move", "host", host, "by", who)
+	}
 	return b.agent(host, members, addresses, "", w.view.index(host)), nil
 }

@@ -174,7 +174,7 @@ func (b *backend) Area(_ context.Context, area string) (v1.Area, error) {
 	r, ok := get(b.view, b.view.areas, area)
 	if !ok {
 		if len(b.view.census.members(area)) > 0 {
-			return v1.Area{}, &v1.Problem{Status: 404, Code: "not-found", Title: "not found", Detail: fmt.Sprintf("area %q was never in a storm", area)}
+			return v1.Area{}, v1.Problemf(v1.CodeNotFound, "area %q was never in a storm", area)
 		}
 		return v1.Area{}, notFound("area", area)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-ha/holdfast/coordinator/command"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/leases"
+	"github.com/holdfast-ha/holdfast/worker/api"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
 
@@ -116,7 +117,7 @@ func (w *Worker) commanding(ctx context.Context, host string, fn func(ctx contex
 	o := w.owners[host]
 	w.mu.Unlock()
 	if o == nil {
-		return &v1.Problem{Status: 503, Code: "unavailable", Title: "not the owner", Detail: fmt.Sprintf("host %s is not owned by this worker now", host), Hint: "try again in a moment"}
+		return v1.Problemf(v1.CodeUnavailable, "host %s is not owned by this worker now", host).WithHint("try again in a moment")
 	}
 	return o.commands.call(ctx, func(ctx context.Context) { fn(ctx, o.commands) })
 }
@@ -130,8 +131,9 @@ func (c *commander) call(ctx context.Context, fn func(ctx context.Context)) erro
 func (b *backend) NewCommand(ctx context.Context, who, host string, r v1.CommandRequest) (v1.Command, error) {
 	var out v1.Command
 	var problem error
+	trial := api.DryRun(ctx)
 	err := b.w().commanding(ctx, host, func(ctx context.Context, c *commander) {
-		rec, rev, err := c.create(ctx, who, r)
+		rec, rev, err := c.create(ctx, trial, who, r)
 		out, problem = commandOf(rec, rev), err
 	})
 	if err == nil {
@@ -231,6 +233,7 @@ func (b *backend) OrderCommand(ctx context.Context, who, id, verb string, o v1.C
 	}
 	var out v1.Command
 	var problem error
+	trial := api.DryRun(ctx)
 	err = b.w().commanding(ctx, rec.Host, func(ctx context.Context, c *commander) {
 		batch := &commandBatch{c: c}
 		h := c.find(batch, id)
@@ -243,8 +246,13 @@ func (b *backend) OrderCommand(ctx context.Context, who, id, verb string, o v1.C
 			return
 		}
 		word := wordOf(c.now(), b.o.ID, rec.Host, c.o.home, "command."+verb, who, fmt.Sprintf("%s of command %s was ordered", verb, id), o.Reason)
+		if trial != nil {
+			trial.Would(word.Message)
+			out = commandOf(batch.record(h), h.rev)
+			return
+		}
 		batch.by[h].word = &word
-		batch.announce("command."+verb, string(ha.Info), fmt.Sprintf("%s of command %s ordered by %s %s", verb, id, who, o.Reason))
+		batch.announce("command."+verb, string(ha.Info), strings.TrimSpace(fmt.Sprintf("%s of command %s ordered by %s %s", verb, id, who, o.Reason)))
 		c.flush(ctx, batch)
 		out = commandOf(h.rec, h.rev)
 	})

@@ -75,7 +75,7 @@ func (b *backend) checkDrain(ctx context.Context, id string, on bool, r v1.Drain
 }
 
 // RaiseGeneration implements api.Backend.
-func (b *backend) RaiseGeneration(ctx context.Context, who string, r v1.GenerationRequest, dry bool) (v1.Generation, error) {
+func (b *backend) RaiseGeneration(ctx context.Context, who string, r v1.GenerationRequest) (v1.Generation, error) {
 	w, key := b.w(), leases.ConfigGenerationKey()
 	kv, err := b.client.Get(ctx, key)
 	var now leases.GenerationRecord
@@ -93,10 +93,7 @@ func (b *backend) RaiseGeneration(ctx context.Context, who string, r v1.Generati
 	g.Workers = slices.Sorted(maps.Keys(b.view.workers))
 	b.view.mu.RUnlock()
 	if r.From != 0 && r.From != g.From {
-		return v1.Generation{}, &v1.Problem{Status: 409, Code: "conflict", Title: "conflict", Detail: fmt.Sprintf("the generation is %d, not %d", g.From, r.From), Hint: "look at the plan again"}
-	}
-	if dry {
-		return g, nil
+		return v1.Generation{}, v1.Problemf(v1.CodeConflict, "the generation is %d, not %d", g.From, r.From).WithHint("look at the plan again")
 	}
 	x := b.audit("etcd.generation", who, fmt.Sprintf("the generation of the etcd data was raised from %d to %d", g.From, g.To), r.Reason)
 	_, err = b.write(ctx, "generation", leases.Unowned().At(key, kv.ModRevision), x, leases.Put(key, leases.GenerationRecord{V: 1, Generation: g.To}))

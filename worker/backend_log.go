@@ -118,6 +118,41 @@ func (b *backend) Events(_ context.Context, f api.EventFilter) ([]v1.Event, erro
 	return out, nil
 }
 
+// eventsConfig is the value of config/events.
+type eventsConfig struct {
+	V       int   `json:"v"`
+	Trimmed int64 `json:"trimmed"` // events up to this revision are no longer kept
+}
+
+// EventsKept implements api.Backend. A revision that etcd has not come to is from before it
+// was restored: what was written since then is not what the caller has seen.
+func (b *backend) EventsKept(ctx context.Context, after int64) error {
+	if kv, ok := b.eventsMirror.Get(leases.ConfigEventsKey()); ok {
+		c, err := decodeAs[eventsConfig](kv)
+		if err != nil {
+			return fmt.Errorf("decode %s: %w", kv.Key, err)
+		}
+		if after < c.Trimmed {
+			return v1.Problemf(v1.CodeCompacted, "events after revision %d: those up to %d are no longer kept", after, c.Trimmed).
+				WithHint("what is there now tells where things stand; go on without a revision")
+		}
+	}
+	if after <= b.eventsMirror.Revision() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	now, err := b.client.Revision(ctx)
+	if err != nil {
+		return etcdProblem("events", err)
+	}
+	if after > now {
+		return v1.Problemf(v1.CodeCompacted, "events after revision %d: etcd is at %d only, it was restored from an older copy", after, now).
+			WithHint("go on without a revision")
+	}
+	return nil
+}
+
 // WatchEvents implements api.Backend.
 func (b *backend) WatchEvents(ctx context.Context, f api.EventFilter, fn func(v1.Event) error) error {
 	box := newMailbox()
@@ -215,13 +250,19 @@ const (
 	maxEventAge = 7 * 24 * time.Hour
 )
 
-// oldEvents are the deletions of what the log does not keep.
+// oldEvents are the deletions of what the log does not keep, after the word that it will be
+// gone.
 func (w *Worker) oldEvents(ctx context.Context) (ops []leases.Op, err error) {
 	events, err := (*backend)(w).Events(ctx, api.EventFilter{})
+	gone := eventsConfig{V: 1}
 	for i, x := range events {
 		if len(events)-i > maxEvents || time.Since(x.At) > maxEventAge {
 			ops = append(ops, leases.Delete(leases.EventKey(x.ID)))
+			gone.Trimmed = max(gone.Trimmed, x.Revision)
 		}
+	}
+	if len(ops) > 0 {
+		ops = append([]leases.Op{leases.Put(leases.ConfigEventsKey(), gone)}, ops...)
 	}
 	return ops, err
 }

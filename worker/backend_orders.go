@@ -93,8 +93,10 @@ func (b *backend) Order(ctx context.Context, who, id string, o v1.OrderRequest) 
 	w := b.w()
 	res := v1.OrderResult{ID: uuid.NewString(), Host: id, Verb: o.Verb}
 	switch o.Verb {
-	case "test", "identify": // nothing on record changes, but somebody has touched a device
-		if err := b.noteWord(ctx, id, "host."+o.Verb, who, fmt.Sprintf("%s of host %s was ordered", o.Verb, id), o.Reason); err != nil {
+	case "test", "identify": // they leave no record of their own
+		x := b.audit("host."+o.Verb, who, fmt.Sprintf("%s of host %s was ordered", o.Verb, id), o.Reason)
+		x.Host = id
+		if _, err := b.noted(ctx, x); err != nil {
 			return res, err
 		}
 		if o.Verb == "test" {
@@ -169,7 +171,7 @@ func (o *owner) order(ctx context.Context, order ha.Order) ([]ha.Effect, error) 
 			break
 		}
 	}
-	return nil, &v1.Problem{Status: 503, Code: "unavailable", Title: "not recorded", Detail: fmt.Sprintf("%s %s: the order could not be recorded", order.Verb, o.host), Hint: "nothing was done; try again"}
+	return nil, v1.Problemf(v1.CodeUnavailable, "%s %s: the order could not be recorded", order.Verb, o.host).WithHint("nothing was done; try again")
 }
 
 // An ordered test waits for a reading that runs.
@@ -200,7 +202,7 @@ func (w *Worker) testPower(ctx context.Context, res v1.OrderResult) (v1.OrderRes
 		}
 	}
 	if busy {
-		return res, &v1.Problem{Status: 409, Code: "conflict", Title: "busy", Detail: fmt.Sprintf("power test of %s: a reading runs already", res.Host), Hint: "try again in a moment"}
+		return res, v1.Problemf(v1.CodeConflict, "power test of %s: a reading runs already", res.Host).WithHint("try again in a moment")
 	}
 	res.State = state
 	select {
@@ -222,7 +224,7 @@ func (w *Worker) testPower(ctx context.Context, res v1.OrderResult) (v1.OrderRes
 		res.Failed = failed > 0 || len(readings) == 0
 		return res, nil
 	case <-ended:
-		return res, &v1.Problem{Status: 503, Code: "unavailable", Title: "not the owner", Detail: fmt.Sprintf("power test of %s: the host went to another owner meanwhile", res.Host), Hint: "try again in a moment"}
+		return res, v1.Problemf(v1.CodeUnavailable, "power test of %s: the host went to another owner meanwhile", res.Host).WithHint("try again in a moment")
 	case <-ctx.Done():
 		return res, context.Cause(ctx)
 	}
@@ -245,7 +247,7 @@ func (w *Worker) identify(ctx context.Context, res v1.OrderResult) (v1.OrderResu
 			return res, nil
 		}
 	}
-	return res, &v1.Problem{Status: 502, Code: "device-failed", Title: "device failed", Detail: fmt.Sprintf("power identify %s: %v", res.Host, err)}
+	return res, v1.Problemf(v1.CodeDeviceFailed, "power identify %s: %v", res.Host, err)
 }
 
 func (w *Worker) identifyOne(ctx context.Context, t target) error {

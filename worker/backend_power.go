@@ -187,7 +187,7 @@ const maxTold = 10 // hosts that are named in one error
 // ChangePowerProfile implements api.Backend. What is wrong with a field is refused, and
 // what would leave a host below with devices that cannot work, for a reason that was not
 // there before.
-func (b *backend) ChangePowerProfile(ctx context.Context, who, scope string, c v1.ProfileChange, ifRev int64, dryRun bool) (v1.PowerProfile, error) {
+func (b *backend) ChangePowerProfile(ctx context.Context, who, scope string, c v1.ProfileChange, ifRev int64) (v1.PowerProfile, error) {
 	path, host, err := b.scopePath(scope)
 	if err != nil {
 		return v1.PowerProfile{}, err
@@ -233,9 +233,6 @@ func (b *backend) ChangePowerProfile(ctx context.Context, who, scope string, c v
 	}
 	out := b.profileOf(scope, b.profileWith(path, host, scope, next), next)
 	out.Hosts, out.Changed, out.Revision = len(b.hostsBelow(scope)), changed, had.Rev
-	if dryRun {
-		return out, nil
-	}
 	key := leases.ProfileKey(scope)
 	op := leases.Put(key, next)
 	if len(next.Fields) == 0 {

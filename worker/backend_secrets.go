@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/power"
 	"github.com/holdfast-ha/holdfast/leases"
+	"github.com/holdfast-ha/holdfast/worker/api"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 	wpower "github.com/holdfast-ha/holdfast/worker/power"
 	"github.com/holdfast-ha/holdfast/worker/sealed"
@@ -130,7 +131,7 @@ func (b *backend) PutSecret(ctx context.Context, who, host, device string, r v1.
 		return v1.SecretStatus{}, etcdProblem(what, err)
 	}
 	if ifRev >= 0 && ifRev != had {
-		return v1.SecretStatus{}, etcdProblem(what, leases.ErrConflict)
+		return v1.SecretStatus{}, etcdProblem(what, &leases.ConflictError{Key: key, Want: ifRev, Have: had})
 	}
 	t, err := b.candidate(ctx, host, d, r)
 	var p *v1.Problem
@@ -139,7 +140,8 @@ func (b *backend) PutSecret(ctx context.Context, who, host, device string, r v1.
 	} else if err != nil {
 		return v1.SecretStatus{}, badField("password", fmt.Sprintf("%s: %v", what, err))
 	}
-	if !r.NoTest {
+	dry := api.DryRun(ctx) != nil
+	if !r.NoTest && !dry {
 		if err := b.tryCredentials(ctx, who, spec.Val.Partition, t); err != nil {
 			return v1.SecretStatus{}, err
 		}
@@ -166,7 +168,11 @@ func (b *backend) PutSecret(ctx context.Context, who, host, device string, r v1.
 	if err != nil {
 		return v1.SecretStatus{}, err
 	}
-	s := b.secretStatus(host, device, d.Secret, versioned[secretRecord]{Rev: rev, Val: rec})
+	s := b.secretStatus(host, device, d.Secret, versioned[secretRecord]{Rev: max(rev, 1), Val: rec})
+	s.Revision = rev
+	if dry && !r.NoTest {
+		s.Tested, s.Warnings = false, append(s.Warnings, "the device was not asked: only a change that is meant tries the credentials on it")
+	}
 	if d.Secret != wpower.SealedRef {
 		s.Warnings = append(s.Warnings, fmt.Sprintf("the device takes its credentials from %q: declare it with secret: sealed to use this one", d.Secret))
 	}
@@ -257,7 +263,7 @@ func (b *backend) DeleteSecret(ctx context.Context, who, host, device string, if
 
 // Reseal implements api.Backend: each secret, keys of authorities too, is opened, sealed under the newest key and
 // replaced if nobody did meanwhile. It goes on after one that fails.
-func (b *backend) Reseal(ctx context.Context, who string, limit int, dry bool) (v1.ResealResult, error) {
+func (b *backend) Reseal(ctx context.Context, who string, limit int) (v1.ResealResult, error) {
 	b.ring.Refresh()
 	newest := b.ring.Ring().Newest()
 	if newest == "" {
@@ -290,22 +296,22 @@ func (b *backend) Reseal(ctx context.Context, who string, limit int, dry bool) (
 			res.Left++
 			continue
 		}
-		if err := b.reseal(ctx, who, name, kv, rec, text, dry); err != nil {
+		if err := b.reseal(ctx, who, name, kv, rec, text); err != nil {
 			res.Failed = append(res.Failed, fmt.Sprintf("%s: %v", name, err))
 			continue
 		}
 		res.Done = append(res.Done, name)
 	}
-	if dry {
+	if api.DryRun(ctx) != nil {
 		res.Left += len(res.Done)
 	}
 	return res, nil
 }
 
-func (b *backend) reseal(ctx context.Context, who, name string, kv leases.KV, rec map[string]json.RawMessage, text string, dry bool) error {
+func (b *backend) reseal(ctx context.Context, who, name string, kv leases.KV, rec map[string]json.RawMessage, text string) error {
 	plain, err := b.w().unseal(kv.Key, text)
 	defer clear(plain)
-	if err != nil || dry {
+	if err != nil {
 		return err
 	}
 	ring := b.ring.Ring()

@@ -109,7 +109,11 @@ func (b *backend) CreateToken(ctx context.Context, who string, r v1.TokenRequest
 	if _, err := b.write(ctx, "token "+t.ID, leases.Unowned().At(key, 0), x, leases.Put(key, rec)); err != nil {
 		return v1.Token{}, err
 	}
-	return v1.Token{ID: t.ID, Name: r.Name, Role: r.Role, Expires: rec.Expires, By: who, At: now, Reason: r.Reason, Secret: t.Bearer()}, nil
+	out := v1.Token{ID: t.ID, Name: r.Name, Role: r.Role, Expires: rec.Expires, By: who, At: now, Reason: r.Reason}
+	if api.DryRun(ctx) == nil {
+		out.Secret = t.Bearer()
+	}
+	return out, nil
 }
 
 // RevokeToken implements api.Keeper.
@@ -153,7 +157,11 @@ func (b *backend) CreateJoinToken(ctx context.Context, who string, r v1.JoinToke
 	if _, err := b.write(ctx, "join token "+t.ID, leases.Unowned().At(key, 0), x, leases.Put(key, rec)); err != nil {
 		return v1.JoinToken{}, err
 	}
-	return v1.JoinToken{ID: t.ID, Host: r.Host, Expires: rec.Expires, By: who, At: now, Reason: r.Reason, Secret: trust.JoinToken{Token: t, Pin: pin}.String()}, nil
+	out := v1.JoinToken{ID: t.ID, Host: r.Host, Expires: rec.Expires, By: who, At: now, Reason: r.Reason}
+	if api.DryRun(ctx) == nil {
+		out.Secret = trust.JoinToken{Token: t, Pin: pin}.String()
+	}
+	return out, nil
 }
 
 // RevokeJoinToken implements api.Keeper.
@@ -359,7 +367,7 @@ func (b *backend) Revoke(ctx context.Context, who string, r v1.RevokeRequest) (o
 }
 
 // trimTrust deletes what has ended: certificates, revocations of those, tokens, join
-// tokens a day later, and old audit records. The owner of slot 0 does it for the fleet.
+// tokens a day later, requests that were named, and old audit records. The owner of slot 0 does it for the fleet.
 func (w *Worker) trimTrust(ctx context.Context) error {
 	for pause(ctx, trimInterval) {
 		w.mu.Lock()
@@ -401,6 +409,7 @@ func (b *backend) outlivedTrust(ctx context.Context, now time.Time) (ops []lease
 	err := errors.Join(
 		list(ctx, b, "certificates", leases.CertsPrefix, func(id string, r certRecord) { drop(leases.CertKey(id), r.NotAfter) }),
 		list(ctx, b, "revoked certificates", leases.RevokedPrefix, func(id string, r revokedRecord) { drop(leases.RevokedKey(id), late(r.NotAfter)) }),
+		list(ctx, b, "requests", leases.RequestsPrefix, func(id string, r api.Repeat) { drop(leases.RequestKey(id), r.At.Add(maxRequestAge)) }),
 		list(ctx, b, "tokens", leases.TokensPrefix, func(id string, r tokenRecord) { drop(leases.TokenKey(id), r.Expires) }),
 		list(ctx, b, "join tokens", leases.JoinsPrefix, func(id string, r joinRecord) { drop(leases.JoinKey(id), late(r.Expires)) }),
 	)

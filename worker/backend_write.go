@@ -13,16 +13,25 @@ import (
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/settings"
 	"github.com/holdfast-ha/holdfast/leases"
+	"github.com/holdfast-ha/holdfast/worker/api"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 	"github.com/holdfast-ha/holdfast/worker/provider"
 	"github.com/holdfast-ha/holdfast/worker/provider/kvm"
 )
 
 // write commits operators' records together with the log entry that tells of them and the
-// audit record of what changed.
+// audit record of what changed. A dry run is told of both instead, if the commit would be
+// accepted; its revision is that of the last record as it is.
 func (b *backend) write(ctx context.Context, what string, g leases.Guard, x v1.Event, ops ...leases.Op) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
+	if t := api.DryRun(ctx); t != nil {
+		rev, err := b.client.Check(ctx, g, append([]leases.Op{leases.Put(leases.EventKey(x.ID), x)}, ops...)...)
+		if err == nil {
+			t.Would(x.Message, b.w().changesOf(ops, nil)...)
+		}
+		return rev, etcdProblem(what, err)
+	}
 	rev, err := b.client.Commit(ctx, g, append(ops, leases.Put(leases.EventKey(x.ID), x), b.audited(x, ops))...)
 	if err == nil {
 		b.w().announced([]v1.Event{x})
@@ -48,7 +57,7 @@ func at(key string, want, have int64) leases.Guard {
 }
 
 // PutHost implements api.Backend.
-func (b *backend) PutHost(ctx context.Context, who string, spec v1.HostSpec, ifRev int64, dryRun bool) (v1.Host, error) {
+func (b *backend) PutHost(ctx context.Context, who string, spec v1.HostSpec, ifRev int64) (v1.Host, error) {
 	spec.V = 1
 	if spec.Provider == "" {
 		spec.Provider = kvm.Kind
@@ -57,9 +66,6 @@ func (b *backend) PutHost(ctx context.Context, who string, spec v1.HostSpec, ifR
 		return v1.Host{}, err
 	}
 	had, _ := b.view.spec(spec.ID)
-	if dryRun {
-		return v1.Host{Spec: spec, Revision: had.Rev}, nil
-	}
 	key := leases.HostSpecKey(spec.ID)
 	x := b.audit("host.declared", who, "host "+spec.ID+" was declared", "")
 	x.Host, x.Partition = spec.ID, spec.Partition
@@ -312,7 +318,7 @@ func (b *backend) setting(scope string, d settings.Def, eff effective) v1.Settin
 }
 
 // PutSetting implements api.Backend.
-func (b *backend) PutSetting(ctx context.Context, who, scope, name, value, reason string, expires time.Time, dryRun bool) (v1.Setting, error) {
+func (b *backend) PutSetting(ctx context.Context, who, scope, name, value, reason string, expires time.Time, ifRev int64) (v1.Setting, error) {
 	path, host, err := b.scopePath(scope)
 	if err != nil {
 		return v1.Setting{}, err
@@ -328,11 +334,6 @@ func (b *backend) PutSetting(ctx context.Context, who, scope, name, value, reaso
 	if err != nil {
 		return v1.Setting{}, badField("value", err.Error())
 	}
-	if dryRun {
-		s := b.setting(scope, def, b.view.effective(path, host, time.Now()))
-		s.Value, s.Origin = canon, scope
-		return s, nil
-	}
 	key := leases.SettingKey(scope, name)
 	rec := v1.SettingRecord{V: 1, Value: canon, By: who, At: time.Now().UTC(), Reason: reason, Expires: expires}
 	msg := fmt.Sprintf("%s is %s at %s", name, canon, scope)
@@ -341,7 +342,7 @@ func (b *backend) PutSetting(ctx context.Context, who, scope, name, value, reaso
 	}
 	x := b.audit("setting.set", who, msg, reason)
 	x.Host, x.Partition = host, path
-	rev, err := b.write(ctx, "setting "+name, leases.Unowned(), x, leases.Put(key, rec))
+	rev, err := b.write(ctx, "setting "+name, b.settingAt(key, ifRev), x, leases.Put(key, rec))
 	if err != nil {
 		return v1.Setting{}, err
 	}
@@ -364,7 +365,7 @@ func didYouMean(name string) string {
 }
 
 // DeleteSetting implements api.Backend.
-func (b *backend) DeleteSetting(ctx context.Context, who, scope, name string) (v1.Setting, error) {
+func (b *backend) DeleteSetting(ctx context.Context, who, scope, name string, ifRev int64) (v1.Setting, error) {
 	path, host, err := b.scopePath(scope)
 	if err != nil {
 		return v1.Setting{}, err
@@ -375,7 +376,8 @@ func (b *backend) DeleteSetting(ctx context.Context, who, scope, name string) (v
 	}
 	x := b.audit("setting.unset", who, fmt.Sprintf("%s is no longer set at %s", name, scope), "")
 	x.Host, x.Partition = host, path
-	if _, err := b.write(ctx, "setting "+name, leases.Unowned(), x, leases.Delete(leases.SettingKey(scope, name))); err != nil {
+	key := leases.SettingKey(scope, name)
+	if _, err := b.write(ctx, "setting "+name, b.settingAt(key, ifRev), x, leases.Delete(key)); err != nil {
 		return v1.Setting{}, err
 	}
 	s := v1.Setting{Name: name, Scope: scope, Default: def.Default, Allowed: def.Allowed(), Effect: def.Effect, Doc: def.Doc}
@@ -387,10 +389,19 @@ func (b *backend) DeleteSetting(ctx context.Context, who, scope, name string) (v
 	return s, nil
 }
 
+// settingAt compares a setting only where its caller says what it must be: two that set the
+// same one without looking do not disturb each other.
+func (b *backend) settingAt(key string, ifRev int64) leases.Guard {
+	if ifRev < 0 {
+		return leases.Unowned()
+	}
+	return leases.Unowned().At(key, ifRev)
+}
+
 // Arm implements api.Backend: `ha.armed` is a setting with an expiry.
 func (b *backend) Arm(ctx context.Context, who, scope string, s v1.Switch) (v1.Setting, error) {
 	if s.On {
-		return b.DeleteSetting(ctx, who, scope, settingArmed)
+		return b.DeleteSetting(ctx, who, scope, settingArmed, -1)
 	}
 	var until time.Time
 	if s.For != "" {
@@ -400,5 +411,5 @@ func (b *backend) Arm(ctx context.Context, who, scope string, s v1.Switch) (v1.S
 		}
 		until = time.Now().UTC().Add(d)
 	}
-	return b.PutSetting(ctx, who, scope, settingArmed, "false", s.Reason, until, false)
+	return b.PutSetting(ctx, who, scope, settingArmed, "false", s.Reason, until, -1)
 }

@@ -142,7 +142,7 @@ func TestJoinTokensAndAuthorities(t *testing.T) {
 
 	// A new key ring takes the authorities' keys along.
 	v.key(t, "k2", true)
-	res, err := b.Reseal(ctx, "ann", 100, false)
+	res, err := b.Reseal(ctx, "ann", 100)
 	if err != nil || len(res.Done) != 2 || len(res.Failed) > 0 {
 		t.Errorf("reseal: %+v, %v", res, err)
 	}
@@ -201,7 +201,7 @@ func TestAuditHasBeforeAndAfter(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the token is gone", func() bool { _, ok := b.Bearer(parsed, time.Now()); return !ok })
-	all, err := b.Audits(ctx, "", 100)
+	all, err := b.Audits(ctx, "")
 	if err != nil || len(all) != 3 {
 		t.Fatalf("%d audits, %v", len(all), err)
 	}

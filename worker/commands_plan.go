@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-ha/holdfast/coordinator/command"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/leases"
+	"github.com/holdfast-ha/holdfast/worker/api"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
 
@@ -283,7 +284,7 @@ func (w *Worker) planMigration(ctx context.Context, p *commandPlan, id, host str
 	case i.Host == r.Host:
 		return badField("host", fmt.Sprintf("host: instance %s is on %s already", i.ID, r.Host))
 	case i.Host != host:
-		return &v1.Problem{Status: 503, Code: "unavailable", Title: "moved", Detail: fmt.Sprintf("instance %s is on %s now", i.ID, i.Host), Hint: "try again"}
+		return v1.Problemf(v1.CodeUnavailable, "instance %s is on %s now", i.ID, i.Host).WithHint("try again")
 	case !w.runs(host, i):
 		return refused(fmt.Sprintf("instance %s does not run: only running instances migrate", i.ID), "its volumes move with holdfast volume migrate")
 	}
@@ -329,7 +330,7 @@ func (w *Worker) planMigration(ctx context.Context, p *commandPlan, id, host str
 }
 
 // create records a command: from then on it is carried out, whoever owns the host.
-func (c *commander) create(ctx context.Context, who string, r v1.CommandRequest) (command.Record, int64, error) {
+func (c *commander) create(ctx context.Context, trial *api.Trial, who string, r v1.CommandRequest) (command.Record, int64, error) {
 	if rec, rev, ok := c.byKey(r.Key); ok {
 		if rec.Kind != command.Kind(r.Kind) || !sameSubject(rec, r) {
 			return rec, 0, badField("key", fmt.Sprintf("key: %q was given with another command, %s", r.Key, rec.ID))
@@ -361,16 +362,25 @@ func (c *commander) create(ctx context.Context, who string, r v1.CommandRequest)
 		msg += " (" + r.Reason + ")"
 	}
 	x := c.event("command.created", string(ha.Info), msg, rec)
-	ops := []leases.Op{leases.Put(key, rec), leases.Put(leases.EventKey(x.ID), x)}
+	x.Data["by"] = who
+	if r.Reason != "" {
+		x.Data["reason"] = r.Reason
+	}
+	ops := []leases.Op{leases.Put(key, rec)}
 	for k, v := range p.puts {
 		g = g.At(k, p.guard[k])
 		ops = append(ops, leases.Put(k, v))
 	}
-	word := wordOf(now, x.Worker, rec.Host, x.Partition, "command.created", who, fmt.Sprintf("%s %s was asked for", rec.Kind, rec.ID), r.Reason)
-	ops = append(ops, c.o.w.auditOf(word, ops, nil))
+	b := (*backend)(c.o.w)
 	cctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
-	rev, err := c.o.s.Commit(cctx, g, ops...)
+	var rev int64
+	if trial != nil {
+		trial.Would(x.Message, b.w().changesOf(ops, nil)...)
+		_, err = b.client.Check(cctx, g, ops...)
+	} else {
+		rev, err = c.o.s.Commit(cctx, g, append(ops, leases.Put(leases.EventKey(x.ID), x), b.audited(x, ops))...)
+	}
 	var conflict *leases.ConflictError
 	switch {
 	case errors.As(err, &conflict) && conflict.Want == 0:
@@ -386,6 +396,9 @@ func (c *commander) create(ctx context.Context, who string, r v1.CommandRequest)
 	}
 	if err != nil {
 		return rec, 0, etcdProblem("command", err)
+	}
+	if trial != nil {
+		return rec, 0, nil
 	}
 	c.o.w.announced([]v1.Event{x})
 	c.hold(rec, rev)

@@ -20,6 +20,7 @@ import (
 	"github.com/holdfast-ha/holdfast/coordinator/power"
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/sim/bmc"
+	"github.com/holdfast-ha/holdfast/worker/api"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
 
@@ -248,7 +249,11 @@ func TestProfilesChangeLive(t *testing.T) {
 	_, first, _ := s.see()
 	scope := "cluster/" + cluster
 	change := func(c v1.ProfileChange, dry bool) (v1.PowerProfile, error) {
-		return b.ChangePowerProfile(t.Context(), "ann", scope, c, -1, dry)
+		ctx := t.Context()
+		if dry {
+			ctx, _ = api.WithTrial(ctx)
+		}
+		return b.ChangePowerProfile(ctx, "ann", scope, c, -1)
 	}
 	for _, c := range []struct {
 		set  map[string]string

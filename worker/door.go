@@ -206,7 +206,7 @@ func (w *Worker) live(ctx context.Context, host string, fn func(ctx context.Cont
 	o := w.owners[host]
 	w.mu.Unlock()
 	if o == nil {
-		return &v1.Problem{Status: 503, Code: "unavailable", Title: "not the owner", Detail: fmt.Sprintf("host %s is not owned by this worker now", host), Hint: "try again in a moment"}
+		return v1.Problemf(v1.CodeUnavailable, "host %s is not owned by this worker now", host).WithHint("try again in a moment")
 	}
 	return o.call(ctx, func(ctx context.Context) { fn(ctx, o) })
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-ha/holdfast/coordinator/power"
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/sim/bmc"
+	"github.com/holdfast-ha/holdfast/worker/api"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 	"github.com/holdfast-ha/holdfast/worker/link"
 	wpower "github.com/holdfast-ha/holdfast/worker/power"
@@ -241,8 +242,9 @@ func TestProviderIsChecked(t *testing.T) {
 	s.until("it knows the settings", func() bool {
 		return s.w.view.effective(databases, "", time.Now()).String(execprovider.Setting) != ""
 	})
+	trial, _ := api.WithTrial(t.Context())
 	good := v1.HostSpec{ID: "n9", Partition: databases, Provider: execprovider.Kind, Power: []v1.Device{{Name: "script", Driver: execdriver.ProviderKind}}}
-	if _, err := b.PutHost(t.Context(), "ann", good, -1, true); err != nil {
+	if _, err := b.PutHost(trial, "ann", good, -1); err != nil {
 		t.Error(err)
 	}
 	for why, change := range map[string]func(*v1.HostSpec){
@@ -254,7 +256,7 @@ func TestProviderIsChecked(t *testing.T) {
 	} {
 		spec := good
 		change(&spec)
-		if _, err := b.PutHost(t.Context(), "ann", spec, -1, true); err == nil || !strings.Contains(fmt.Sprint(err), why) {
+		if _, err := b.PutHost(trial, "ann", spec, -1); err == nil || !strings.Contains(fmt.Sprint(err), why) {
 			t.Errorf("%v, want %s", err, why)
 		}
 	}

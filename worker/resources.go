@@ -91,7 +91,7 @@ func (s shelf[T]) Put(ctx context.Context, who string, r T, o api.PutOptions) (T
 	was, rev := &had, int64(0)
 	var p *v1.Problem
 	switch _, _, rev = had.Named(); {
-	case errors.As(err, &p) && p.Status == 404:
+	case errors.As(err, &p) && p.Code == v1.CodeNotFound:
 		was = nil
 	case err != nil:
 		return r, err
@@ -104,10 +104,6 @@ func (s shelf[T]) Put(ctx context.Context, who string, r T, o api.PutOptions) (T
 		return r, err
 	}
 	s.stamp(&r, 0)
-	if o.DryRun {
-		s.stamp(&r, rev)
-		return r, nil
-	}
 	b := (*backend)(s.w)
 	ev := b.audit(s.name()+".declared", who, s.name()+" "+id+" was declared", "")
 	if rev, err = b.write(ctx, s.name()+" "+id, x.guard, ev, append(x.ops, leases.Put(s.key(id), r))...); err != nil {

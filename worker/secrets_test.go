@@ -168,7 +168,7 @@ func TestRotation(t *testing.T) {
 	if err := b.SetUsers(account("third")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := v.put1(t, c, "h1", "third", s.Revision+1); !refusedAs(err, v1.CodeConflict) {
+	if _, err := v.put1(t, c, "h1", "third", s.Revision+1); !refusedAs(err, v1.CodePrecondition) {
 		t.Errorf("another revision: %v", err)
 	}
 	s2, err := v.put1(t, c, "h1", "third", s.Revision)

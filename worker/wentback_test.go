@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-ha/holdfast/coordinator/power"
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/leases/etcdtest"
+	"github.com/holdfast-ha/holdfast/worker/api"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 	"github.com/holdfast-ha/holdfast/worker/link"
 	wpower "github.com/holdfast-ha/holdfast/worker/power"
@@ -177,11 +178,12 @@ func TestFrozenByItsAgent(t *testing.T) {
 		t.Error("h4 is not frozen")
 	}
 	b := (*backend)(w)
-	plan, err := b.RaiseGeneration(t.Context(), "me", v1.GenerationRequest{}, true)
+	trial, _ := api.WithTrial(t.Context())
+	plan, err := b.RaiseGeneration(trial, "me", v1.GenerationRequest{})
 	if err != nil || plan.From != 1 || plan.To != 2 || len(plan.Hosts) != 3 {
 		t.Fatalf("plan %+v, %v", plan, err)
 	}
-	if _, err := b.RaiseGeneration(t.Context(), "me", v1.GenerationRequest{From: 1}, false); err != nil {
+	if _, err := b.RaiseGeneration(t.Context(), "me", v1.GenerationRequest{From: 1}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "all agents are linked again", allLinked(agents))
@@ -194,7 +196,7 @@ func TestFrozenByItsAgent(t *testing.T) {
 	if got := suspects(t, r); len(got) > 0 {
 		t.Errorf("suspected:\n%s", strings.Join(got, "\n"))
 	}
-	if _, err := b.RaiseGeneration(t.Context(), "me", v1.GenerationRequest{From: 1}, false); err == nil {
+	if _, err := b.RaiseGeneration(t.Context(), "me", v1.GenerationRequest{From: 1}); err == nil {
 		t.Error("raised twice from 1")
 	}
 }
@@ -245,7 +247,7 @@ func TestRestoredEtcdIsNoticed(t *testing.T) {
 			silent := time.Now()
 			eventually(t, "h1 was silent for longer than the health check takes", func() bool { return time.Since(silent) > 6*time.Second })
 			agents["h1"].set(func(m *memory) { m.silent = false })
-			if _, err := (*backend)(f.w).RaiseGeneration(t.Context(), "me", v1.GenerationRequest{}, false); err != nil {
+			if _, err := (*backend)(f.w).RaiseGeneration(t.Context(), "me", v1.GenerationRequest{}); err != nil {
 				t.Fatal(err)
 			}
 			eventually(t, "all agents are linked again", allLinked(agents))

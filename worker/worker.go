@@ -186,7 +186,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	w.slotN = conf.Slots
 	w.mirror = w.client.NewMirror(slices.Concat(mirrorPrefixes, trustPrefixes)...)
-	w.eventsMirror = w.client.NewMirror(leases.EventsPrefix)
+	w.eventsMirror = w.client.NewMirror(leases.EventsPrefix, leases.ConfigEventsKey())
 	for _, p := range mirrorPrefixes {
 		w.mirror.Subscribe(p, w.view.apply)
 	}
@@ -200,7 +200,7 @@ func (w *Worker) Run(ctx context.Context) error {
 
 	grpcS := link.NewGRPC(w.door, w.wire.own)
 	httpS := &http.Server{
-		Handler:           api.NewHandler((*backend)(w), api.HandlerOptions{Metrics: w.metrics.handler(), Logger: w.log, Version: w.o.Version, Trust: w.wire.own, Forward: w.forward(), Keeper: (*backend)(w), Rate: w.apiRate}),
+		Handler:           api.NewHandler((*backend)(w), api.HandlerOptions{Metrics: w.metrics.handler(), Logger: w.log, Version: w.o.Version, Trust: w.wire.own, Forward: w.forward(), Keeper: (*backend)(w), Repeats: (*backend)(w), Rate: w.apiRate}),
 		ReadHeaderTimeout: 10 * time.Second,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -54,21 +55,13 @@ func newAgentListCmd(e *env) *cobra.Command {
 			"An agent whose link is not at the first of them moves there when it looks next.",
 		Example: "  holdfast agent list\n  holdfast agent list -o json\n  holdfast agent list -o wide",
 	}
-	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		o, err := out.options(e)
-		if err != nil {
-			return err
-		}
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
-		all, err := api.Agents(cmd.Context(), "")
+	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, _ []string) error {
+		all, err := api.Agents(ctx, "")
 		if err != nil {
 			return err
 		}
 		return agentsTable.List(e.Stdout, e.Stderr, o, all)
-	}
+	})
 	out.registerFormat(c)
 	return c
 }
@@ -142,21 +135,13 @@ func newAgentLinksCmd(e *env) *cobra.Command {
 			"the agents that prefer it, and the links that will leave it when their agents look next. All of it is what is on record in etcd.",
 		Example: "  holdfast agent links\n  holdfast agent links -o json\n  holdfast agent links --request-timeout 1m",
 	}
-	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		o, err := out.options(e)
-		if err != nil {
-			return err
-		}
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
-		all, err := api.Agents(cmd.Context(), "")
+	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, _ []string) error {
+		all, err := api.Agents(ctx, "")
 		if err != nil {
 			return err
 		}
 		return linksTable.List(e.Stdout, e.Stderr, o, linksOf(all))
-	}
+	})
 	out.registerFormat(c)
 	return c
 }
@@ -174,16 +159,8 @@ func newAgentRebalanceCmd(e *env) *cobra.Command {
 		Example:           "  holdfast agent rebalance --dry-run\n  holdfast agent rebalance\n  holdfast agent rebalance h-17 h-18",
 		ValidArgsFunction: e.completeHosts,
 	}
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		o, err := out.options(e)
-		if err != nil {
-			return err
-		}
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
-		all, err := api.Agents(cmd.Context(), "")
+	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, args []string) error {
+		all, err := api.Agents(ctx, "")
 		if err != nil {
 			return err
 		}
@@ -203,19 +180,19 @@ func newAgentRebalanceCmd(e *env) *cobra.Command {
 		var errs []error
 		var asked []v1.Agent
 		for _, a := range all {
-			if a, err = api.RebalanceAgent(cmd.Context(), a.Host); err != nil {
+			if a, err = api.RebalanceAgent(ctx, a.Host); err != nil {
 				errs = append(errs, err)
 			} else {
 				asked = append(asked, a)
 			}
 			select {
 			case <-tick.C:
-			case <-cmd.Context().Done():
-				return cmd.Context().Err()
+			case <-ctx.Done():
+				return ctx.Err()
 			}
 		}
 		return errors.Join(append([]error{agentsTable.List(e.Stdout, e.Stderr, o, asked)}, errs...)...)
-	}
+	})
 	out.registerFormat(c)
 	c.Flags().BoolVar(&dry, "dry-run", false, "list who would be asked and do nothing")
 	return c
@@ -230,16 +207,8 @@ func newPlanLBCmd(e *env) *cobra.Command {
 		Long:    "Lists the agents whose link would move if agent.lb.algorithm were set everywhere. Nothing is changed. Without --algorithm: who is to move now.",
 		Example: "  holdfast plan lb --algorithm roundrobin\n  holdfast plan lb --algorithm static -o json\n  holdfast plan lb",
 	}
-	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		o, err := out.options(e)
-		if err != nil {
-			return err
-		}
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
-		all, err := api.Agents(cmd.Context(), algorithm)
+	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, _ []string) error {
+		all, err := api.Agents(ctx, algorithm)
 		if err != nil {
 			return err
 		}
@@ -250,7 +219,7 @@ func newPlanLBCmd(e *env) *cobra.Command {
 		}
 		_, err = fmt.Fprintf(e.Stdout, "\n%d of %d agents would move.\n", len(all), n)
 		return err
-	}
+	})
 	out.registerFormat(c)
 	c.Flags().StringVar(&algorithm, "algorithm", "", "ring, static, roundrobin or shuffle")
 	return c

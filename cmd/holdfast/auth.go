@@ -87,14 +87,14 @@ func newTokenCmd(e *env) *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(e.Stderr, "token %s of %s, role %s, good until %s\n", t.ID, t.Name, t.Role, t.Expires.Format(time.RFC3339))
-			_, err = fmt.Fprintln(e.Stdout, t.Secret)
-			return err
+			return e.secretOnce(t.Secret)
 		},
 	}
 	create.Flags().StringVar(&role, "role", "", "viewer, operator or admin")
 	create.Flags().DurationVar(&life, "for", 30*24*time.Hour, "how long it is good, up to 8760h")
 	create.Flags().StringVar(&r.Reason, "reason", "", "why, for the audit log")
 	_ = create.MarkFlagRequired("role") // the flag exists: above
+	e.tryable(create)
 	list := listCmd(e, "list", "List the bearer tokens", "Lists the bearer tokens, their roles and ends. The tokens themselves are never shown.",
 		"  holdfast auth token list\n  holdfast auth token list -o json\n  holdfast auth token list -o name",
 		print.Table[v1.Token]{
@@ -128,6 +128,15 @@ func newAuditCmd(e *env) *cobra.Command {
 		}, func(c *v1.Client, ctx context.Context) ([]v1.Audit, error) { return c.Audits(ctx, host, 0) })
 	c.Flags().StringVar(&host, "host", "", "changes of this host only")
 	return c
+}
+
+// secretOnce prints a secret that is told once; a dry run makes none.
+func (e *env) secretOnce(secret string) error {
+	if secret == "" {
+		return nil
+	}
+	_, err := fmt.Fprintln(e.Stdout, secret)
+	return err
 }
 
 // listCmd is a command that prints one table.
@@ -173,5 +182,6 @@ func (e *env) revokeCmd(use, short, long, example string, revoke func(c *v1.Clie
 		},
 	}
 	c.Flags().StringVar(&reason, "reason", "", "why, for the audit log")
+	e.tryable(c)
 	return c
 }

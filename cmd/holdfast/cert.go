@@ -80,6 +80,7 @@ func newCertRevokeCmd(e *env) *cobra.Command {
 	out.register(c)
 	c.Flags().StringVar(&r.Host, "host", "", "all of this host that the fleet has issued")
 	c.Flags().StringVar(&r.Reason, "reason", "", "why, for the audit log; peers are told")
+	e.tryable(c)
 	return c
 }
 
@@ -103,6 +104,7 @@ func newAuthorityCmd(e *env) *cobra.Command {
 		},
 	}
 	create.Flags().StringVar(&r.Reason, "reason", "", "why, for the audit log")
+	e.tryable(create)
 	list := listCmd(e, "list", "List the authorities", "Lists the fleet's own authorities and which one signs. CURRENT counts the certificates of each that have not ended.",
 		"  holdfast cert authority list\n  holdfast cert authority list -o json\n  holdfast cert authority list -o name",
 		print.Table[v1.Authority]{

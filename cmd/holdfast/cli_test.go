@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -230,6 +231,9 @@ func TestExitCodes(t *testing.T) {
 		{&exitError{errors.New("x"), exitTimeout}, 6},
 		{v1.Problemf(v1.CodeRefused, "x"), 7},
 		{v1.Problemf(v1.CodeForbidden, "x"), 8},
+		{v1.Problemf(v1.CodeUnauthenticated, "x"), 8},
+		{v1.Problemf(v1.CodePrecondition, "x"), 4},
+		{v1.Problemf(v1.CodeUnknownOutcome, "x"), 1},
 		{v1.Problemf(v1.CodeUnavailable, "x"), 1},
 		{v1.Problemf(v1.CodeInternal, "x"), 1},
 		{errors.Join(v1.Problemf(v1.CodeConflict, "x"), errors.New("y")), 4},
@@ -238,6 +242,32 @@ func TestExitCodes(t *testing.T) {
 			t.Errorf("%v: %d, want %d", c.err, got, c.want)
 		}
 	}
+}
+
+// TestChangesCanBeTried proves that every verb that changes something knows --dry-run, but
+// for those that are harmless or that cannot be foreseen.
+func TestChangesCanBeTried(t *testing.T) {
+	looks := []string{
+		"get", "describe", "explain", "events", "wait", "allocate", "plan", "version", "completion", "help", "list", "show", "status", "whoami", "audit", "links", "link", "current", "budget", "ladder", "get-contexts", "history",
+		"dev", "demo", "sim", "simulate", "context", "pki", "keygen", "child",
+		"identify", "test", // they switch nothing
+		"power secret set", "power secret delete", // the first is about what the device says
+	}
+	root := newRoot(&env{Getenv: func(string) string { return "" }, IsTTY: func(any) bool { return false }})
+	var check func(c *cobra.Command)
+	check = func(c *cobra.Command) {
+		path := strings.TrimPrefix(c.CommandPath(), "holdfast ")
+		if c.Hidden || slices.Contains(looks, c.Name()) && !c.HasSubCommands() || slices.Contains(looks, path) && path != "ha budget" || strings.HasPrefix(path, "power profile show") {
+			return
+		}
+		for _, s := range c.Commands() {
+			check(s)
+		}
+		if !c.HasSubCommands() && c.Flags().Lookup("dry-run") == nil {
+			t.Errorf("%s: no --dry-run", path)
+		}
+	}
+	check(root)
 }
 
 // TestHelpIsComplete proves that every command has a summary, a description and

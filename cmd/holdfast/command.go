@@ -129,6 +129,7 @@ func commandOrderCmd(e *env, verb, short, long string) *cobra.Command {
 		return e.orderCommand(cmd.Context(), args[0], verb, v1.CommandOrder{Reason: reason})
 	}
 	c.Flags().StringVar(&reason, "reason", "", "why, for the log")
+	e.tryable(c)
 	return c
 }
 
@@ -151,6 +152,7 @@ func commandResolveCmd(e *env) *cobra.Command {
 	c.Flags().StringVar(&reason, "reason", "", "why, for the log")
 	c.Flags().BoolVar(&did, "completed", false, "it did what was asked for")
 	c.Flags().BoolVar(&didNot, "failed", false, "it did not, everything is where it was")
+	e.tryable(c)
 	return c
 }
 

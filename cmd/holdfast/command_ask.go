@@ -18,6 +18,7 @@ import (
 type commandFlags struct {
 	r       v1.CommandRequest
 	wait    bool
+	dry     bool
 	timeout time.Duration
 }
 
@@ -27,6 +28,7 @@ func (f *commandFlags) register(e *env, c *cobra.Command) {
 	fl.StringVar(&f.r.Deadline, "deadline", "", "cancel it after this long, such as 2h")
 	fl.Int64Var(&f.r.Rate, "rate", 0, "bytes per second at most; 0 is no bound")
 	fl.StringVar(&f.r.Reason, "reason", "", "why, for the log")
+	fl.BoolVar(&f.dry, "dry-run", false, "have everything checked and print what would be moved or copied, do nothing")
 	fl.BoolVar(&f.wait, "wait", false, "wait for its end, with a progress bar; interrupting that changes nothing")
 	fl.DurationVar(&f.timeout, "timeout", 0, "how long to wait at most; 0 is for ever")
 }
@@ -36,6 +38,9 @@ func (e *env) askFor(ctx context.Context, f commandFlags) error {
 	if f.timeout < 0 || f.timeout > 0 && !f.wait {
 		return usage(errors.New("timeout: allowed is a duration above 0, together with --wait"))
 	}
+	if f.dry && f.wait {
+		return usage(errors.New("wait: allowed without --dry-run, which leaves nothing to wait for"))
+	}
 	if f.r.Key == "" {
 		f.r.Key = uuid.NewString() // a lost answer is asked for again, and never done twice
 	}
@@ -43,9 +48,23 @@ func (e *env) askFor(ctx context.Context, f commandFlags) error {
 	if err != nil {
 		return err
 	}
+	if f.dry {
+		c, err := api.NewCommand(v1.WithDryRun(ctx, nil), f.r)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(e.Stderr, "dry run, nothing is done; it would be:")
+		_, err = fmt.Fprintf(e.Stdout, "%s by host %s\n", c.Kind, c.Host)
+		for _, i := range c.Items {
+			if err == nil {
+				_, err = fmt.Fprintf(e.Stdout, "  %s from %s to %s\n", i.Volume, i.From, i.To)
+			}
+		}
+		return err
+	}
 	c, err := api.NewCommand(ctx, f.r)
 	var p *v1.Problem
-	if errors.As(err, &p) && p.Status == 504 {
+	if errors.As(err, &p) && p.Code == v1.CodeUnknownOutcome {
 		c, err = api.NewCommand(ctx, f.r)
 	}
 	if err != nil {
@@ -97,7 +116,7 @@ func (e *env) follow(ctx context.Context, api *v1.Client, c v1.Command, timeout 
 		switch {
 		case err == nil:
 			c = now
-		case errors.As(err, &p) && p.Code != v1.CodeUnavailable:
+		case errors.As(err, &p) && !p.Away():
 			return err
 		}
 	}

@@ -95,14 +95,7 @@ func (e *env) doOrder(ctx context.Context, out outputFlags, s safety, dangerous 
 		if err != nil {
 			return err
 		}
-		if s.dry {
-			return e.show(o, plan, func(t *text) { e.printPlan(t, plan) })
-		}
-		t := &text{w: e.Stderr, now: e.Now()}
-		if e.printPlan(t, plan); t.err != nil {
-			return t.err
-		}
-		if err := e.confirm(ctx, s, req.Verb+" "+host, host); err != nil {
+		if meant, err := e.planned(ctx, s, o, plan, req.Verb+" "+host, host); !meant {
 			return err
 		}
 	}

@@ -82,15 +82,15 @@ func exitCode(err error) int {
 	var p *v1.Problem
 	if errors.As(err, &p) {
 		switch p.Code {
-		case v1.CodeBadRequest:
+		case v1.CodeBadRequest, v1.CodeMethod, v1.CodeTooLarge, v1.CodeKeyReused:
 			return exitUsage
 		case v1.CodeNotFound:
 			return exitNotFound
-		case v1.CodeConflict:
+		case v1.CodeConflict, v1.CodePrecondition, v1.CodeCompacted:
 			return exitConflict
 		case v1.CodeRefused:
 			return exitRefused
-		case v1.CodeForbidden:
+		case v1.CodeForbidden, v1.CodeUnauthenticated:
 			return exitForbidden
 		}
 	}

@@ -74,14 +74,7 @@ func newHAWantedCmd(e *env, use string, on bool) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("%s: %w", what, err)
 			}
-			if s.dry {
-				return e.show(o, plan, func(t *text) { e.printPlan(t, plan) })
-			}
-			t := &text{w: e.Stderr, now: e.Now()}
-			if e.printPlan(t, plan); t.err != nil {
-				return t.err
-			}
-			if err := e.confirm(ctx, s, what, name); err != nil {
+			if meant, err := e.planned(ctx, s, o, plan, what, name); !meant {
 				return err
 			}
 		}
@@ -185,6 +178,7 @@ func newArmCmd(e *env, use string, on bool) *cobra.Command {
 	if !on {
 		c.Flags().StringVar(&r.For, "for", "", "how long, such as 2h; without it until armed again")
 	}
+	e.tryable(c)
 	return c
 }
 

@@ -129,5 +129,6 @@ func newBudgetChangeCmd(e *env, use, short, long, example string, change func(*v
 		c.Flags().IntVar(&r.Extra, "extra", 1, "how many slots more")
 		c.Flags().StringVar(&r.For, "for", "", "how long, such as 4h; needed")
 	}
+	e.tryable(c)
 	return c
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -45,23 +46,16 @@ func newHostSwitchCmd(e *env, use, what string, on bool, short string) *cobra.Co
 		Long:              short + ". The reason is kept with the host and shown to everybody.",
 		ValidArgsFunction: e.completeHosts,
 	}
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		o, err := out.options(e)
-		if err != nil {
-			return err
-		}
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
-		h, err := api.SetHost(cmd.Context(), args[0], what, v1.Switch{On: on, Reason: reason})
+	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, args []string) error {
+		h, err := api.SetHost(ctx, args[0], what, v1.Switch{On: on, Reason: reason})
 		if err != nil {
 			return fmt.Errorf("%s %s %s: %w", what, use, args[0], err)
 		}
 		return e.show(o, h, func(t *text) {
 			t.printf("host %s: %s %s; it is %s\n", h.Spec.ID, what, onOff(on), e.state(h.Status.State))
 		})
-	}
+	})
+	e.tryable(c)
 	out.registerFormat(c)
 	c.Flags().StringVar(&reason, "reason", "", "why, for the record")
 	c.Example = fmt.Sprintf("  holdfast host %[1]s h-17\n  holdfast host %[1]s h-17 --reason 'new memory'\n  holdfast host %[1]s h-17 -o json", examplePath(use, what))
@@ -113,33 +107,27 @@ func newHostDeleteCmd(e *env) *cobra.Command {
 		Example:           "  holdfast host delete h-17 --dry-run\n  holdfast host delete h-17\n  holdfast host delete h-17 --yes",
 		ValidArgsFunction: e.completeHosts,
 	}
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
-		h, err := api.Host(cmd.Context(), args[0])
+	c.RunE = e.asking(nil, func(ctx context.Context, api *v1.Client, o print.Options, args []string) error {
+		h, err := api.Host(ctx, args[0])
 		if err != nil {
 			return err
 		}
 		plan := v1.Plan{Host: args[0], Verb: "delete", Instances: h.Status.Instances,
 			Will: []string{fmt.Sprintf("stop watching host %s, which is %s and %s", args[0], h.Status.State, h.Status.Power), "keep its events and incidents"}}
-		if s.dry {
-			return e.show(print.Options{}, plan, func(t *text) { e.printPlan(t, plan) })
+		if s.dry { // the worker says whether it would be refused
+			if err := api.DeleteHost(v1.WithDryRun(ctx, nil), args[0], h.Revision); err != nil {
+				return fmt.Errorf("delete %s: %w", args[0], err)
+			}
 		}
-		t := &text{w: e.Stderr, now: e.Now()}
-		if e.printPlan(t, plan); t.err != nil {
-			return t.err
-		}
-		if err := e.confirm(cmd.Context(), s, "delete "+args[0], args[0]); err != nil {
+		if meant, err := e.planned(ctx, s, o, plan, "delete "+args[0], args[0]); !meant {
 			return err
 		}
-		if err := api.DeleteHost(cmd.Context(), args[0], h.Revision); err != nil {
+		if err := api.DeleteHost(ctx, args[0], h.Revision); err != nil {
 			return fmt.Errorf("delete %s: %w", args[0], err)
 		}
 		_, err = fmt.Fprintf(e.Stdout, "host %s: deleted\n", args[0])
 		return err
-	}
+	})
 	s.register(c)
 	return c
 }

@@ -43,12 +43,12 @@ func newJoinCreateCmd(e *env) *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(e.Stderr, "join token %s for host %s, good once until %s\n", t.ID, t.Host, t.Expires.Format(time.RFC3339))
-			_, err = fmt.Fprintln(e.Stdout, t.Secret)
-			return err
+			return e.secretOnce(t.Secret)
 		},
 	}
 	c.Flags().DurationVar(&life, "for", time.Hour, "how long it is good, up to 168h")
 	c.Flags().StringVar(&r.Reason, "reason", "", "why, for the audit log")
+	e.tryable(c)
 	return c
 }
 

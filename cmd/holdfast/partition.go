@@ -51,14 +51,7 @@ func newPartitionSwitchCmd(e *env, use string, on bool) *cobra.Command {
 				return fmt.Errorf("%s: %w", what, err)
 			}
 			plan.Host, plan.Verb = path, "partition "+use
-			if s.dry {
-				return e.show(o, plan, func(t *text) { e.printPlan(t, plan) })
-			}
-			t := &text{w: e.Stderr, now: e.Now()}
-			if e.printPlan(t, plan); t.err != nil {
-				return t.err
-			}
-			if err := e.confirm(ctx, s, what, path); err != nil {
+			if meant, err := e.planned(ctx, s, o, plan, what, path); !meant {
 				return err
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast-ha/holdfast/cmd/holdfast/print"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 	"github.com/holdfast-ha/holdfast/worker/sealed"
 )
@@ -69,17 +70,9 @@ func newResealCmd(e *env) *cobra.Command {
 			"It is refused while a worker does not have that key. Once nothing is left, older keys may be taken out of the ring.",
 		Example: "  holdfast secret reseal --dry-run\n  holdfast secret reseal\n  holdfast secret reseal --batch 20",
 	}
-	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		o, err := out.options(e)
-		if err != nil {
-			return err
-		}
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
+	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, _ []string) error {
 		if dry {
-			res, err := api.Reseal(cmd.Context(), r, true)
+			res, err := api.Reseal(ctx, r, true)
 			if err != nil {
 				return err
 			}
@@ -88,7 +81,7 @@ func newResealCmd(e *env) *cobra.Command {
 				t.section("Cannot be opened:", res.Failed)
 			})
 		}
-		total, err := e.reseal(cmd.Context(), api, r)
+		total, err := e.reseal(ctx, api, r)
 		if err != nil {
 			return err
 		}
@@ -100,7 +93,7 @@ func newResealCmd(e *env) *cobra.Command {
 			return &exitError{fmt.Errorf("reseal: %d secrets failed", len(total.Failed)), exitUnhealthy}
 		}
 		return err
-	}
+	})
 	out.registerFormat(c)
 	c.Flags().BoolVar(&dry, "dry-run", false, "say what would be done and do nothing")
 	c.Flags().IntVar(&r.Limit, "batch", 100, "secrets in one call, 1 to 500")

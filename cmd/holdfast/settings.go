@@ -123,7 +123,6 @@ func newSettingsSetCmd(e *env) *cobra.Command {
 	var out outputFlags
 	var scope string
 	var r v1.SettingRequest
-	var dry bool
 	c := &cobra.Command{
 		Use: "set SETTING VALUE", Short: "Set a setting at a scope",
 		Long: "Sets a setting at a scope, for good or for a while. A value out of bounds is refused and says what is allowed.",
@@ -148,23 +147,19 @@ func newSettingsSetCmd(e *env) *cobra.Command {
 			return err
 		}
 		r.Value = args[1]
-		s, err := api.PutSetting(cmd.Context(), scope, args[0], r, dry)
+		s, err := api.PutSetting(cmd.Context(), scope, args[0], r, false)
 		if err != nil {
 			return fmt.Errorf("set %s: %w", args[0], err)
 		}
 		return e.show(o, s, func(t *text) {
-			t.printf("%s = %s (%s), effect: %s", s.Name, s.Value, s.Origin, s.Effect)
-			if dry {
-				t.printf(" (dry run: nothing was changed)")
-			}
-			t.printf("\n")
+			t.printf("%s = %s (%s), effect: %s\n", s.Name, s.Value, s.Origin, s.Effect)
 		})
 	}
 	out.registerFormat(c)
 	e.scopeFlag(c, &scope)
 	c.Flags().StringVar(&r.For, "for", "", "how long, such as 2h; without it for good")
 	c.Flags().StringVar(&r.Reason, "reason", "", "why, for the record")
-	c.Flags().BoolVar(&dry, "dry-run", false, "check only, change nothing")
+	e.tryable(c)
 	return c
 }
 
@@ -194,5 +189,6 @@ func newSettingsUnsetCmd(e *env) *cobra.Command {
 	}
 	out.registerFormat(c)
 	e.scopeFlag(c, &scope)
+	e.tryable(c)
 	return c
 }

@@ -132,7 +132,7 @@ func (e *env) wait(ctx context.Context, api *v1.Client, looks []look, want condi
 	for {
 		pending, err := e.lookAll(ctx, api, looks, want, done)
 		var p *v1.Problem
-		if err != nil && (!errors.As(err, &p) || p.Code != v1.CodeUnavailable) {
+		if err != nil && (!errors.As(err, &p) || !p.Away()) {
 			return err
 		}
 		if err == nil && pending == "" {

@@ -125,7 +125,7 @@ func (e *env) waitDrained(ctx context.Context, api *v1.Client, w v1.Worker, time
 			if doubts++; doubts == drainDoubt {
 				return next, &exitError{fmt.Errorf("drain %s: it was undrained meanwhile", w.ID), exitConflict}
 			}
-		case errors.As(err, &p) && p.Code == v1.CodeUnavailable:
+		case errors.As(err, &p) && p.Away():
 			why = ": " + err.Error()
 		default:
 			return w, err

@@ -64,7 +64,7 @@ func admit(o *HandlerOptions, w http.ResponseWriter, r *http.Request) *http.Requ
 	}
 	c, p := identify(o, r)
 	if p != nil {
-		if p.Status == http.StatusUnauthorized {
+		if p.Code == v1.CodeUnauthenticated {
 			w.Header().Set("WWW-Authenticate", "Bearer")
 		}
 		writeProblem(w, p)
@@ -89,9 +89,7 @@ func identify(o *HandlerOptions, r *http.Request) (Caller, *v1.Problem) {
 				return c, nil
 			}
 		}
-		p := v1.Problemf(v1.CodeForbidden, "not admitted: the token is not known, has ended or was revoked").WithHint("which there are: holdfast auth token list")
-		p.Status = http.StatusUnauthorized
-		return Caller{}, p
+		return Caller{}, v1.Problemf(v1.CodeUnauthenticated, "not admitted: the token is not known, has ended or was revoked").WithHint("which there are: holdfast auth token list")
 	}
 	if o.Trust == nil {
 		return Caller{Name: clean(r.Header.Get(v1.ActorHeader)), Role: v1.Admin, By: "loopback"}, nil
@@ -126,9 +124,7 @@ func (c *call) allowed() *v1.Problem {
 		return nil
 	}
 	if !c.o.limits.allow(who.By+"/"+orName(who.Token, who.Name), c.o.Rate()) {
-		p := v1.Problemf(v1.CodeForbidden, "%s asks more than %d times a second, nothing was done", who.Name, c.o.Rate()).WithHint("wait a second; the limit is the setting api.rate")
-		p.Status = http.StatusTooManyRequests
-		return p
+		return v1.Problemf(v1.CodeRateLimited, "%s asks more than %d times a second, nothing was done", who.Name, c.o.Rate()).WithHint("wait a second; the limit is the setting api.rate")
 	}
 	return nil
 }

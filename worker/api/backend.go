@@ -25,11 +25,13 @@ type EventFilter struct {
 
 // Backend is what the operator API needs of a worker. Any worker answers reads from its
 // mirror; orders about a host must reach its owner, see OwnerAPI. Errors that are a
-// *v1.Problem are passed on as they are; `who` is the authenticated caller.
+// *v1.Problem are passed on as they are; `who` is the authenticated caller. Under a context
+// with a DryRun a call checks all that it would check, answers what would come of it, and
+// changes nothing.
 type Backend interface {
 	Hosts(ctx context.Context, f HostFilter) ([]v1.Host, error)
 	Host(ctx context.Context, id string) (v1.Host, error)
-	PutHost(ctx context.Context, who string, spec v1.HostSpec, ifRevision int64, dryRun bool) (v1.Host, error) // ifRevision -1: whatever is there
+	PutHost(ctx context.Context, who string, spec v1.HostSpec, ifRevision int64) (v1.Host, error) // ifRevision -1: whatever is there
 	DeleteHost(ctx context.Context, who, id string, ifRevision int64) error
 	ExplainHost(ctx context.Context, id string) (v1.Explanation, error)
 	SetHost(ctx context.Context, who, id, what string, s v1.Switch) (v1.Host, error) // what: maintenance, ha, enabled
@@ -40,10 +42,10 @@ type Backend interface {
 	Secrets(ctx context.Context) ([]v1.SecretStatus, error)
 	PutSecret(ctx context.Context, who, host, device string, r v1.SecretRequest, ifRevision int64) (v1.SecretStatus, error) // a test only at the owner; keeps no part of r
 	DeleteSecret(ctx context.Context, who, host, device string, ifRevision int64) error
-	Reseal(ctx context.Context, who string, limit int, dryRun bool) (v1.ResealResult, error)
+	Reseal(ctx context.Context, who string, limit int) (v1.ResealResult, error)
 	ExplainPower(ctx context.Context, id string) (v1.PowerExplanation, error)
 	PowerProfile(ctx context.Context, scope string) (v1.PowerProfile, error) // effective at the scope
-	ChangePowerProfile(ctx context.Context, who, scope string, c v1.ProfileChange, ifRevision int64, dryRun bool) (v1.PowerProfile, error)
+	ChangePowerProfile(ctx context.Context, who, scope string, c v1.ProfileChange, ifRevision int64) (v1.PowerProfile, error)
 
 	Partitions(ctx context.Context) ([]v1.Partition, error)
 	Partition(ctx context.Context, path string) (v1.Partition, error)
@@ -58,7 +60,7 @@ type Backend interface {
 	PlanFleet(ctx context.Context, without []string, add []v1.Joiner) (v1.FleetPlan, error)
 	Agents(ctx context.Context, algorithm string) ([]v1.Agent, error)       // algorithm "": the one that is set
 	RebalanceAgent(ctx context.Context, who, host string) (v1.Agent, error) // only at the owner
-	RaiseGeneration(ctx context.Context, who string, r v1.GenerationRequest, dryRun bool) (v1.Generation, error)
+	RaiseGeneration(ctx context.Context, who string, r v1.GenerationRequest) (v1.Generation, error)
 	Incidents(ctx context.Context, host string) ([]v1.Incident, error) // newest first; host "": all
 	Incident(ctx context.Context, id string) (v1.Incident, error)
 	ExplainIncident(ctx context.Context, id string) (v1.Explanation, error)
@@ -68,12 +70,13 @@ type Backend interface {
 	Budgets(ctx context.Context, scope string) ([]v1.Budget, error)                                         // scope "": all
 	ChangeBudget(ctx context.Context, who, scope string, grant bool, r v1.BudgetRequest) (v1.Budget, error) // else a reset
 	Events(ctx context.Context, f EventFilter) ([]v1.Event, error)                                          // oldest first
+	EventsKept(ctx context.Context, after int64) error                                                      // CodeCompacted where events after a revision are no longer kept
 	WatchEvents(ctx context.Context, f EventFilter, fn func(v1.Event) error) error                          // replays after f.After, then follows until ctx ends
 	WatchHosts(ctx context.Context, f HostFilter, fn func(v1.Host) error) error                             // present ones, then changes
 
 	Settings(ctx context.Context, scope string) ([]v1.Setting, error) // effective at the scope
-	PutSetting(ctx context.Context, who, scope, name, value, reason string, expires time.Time, dryRun bool) (v1.Setting, error)
-	DeleteSetting(ctx context.Context, who, scope, name string) (v1.Setting, error)
+	PutSetting(ctx context.Context, who, scope, name, value, reason string, expires time.Time, ifRevision int64) (v1.Setting, error)
+	DeleteSetting(ctx context.Context, who, scope, name string, ifRevision int64) (v1.Setting, error)
 	Arm(ctx context.Context, who, scope string, s v1.Switch) (v1.Setting, error) // scope: global, zone/…, pod/…, cluster/…, host/…
 
 	Pools() Shelf[v1.Pool]

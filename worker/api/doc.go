@@ -10,5 +10,6 @@
 // Invariants: every error is a Problem (RFC 9457) with a stable code; every call has a
 // deadline, watches end with the connection; a body is at most 1 MiB; a panic becomes a
 // Problem and a log line, never the end of the process; 503 means that nothing was
-// done, 504 that the outcome is unknown; a watch is at least once, told apart by ids.
+// done, 504 that the outcome is unknown; a dry run changes nothing; a named request is
+// carried out once; a watch is at least once, told apart by ids.
 package api

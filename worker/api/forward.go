@@ -60,9 +60,8 @@ func (c *call) askOwner(host string, body []byte, wait time.Duration, local bool
 		return false, v1.Problemf(v1.CodeUnavailable, "host %s: its owner at %s cannot take the order, nothing was done: %v", host, base, err).
 			WithHint("its hosts move to other workers within seconds: try again")
 	}
-	return false, (&v1.Problem{Code: v1.CodeUnavailable, Status: http.StatusGatewayTimeout,
-		Detail: fmt.Sprintf("host %s: its owner at %s did not answer, the order may or may not be on record: %v", host, base, err),
-		Hint:   "look before you repeat it: holdfast explain host " + host}).Complete()
+	return false, v1.Problemf(v1.CodeUnknownOutcome, "host %s: its owner at %s did not answer, the order may or may not be on record: %v", host, base, err).
+		WithHint("look before you repeat it: holdfast explain host %s", host)
 }
 
 // passOn is one trip through a reverse proxy. An error means that nothing was written

@@ -105,7 +105,7 @@ func TestOrderWithoutOwner(t *testing.T) {
 			f.Elsewhere["h-1"] = c.url
 			w := ask(api.NewHandler(f, api.HandlerOptions{}), "POST", "/v1/hosts/h-1/orders", orderOn)
 			var p v1.Problem
-			if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil || w.Code != c.status || p.Code != v1.CodeUnavailable || p.Hint == "" {
+			if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil || w.Code != c.status || p.Status != c.status || p.Hint == "" {
 				t.Errorf("%d %s", w.Code, w.Body)
 			}
 			if got := f.Noted(); len(got) > 0 {

@@ -4,7 +4,6 @@ package api
 
 import (
 	"context"
-	"net/http"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/agent/trust"
@@ -28,7 +27,7 @@ type Keeper interface {
 	RetireAuthority(ctx context.Context, who, id, reason string, force bool) error
 	Certificates(ctx context.Context, host string) ([]v1.Certificate, error)
 	Revoke(ctx context.Context, who string, r v1.RevokeRequest) ([]v1.Certificate, error)
-	Audits(ctx context.Context, host string, limit int) ([]v1.Audit, error)
+	Audits(ctx context.Context, host string) ([]v1.Audit, error)
 }
 
 var reasonParam = Param{Name: "reason", Doc: "why, for the audit log"}
@@ -36,18 +35,18 @@ var reasonParam = Param{Name: "reason", Doc: "why, for the audit log"}
 // trustRoutes are about who may do what.
 var trustRoutes = []Route{
 	{"GET", "/v1/auth/whoami", "", nil, v1.Whoami{}, nil, "Whom the API takes the caller for, and the role that comes with it.", whoami},
-	{"GET", "/v1/auth/tokens", "trust:read", nil, v1.List[v1.Token]{}, nil, "List the bearer tokens of operators. Never the secrets.", kept(Keeper.Tokens)},
+	{"GET", "/v1/auth/tokens", "trust:read", nil, v1.List[v1.Token]{}, pageParams, "List the bearer tokens of operators. Never the secrets.", kept(Keeper.Tokens, func(t v1.Token) string { return t.ID })},
 	{"POST", "/v1/auth/tokens", "trust:write", v1.TokenRequest{}, v1.Token{}, nil, "Make a bearer token. It is in this answer alone; its SHA-256 is kept.", made(Keeper.CreateToken)},
 	{"DELETE", "/v1/auth/tokens/{id}", "trust:write", nil, nil, []Param{reasonParam}, "End a bearer token.", ended(Keeper.RevokeToken)},
-	{"GET", "/v1/join-tokens", "trust:read", nil, v1.List[v1.JoinToken]{}, nil, "List the join tokens of hosts. Never the secrets.", kept(Keeper.JoinTokens)},
+	{"GET", "/v1/join-tokens", "trust:read", nil, v1.List[v1.JoinToken]{}, pageParams, "List the join tokens of hosts. Never the secrets.", kept(Keeper.JoinTokens, func(t v1.JoinToken) string { return t.ID })},
 	{"POST", "/v1/join-tokens", "trust:write", v1.JoinTokenRequest{}, v1.JoinToken{}, nil, "Make a token with which one host gets its first certificate, once. It is in this answer alone; its SHA-256 is kept.", made(Keeper.CreateJoinToken)},
 	{"DELETE", "/v1/join-tokens/{id}", "trust:write", nil, nil, []Param{reasonParam}, "End a join token.", ended(Keeper.RevokeJoinToken)},
-	{"GET", "/v1/authorities", "trust:read", nil, v1.List[v1.Authority]{}, nil, "List the fleet's own authorities, which stand for hosts.", kept(Keeper.Authorities)},
+	{"GET", "/v1/authorities", "trust:read", nil, v1.List[v1.Authority]{}, pageParams, "List the fleet's own authorities, which stand for hosts.", kept(Keeper.Authorities, func(a v1.Authority) string { return a.ID })},
 	{"POST", "/v1/authorities", "trust:write", v1.AuthorityRequest{}, v1.Authority{}, nil, "Make an authority. The first signs at once, a later one in a minute, when every worker knows it; those before it stay accepted.", made(Keeper.CreateAuthority)},
 	{"DELETE", "/v1/authorities/{id}", "trust:write", nil, nil, []Param{reasonParam, {Name: "force", Doc: "`true`: although it signs, or certificates of it have not ended"}}, "Forget an authority: what it has signed is worth nothing from then on.", retireAuthority},
-	{"GET", "/v1/certificates", "trust:read", nil, v1.List[v1.Certificate]{}, []Param{{Name: "host", Doc: "those of this host"}}, "List the certificates that the fleet has issued and that have not ended, and all that are revoked.", listCertificates},
+	{"GET", "/v1/certificates", "trust:read", nil, v1.List[v1.Certificate]{}, join([]Param{{Name: "host", Doc: "those of this host"}}, pageParams), "List the certificates that the fleet has issued and that have not ended, and all that are revoked.", listCertificates},
 	{"POST", "/v1/certificates/revoke", "trust:write", v1.RevokeRequest{}, v1.List[v1.Certificate]{}, nil, "Make certificates worth nothing, by serial or all of a host: every worker refuses them and cuts links that are up.", revokeCertificates},
-	{"GET", "/v1/audit", "trust:read", nil, v1.List[v1.Audit]{}, []Param{{Name: "host", Doc: "changes of this host"}, {Name: "limit", Doc: "so many at most, 1 to 10000, default 5000"}}, "List who has changed what, why, and what was there before; the newest first.", listAudits},
+	{"GET", "/v1/audit", "trust:read", nil, v1.List[v1.Audit]{}, join([]Param{{Name: "host", Doc: "changes of this host"}}, pageParams), "List who has changed what, why, and what was there before; the newest first.", listAudits},
 }
 
 func whoami(c *call) error {
@@ -63,7 +62,7 @@ func (c *call) keeper() (Keeper, error) {
 	return c.o.Keeper, nil
 }
 
-func kept[T any](list func(Keeper, context.Context) ([]T, error)) func(*call) error {
+func kept[T any](list func(Keeper, context.Context) ([]T, error), name func(T) string) func(*call) error {
 	return func(c *call) error {
 		k, err := c.keeper()
 		if err != nil {
@@ -73,7 +72,7 @@ func kept[T any](list func(Keeper, context.Context) ([]T, error)) func(*call) er
 		if err != nil {
 			return err
 		}
-		return whole(c, all)
+		return pageAsIs(c, all, name)
 	}
 }
 
@@ -101,10 +100,10 @@ func ended(revoke func(k Keeper, ctx context.Context, who, id, reason string) er
 		if err == nil {
 			err = revoke(k, c.ctx(), c.who, c.id(), c.query.Get("reason"))
 		}
-		if err == nil {
-			c.w.WriteHeader(http.StatusNoContent)
+		if err != nil {
+			return err
 		}
-		return err
+		return c.done()
 	}
 }
 
@@ -121,7 +120,7 @@ func retireAuthority(c *call) error {
 func listCertificates(c *call) error {
 	return kept(func(k Keeper, ctx context.Context) ([]v1.Certificate, error) {
 		return k.Certificates(ctx, c.query.Get("host"))
-	})(c)
+	}, func(x v1.Certificate) string { return x.Serial })(c)
 }
 
 func revokeCertificates(c *call) error {
@@ -132,11 +131,7 @@ func revokeCertificates(c *call) error {
 }
 
 func listAudits(c *call) error {
-	limit, err := c.limit()
-	if err != nil {
-		return err
-	}
 	return kept(func(k Keeper, ctx context.Context) ([]v1.Audit, error) {
-		return k.Audits(ctx, c.query.Get("host"), limit)
-	})(c)
+		return k.Audits(ctx, c.query.Get("host"))
+	}, func(a v1.Audit) string { return a.ID })(c)
 }

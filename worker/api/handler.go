@@ -15,9 +15,11 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/agent/trust"
@@ -42,8 +44,10 @@ type HandlerOptions struct {
 	Trust   *trust.Source     // whose certificates are admitted; nil: everybody, as on loopback
 	Keeper  Keeper            // nil: there are no tokens and no authorities
 	Rate    func() int        // requests a second that one caller may send; default: 200
+	Repeats Repeats           // nil: an Idempotency-Key is not looked at
 
-	limits *limits
+	limits  *limits
+	openAPI func() []byte
 }
 
 // NewHandler serves Routes from a backend. Watches end when the request's context ends:
@@ -56,6 +60,7 @@ func NewHandler(b Backend, o HandlerOptions) http.Handler {
 		o.Rate = func() int { return 200 }
 	}
 	o.limits = &limits{}
+	o.openAPI = sync.OnceValue(OpenAPI)
 	if o.Forward == nil {
 		o.Forward = &http.Transport{
 			DialContext:         (&net.Dialer{Timeout: 2 * time.Second}).DialContext,
@@ -114,11 +119,13 @@ type call struct {
 	path  string // of {path...}, without the verb
 	query url.Values
 	watch bool
+	dry   bool
+	want  int64 // revision that the request says it must be at; -1: none
 }
 
 // serve picks the row for method and verb, checks what every row checks, and runs it.
 func serve(b Backend, o *HandlerOptions, rows []*Route, w http.ResponseWriter, r *http.Request) {
-	c := &call{b: b, o: o, w: w, path: r.PathValue("path"), query: r.URL.Query()}
+	c := &call{b: b, o: o, w: w, path: r.PathValue("path"), query: r.URL.Query(), want: -1}
 	verb := ""
 	for _, row := range rows {
 		if _, v := splitVerb(row.Path); v != "" && strings.HasSuffix(c.path, ":"+v) {
@@ -143,17 +150,12 @@ func serve(b Backend, o *HandlerOptions, rows []*Route, w http.ResponseWriter, r
 	if c.route == nil {
 		sort.Strings(allowed)
 		w.Header().Set("Allow", strings.Join(allowed, ", "))
-		p := v1.Problemf(v1.CodeBadRequest, "method %s: not for this path, allowed are %s", r.Method, strings.Join(allowed, ", "))
-		p.Status = http.StatusMethodNotAllowed
-		writeProblem(w, p)
+		writeProblem(w, v1.Problemf(v1.CodeMethod, "method %s: not for this path, allowed are %s", r.Method, strings.Join(allowed, ", ")))
 		return
 	}
 	ctx := r.Context()
 	c.r, c.who = r, caller(r)
 	if p := c.allowed(); p != nil {
-		if p.Status == http.StatusTooManyRequests {
-			w.Header().Set("Retry-After", "1")
-		}
 		writeProblem(w, p)
 		return
 	}
@@ -174,24 +176,41 @@ func serve(b Backend, o *HandlerOptions, rows []*Route, w http.ResponseWriter, r
 		ctx, cancel = context.WithTimeout(ctx, d)
 		defer cancel()
 	}
+	if c.dry {
+		ctx, _ = WithTrial(ctx)
+	}
 	c.r = r.WithContext(ctx)
 	c.r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	if err := c.route.handler(c); err != nil {
-		p := problemOf(err)
-		if p.Code == v1.CodeInternal {
-			o.Logger.Error("request failed", "method", r.Method, "path", r.URL.Path, "who", c.who, "cause", err)
-		}
-		writeProblem(w, p)
+	if err := c.once(w); err != nil {
+		c.failed(w, err)
 	}
 }
 
-// check refuses parameters that the route does not know: a misspelt filter or dryRun
-// must not be overlooked.
+// failed answers an error of a handler.
+func (c *call) failed(w http.ResponseWriter, err error) {
+	p := c.conditional(problemOf(err))
+	if p.Code == v1.CodeInternal {
+		c.o.Logger.Error("request failed", "method", c.r.Method, "path", c.r.URL.Path, "who", c.who, "cause", err)
+	}
+	writeProblem(w, p)
+}
+
+// check refuses parameters that the route does not know: a misspelt filter or dryRun, or a
+// condition that nobody would look at, must not be overlooked.
 func (c *call) check() error {
+	params := c.route.Params()
+	for _, p := range slices.Concat(matchParams, []Param{keyParam}) {
+		if c.route.Changes() && c.r.Header.Get(p.Name) != "" && !c.route.Knows(p.Name) {
+			return v1.BadField(p.Name, "not a header of %s %s", c.route.Method, c.route.Path)
+		}
+	}
 	for name, values := range c.query {
 		var known []string
 		ok, many := false, false
-		for _, p := range c.route.Query {
+		for _, p := range params {
+			if p.Header {
+				continue
+			}
 			known = append(known, p.Name)
 			if p.Name == name {
 				ok, many = true, p.Many
@@ -208,7 +227,9 @@ func (c *call) check() error {
 		}
 	}
 	var err error
-	c.watch, err = c.flag("watch")
+	if c.dry, err = c.flag("dryRun"); err == nil {
+		c.watch, err = c.flag("watch")
+	}
 	return err
 }
 
@@ -237,9 +258,12 @@ func (c *call) reply(v any) error {
 
 // replyAt answers with the revision as ETag.
 func (c *call) replyAt(revision int64, v any) error {
-	c.w.Header().Set("ETag", fmt.Sprintf(`"%d"`, revision))
+	c.w.Header().Set("ETag", etag(revision))
 	return c.reply(v)
 }
+
+// etag is the strong ETag of a revision of etcd.
+func etag(revision int64) string { return fmt.Sprintf(`"%d"`, revision) }
 
 // body decodes the request into v. Unknown fields and trailing data are errors.
 func (c *call) body(v any) error {
@@ -275,7 +299,12 @@ func badJSON(err error) error {
 }
 
 // ifRevision reads If-Match and If-None-Match: -1 whatever is there, 0 must not exist.
-func (c *call) ifRevision() (int64, error) {
+func (c *call) ifRevision() (revision int64, err error) {
+	defer func() {
+		if err == nil {
+			c.want = revision
+		}
+	}()
 	match, none := c.r.Header.Get("If-Match"), c.r.Header.Get("If-None-Match")
 	switch {
 	case match != "" && none != "":
@@ -347,10 +376,32 @@ func page[T any](c *call, items []T, key func(T) string, down bool) error {
 	return c.reply(out)
 }
 
-// whole answers a list that has no pages, in the order of the backend.
-func whole[T any](c *call, items []T) error {
-	if items == nil {
-		items = []T{}
+// pageAsIs cuts the page that the request asks for and leaves the order to the backend. The
+// cursor is the name of the last item: when that has gone meanwhile there is no next page,
+// and the answer says so.
+func pageAsIs[T any](c *call, items []T, name func(T) string) error {
+	limit, err := c.limit()
+	if err != nil {
+		return err
 	}
-	return c.reply(v1.List[T]{Items: items})
+	if after := c.query.Get("after"); after != "" {
+		last, err := base64.RawURLEncoding.DecodeString(after)
+		if err != nil {
+			return v1.BadField("after", "%q, allowed is the field next of the page before", after)
+		}
+		i := slices.IndexFunc(items, func(x T) bool { return name(x) == string(last) })
+		if i < 0 {
+			return v1.Problemf(v1.CodeCompacted, "after: %s, with which the page before ended, is gone", last).WithHint("read the list again from its beginning")
+		}
+		items = items[i+1:]
+	}
+	out := v1.List[T]{Items: items}
+	if len(items) > limit {
+		out.Items = items[:limit]
+		out.Next = base64.RawURLEncoding.EncodeToString([]byte(name(items[limit-1])))
+	}
+	if out.Items == nil {
+		out.Items = []T{}
+	}
+	return c.reply(out)
 }

@@ -4,7 +4,6 @@ package api
 
 import (
 	"encoding/json"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -101,11 +100,7 @@ func putHost(c *call) error {
 	if err != nil {
 		return err
 	}
-	dry, err := c.flag("dryRun")
-	if err != nil {
-		return err
-	}
-	h, err := c.b.PutHost(c.ctx(), c.who, spec, rev, dry)
+	h, err := c.b.PutHost(c.ctx(), c.who, spec, rev)
 	if err != nil {
 		return err
 	}
@@ -131,8 +126,7 @@ func deleteHost(c *call) error {
 	if err := c.b.DeleteHost(c.ctx(), c.who, c.id(), rev); err != nil {
 		return err
 	}
-	c.w.WriteHeader(http.StatusNoContent)
-	return nil
+	return c.done()
 }
 
 // readSwitch decodes a Switch of a kind that knows no time limit.
@@ -169,26 +163,22 @@ func orderHost(c *call) error {
 	if !slices.Contains(v1.OrderVerbs, o.Verb) {
 		return v1.BadField("verb", "%q, allowed are %s", o.Verb, strings.Join(v1.OrderVerbs, ", "))
 	}
-	dry, err := c.flag("dryRun")
-	if err != nil {
-		return err
-	}
 	b, err := json.Marshal(o)
 	if err != nil {
 		return err
 	}
 	wait := orderForward
 	switch {
-	case dry:
+	case c.dry:
 		wait = readForward
 	case o.Verb == "test":
 		wait = testForward
 	}
 	// A plan may be made by any worker; an order is its owner's alone.
-	if done, err := c.askOwner(c.id(), b, wait, dry); done || err != nil {
+	if done, err := c.askOwner(c.id(), b, wait, c.dry); done || err != nil {
 		return err
 	}
-	if dry {
+	if c.dry {
 		p, err := c.b.PlanOrder(c.ctx(), c.id(), o)
 		if err != nil {
 			return err

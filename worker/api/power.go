@@ -36,15 +36,11 @@ func patchProfile(c *call) error {
 	if err := c.body(&change); err != nil {
 		return err
 	}
-	dry, err := c.flag("dryRun")
-	if err != nil {
-		return err
-	}
 	rev, err := c.ifRevision()
 	if err != nil {
 		return err
 	}
-	p, err := c.b.ChangePowerProfile(c.ctx(), c.who, at, change, rev, dry)
+	p, err := c.b.ChangePowerProfile(c.ctx(), c.who, at, change, rev)
 	if err != nil {
 		return err
 	}

@@ -22,15 +22,33 @@ func problemOf(err error) *v1.Problem {
 		q.Detail = err.Error() // with what callers put around it
 		return q
 	case errors.As(err, &tooLarge):
-		return (&v1.Problem{Code: v1.CodeBadRequest, Status: http.StatusRequestEntityTooLarge,
-			Detail: "read request body: too large, allowed are 1 MiB"}).Complete()
+		return v1.Problemf(v1.CodeTooLarge, "read request body: too large, allowed are 1 MiB")
 	case errors.Is(err, context.DeadlineExceeded):
-		return (&v1.Problem{Code: v1.CodeUnavailable, Status: http.StatusGatewayTimeout, Detail: "this worker could not answer in time: " + err.Error()}).Complete()
+		return v1.Problemf(v1.CodeUnknownOutcome, "this worker could not answer in time: %v", err)
 	}
 	return v1.Problemf(v1.CodeInternal, "%v", err)
 }
 
+// retryAfter is how long callers should wait, in seconds.
+var retryAfter = map[string]string{v1.CodeRateLimited: "1", v1.CodeUnavailable: "1"}
+
+// conditional says of a conflict that it was the request's own condition which did not hold.
+func (c *call) conditional(p *v1.Problem) *v1.Problem {
+	if p.Code != v1.CodeConflict || c.want < 0 || p.Want != c.want || p.Have == p.Want {
+		return p
+	}
+	q := *p
+	q.Code = v1.CodePrecondition
+	return q.Complete()
+}
+
 func writeProblem(w http.ResponseWriter, p *v1.Problem) {
+	if after, ok := retryAfter[p.Code]; ok {
+		w.Header().Set("Retry-After", after)
+	}
+	if p.Code == v1.CodePrecondition && p.Have > 0 {
+		w.Header().Set("ETag", etag(p.Have))
+	}
 	writeJSON(w, p.Status, "application/problem+json", p)
 }
 

@@ -8,6 +8,8 @@ import (
 	"reflect"
 	"sort"
 	"strings"
+
+	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
 
 // RoutesMarkdown is the generated reference of the API (docs/api.md).
@@ -16,18 +18,31 @@ func RoutesMarkdown() string {
 	b.WriteString("# Operator API\n\n" +
 		"<!-- generated from worker/api/routes.go; do not edit -->\n\n" +
 		"JSON over HTTP. Any worker answers; an order about a host is passed on to the worker that owns it, once.\n\n" +
-		"- Errors are `application/problem+json` (RFC 9457) with a stable `code`: `bad-request`, `not-found`, `conflict`, `refused`, `unavailable`, `forbidden`, `internal`; `field` names the wrong value, `hint` what may be done. Status 503 means that nothing was done, 504 that the outcome is unknown.\n" +
-		"- Unknown fields and query parameters are errors. A body is at most 1 MiB.\n" +
-		"- `ETag` is the revision of the declaration; writes know `If-Match` and `If-None-Match: *`.\n" +
-		"- `?watch=true` answers with server-sent events (`host` or `event`, `error` as the last). Watches are at least once: after a lost connection send `Last-Event-ID` and drop the ids already seen.\n" +
-		"- Who asks is told by a certificate or by `Authorization: Bearer TOKEN`; what that allows is the column role, where admin includes operator and operator includes viewer (docs/security-trust.md). 401 is a token that is not good, 403 a role that does not suffice, 429 more requests a second than `api.rate`: nothing was done then.\n" +
+		"- Errors are `application/problem+json` (RFC 9457) with a stable `code`, see below; `field` names the wrong value, `hint` what may be done. Status 503 means that nothing was done, 504 that the outcome is unknown.\n" +
+		"- The same as an OpenAPI 3.1 document: [openapi.json](openapi.json), which every worker serves at `/openapi.json`.\n" +
+		"- Unknown fields, query parameters and conditions are errors. A body is at most 1 MiB.\n" +
+		"- `ETag` is the revision of the declaration. Writes of what is read, changed and written know `If-Match` and `If-None-Match: *`; one that does not hold is 412 with the `ETag` that is there now.\n" +
+		"- Every change knows `?dryRun=true`: all is checked, also conditions, and the answer is what would come of it; nothing is written, no device and no agent is asked.\n" +
+		"- Every POST knows `Idempotency-Key`: the same request of the same caller with the same key, at any worker, within a day, is answered as it was (`Holdfast-Repeated` says when) and not carried out again. What left no trace (4xx, 503) may be tried again with its key. The secret of a token is in the first answer only.\n" +
+		"- Lists come in pages: `limit`, and `after` with the field `next` of the page before.\n" +
+		"- `?watch=true` answers with server-sent events (`host` or `event`, `error` as the last) and a comment every 15 s. A watch of events is at least once: after a lost connection send `Last-Event-ID` and drop the ids already seen; 410 `compacted` says that events in between are no longer kept. A watch of hosts begins with all that are there.\n" +
+		"- Who asks is told by a certificate or by `Authorization: Bearer TOKEN`; what that allows is the column role, where admin includes operator and operator includes viewer (docs/security-trust.md). One caller may send `api.rate` requests a second.\n" +
 		"- `Holdfast-Actor` names who asks, for the record, on loopback alone.\n\n" +
 		"| method | path | role | in | out | what |\n|---|---|---|---|---|---|\n")
 	types := map[string]reflect.Type{}
 	for _, r := range Routes {
-		fmt.Fprintf(&b, "| %s | `%s` | %s | %s | %s | %s |\n", r.Method, r.Path, orDash(roleShown(&r)), typeLink(r.In, types), typeLink(r.Out, types), r.Summary)
+		done, dry := r.Answers()
+		out := typeLink(done, types)
+		if dry != nil && reflect.TypeOf(dry) != reflect.TypeOf(done) {
+			out += " (dry run: " + typeLink(dry, types) + ")"
+		}
+		fmt.Fprintf(&b, "| %s | `%s` | %s | %s | %s | %s |\n", r.Method, r.Path, orDash(roleShown(&r)), typeLink(r.In, types), out, r.Summary)
 	}
-	b.WriteString("\n## Query parameters\n")
+	b.WriteString("\n## Problems\n\n| code | status | means |\n|---|---|---|\n")
+	for _, d := range v1.Codes {
+		fmt.Fprintf(&b, "| `%s` | %d | %s |\n", d.Code, d.Status, d.Doc)
+	}
+	b.WriteString("\n## Parameters\n\nBeside those that every change (`dryRun`) and every POST (`" + keyHeader + "`) has.\n")
 	for _, r := range Routes {
 		if len(r.Query) == 0 {
 			continue
@@ -35,6 +50,9 @@ func RoutesMarkdown() string {
 		fmt.Fprintf(&b, "\n`%s %s`\n\n", r.Method, r.Path)
 		for _, p := range r.Query {
 			fmt.Fprintf(&b, "- `%s`: %s", p.Name, p.Doc)
+			if p.Header {
+				b.WriteString(" (a header)")
+			}
 			if p.Many {
 				b.WriteString("; may be given several times")
 			}

@@ -4,7 +4,6 @@ package api
 
 import (
 	"context"
-	"net/http"
 
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
@@ -22,7 +21,6 @@ type Shelf[T v1.Resource] interface {
 type PutOptions struct {
 	IfRevision int64 // -1: whatever is there; 0: it must not exist
 	Force      bool  // an instance may be on a host that placement refuses
-	DryRun     bool
 }
 
 func listResources[T v1.Resource](shelf func(Backend) Shelf[T]) func(*call) error {
@@ -60,9 +58,6 @@ func putResource[T v1.Resource](shelf func(Backend) Shelf[T]) func(*call) error 
 		if o.IfRevision, err = c.ifRevision(); err != nil {
 			return err
 		}
-		if o.DryRun, err = c.flag("dryRun"); err != nil {
-			return err
-		}
 		if o.Force, err = c.flag("force"); err != nil {
 			return err
 		}
@@ -83,7 +78,6 @@ func deleteResource[T v1.Resource](shelf func(Backend) Shelf[T]) func(*call) err
 		if err := shelf(c.b).Delete(c.ctx(), c.who, c.id(), rev); err != nil {
 			return err
 		}
-		c.w.WriteHeader(http.StatusNoContent)
-		return nil
+		return c.done()
 	}
 }

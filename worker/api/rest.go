@@ -238,6 +238,11 @@ func listEvents(c *call) error {
 	if err != nil {
 		return err
 	}
+	if f.After > 0 {
+		if err := c.b.EventsKept(c.ctx(), f.After); err != nil {
+			return err
+		}
+	}
 	if c.watch {
 		return c.stream("event", func(send func(string, any) error) error {
 			return c.b.WatchEvents(c.ctx(), f, func(e v1.Event) error { return send(strconv.FormatInt(e.Revision, 10), e) })
@@ -290,7 +295,32 @@ func listSettings(c *call) error {
 	if err != nil {
 		return err
 	}
-	return whole(c, ss)
+	return pageAsIs(c, ss, func(s v1.Setting) string { return s.Name })
+}
+
+func getSetting(c *call) error {
+	at, err := scope(c.query.Get("scope"))
+	if err != nil {
+		return err
+	}
+	ss, err := c.b.Settings(c.ctx(), at)
+	if err != nil {
+		return err
+	}
+	name := c.r.PathValue("name")
+	i := slices.IndexFunc(ss, func(s v1.Setting) bool { return s.Name == name })
+	if i < 0 {
+		return v1.Problemf(v1.CodeNotFound, "setting %q: there is none of that name", name).WithHint("all of them: holdfast settings list")
+	}
+	return c.setting(ss[i])
+}
+
+// setting answers one; its ETag is that of the value at the very scope, if there is one.
+func (c *call) setting(s v1.Setting) error {
+	if s.Revision > 0 {
+		return c.replyAt(s.Revision, s)
+	}
+	return c.reply(s)
 }
 
 func putSetting(c *call) error {
@@ -310,15 +340,15 @@ func putSetting(c *call) error {
 		}
 		expires = time.Now().UTC().Add(d)
 	}
-	dry, err := c.flag("dryRun")
+	rev, err := c.ifRevision()
 	if err != nil {
 		return err
 	}
-	out, err := c.b.PutSetting(c.ctx(), c.who, at, c.r.PathValue("name"), s.Value, s.Reason, expires, dry)
+	out, err := c.b.PutSetting(c.ctx(), c.who, at, c.r.PathValue("name"), s.Value, s.Reason, expires, rev)
 	if err != nil {
 		return err
 	}
-	return c.reply(out)
+	return c.setting(out)
 }
 
 func deleteSetting(c *call) error {
@@ -326,7 +356,11 @@ func deleteSetting(c *call) error {
 	if err != nil {
 		return err
 	}
-	out, err := c.b.DeleteSetting(c.ctx(), c.who, at, c.r.PathValue("name"))
+	rev, err := c.ifRevision()
+	if err != nil {
+		return err
+	}
+	out, err := c.b.DeleteSetting(c.ctx(), c.who, at, c.r.PathValue("name"), rev)
 	if err != nil {
 		return err
 	}
@@ -365,7 +399,7 @@ func allocate(c *call) error {
 	if err != nil {
 		return err
 	}
-	return whole(c, cs)
+	return pageAsIs(c, cs, func(x v1.Candidate) string { return x.Host })
 }
 
 func getVersion(c *call) error {

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"slices"
 	"strings"
 
@@ -83,8 +82,7 @@ func deleteSecret(c *call) error {
 	if err := c.b.DeleteSecret(c.ctx(), c.who, c.id(), c.r.PathValue("device"), rev); err != nil {
 		return err
 	}
-	c.w.WriteHeader(http.StatusNoContent)
-	return nil
+	return c.done()
 }
 
 func listSecrets(c *call) error {
@@ -126,11 +124,8 @@ func resealSecrets(c *call) error {
 	if r.Limit < 1 || r.Limit > 500 {
 		return v1.BadField("limit", "%d, allowed are 1 to 500", r.Limit)
 	}
-	dry, err := c.flag("dryRun")
-	if err != nil {
-		return err
-	}
-	plan, err := c.b.Reseal(c.ctx(), c.who, r.Limit, true)
+	look, _ := WithTrial(c.ctx())
+	plan, err := c.b.Reseal(look, c.who, r.Limit)
 	if err != nil {
 		return err
 	}
@@ -138,10 +133,10 @@ func resealSecrets(c *call) error {
 		return v1.Problemf(v1.CodeRefused, "reseal under key %s: %s", plan.Key, strings.Join(bad, "; ")).
 			WithHint("give every worker the key first, as any but the first of its ring; forced, hosts that move to such a worker cannot be fenced")
 	}
-	if dry {
+	if c.dry {
 		return c.reply(plan)
 	}
-	res, err := c.b.Reseal(c.ctx(), c.who, r.Limit, false)
+	res, err := c.b.Reseal(c.ctx(), c.who, r.Limit)
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ func listWorkers(c *call) error {
 	if c.r.Header.Get(forwardedHeader) == "" {
 		c.askWorkers(ws)
 	}
-	return whole(c, ws)
+	return page(c, ws, func(w v1.Worker) string { return w.ID }, false)
 }
 
 // askWorkers asks every other worker for its live facts, all at once.
@@ -98,11 +98,7 @@ func drainWorker(on bool) func(*call) error {
 		if err := c.body(&r); err != nil {
 			return err
 		}
-		dry, err := c.flag("dryRun")
-		if err != nil {
-			return err
-		}
-		if dry {
+		if c.dry {
 			p, err := c.b.PlanDrain(c.ctx(), c.id(), on, r)
 			if err != nil {
 				return err
@@ -123,11 +119,7 @@ func raiseGeneration(c *call) error {
 	if err := c.body(&r); err != nil {
 		return err
 	}
-	dry, err := c.flag("dryRun")
-	if err != nil {
-		return err
-	}
-	g, err := c.b.RaiseGeneration(c.ctx(), c.who, r, dry)
+	g, err := c.b.RaiseGeneration(c.ctx(), c.who, r)
 	if err != nil {
 		return err
 	}

@@ -60,9 +60,10 @@ func (f *Fleet) Budgets(_ context.Context, scope string) ([]v1.Budget, error) {
 	return out, nil
 }
 
-func (f *Fleet) ChangeBudget(_ context.Context, who, scope string, grant bool, r v1.BudgetRequest) (v1.Budget, error) {
+func (f *Fleet) ChangeBudget(ctx context.Context, who, scope string, grant bool, r v1.BudgetRequest) (v1.Budget, error) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
+	defer f.trial(ctx)()
 	b, ok := f.BudgetMap[scope]
 	if !ok {
 		return b, missing("budget", scope)

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -34,6 +35,7 @@ type Fleet struct {
 	CommandL  []v1.Command
 	EventL    []v1.Event
 	Exports   map[string]v1.IncidentExport // by incident; others are made of what is here
+	Kept      int64                        // events up to this revision are not
 	AreaL     []v1.Area
 	BudgetMap map[string]v1.Budget
 	Set       map[string]v1.Setting      // by scope and name
@@ -57,6 +59,27 @@ func missing(kind, name string) error {
 // note writes down a write; the caller holds Mu.
 func (f *Fleet) note(who, format string, args ...any) {
 	f.Calls = append(f.Calls, who+": "+fmt.Sprintf(format, args...))
+}
+
+// trial undoes what a call does if that is a dry run, and tells what it was; the caller
+// holds Mu and runs the result before it lets go of it.
+func (f *Fleet) trial(ctx context.Context) (end func()) {
+	t := api.DryRun(ctx)
+	if t == nil {
+		return func() {}
+	}
+	raised, revision, calls := f.Raised, f.Revision, len(f.Calls)
+	hosts, parts, budgets, set, secrets, profile := maps.Clone(f.HostMap), maps.Clone(f.PartMap), maps.Clone(f.BudgetMap), maps.Clone(f.Set), maps.Clone(f.SecretMap), maps.Clone(f.Profile)
+	workers, commands := slices.Clone(f.WorkerL), slices.Clone(f.CommandL)
+	pools, volumes, templates, instances := slices.Clone(f.PoolL), slices.Clone(f.VolumeL), slices.Clone(f.TemplateL), slices.Clone(f.InstanceL)
+	return func() {
+		for _, call := range f.Calls[calls:] {
+			t.Would(call)
+		}
+		f.Raised, f.Revision, f.Calls = raised, revision, f.Calls[:calls]
+		f.HostMap, f.PartMap, f.BudgetMap, f.Set, f.SecretMap, f.Profile = hosts, parts, budgets, set, secrets, profile
+		f.WorkerL, f.CommandL, f.PoolL, f.VolumeL, f.TemplateL, f.InstanceL = workers, commands, pools, volumes, templates, instances
+	}
 }
 
 // touch wakes watches; the caller holds Mu.
@@ -126,14 +149,17 @@ func (f *Fleet) Host(_ context.Context, id string) (v1.Host, error) {
 // check compares a revision as the store would; now 0 means that it is not there.
 func check(what string, now, want int64) error {
 	if want >= 0 && want != now {
-		return v1.Problemf(v1.CodeConflict, "%s: it is at revision %d, not %d", what, now, want).WithHint("read it again and repeat the change")
+		p := v1.Problemf(v1.CodeConflict, "%s: it is at revision %d, not %d", what, now, want).WithHint("read it again and repeat the change")
+		p.Want, p.Have = want, now
+		return p
 	}
 	return nil
 }
 
-func (f *Fleet) PutHost(_ context.Context, who string, spec v1.HostSpec, rev int64, dry bool) (v1.Host, error) {
+func (f *Fleet) PutHost(ctx context.Context, who string, spec v1.HostSpec, rev int64) (v1.Host, error) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
+	defer f.trial(ctx)()
 	if spec.Partition == "" {
 		return v1.Host{}, v1.BadField("partition", "empty, allowed is zone, zone/pod or zone/pod/cluster")
 	}
@@ -142,11 +168,10 @@ func (f *Fleet) PutHost(_ context.Context, who string, spec v1.HostSpec, rev int
 		return h, err
 	}
 	h.Spec = spec
-	if dry {
-		return h, nil
-	}
 	f.Revision++
-	h.Revision = f.Revision
+	if api.DryRun(ctx) == nil {
+		h.Revision = f.Revision
+	}
 	if h.Status.State == "" {
 		h.Status = v1.HostStatus{State: "INITIALIZING", Power: "UNKNOWN"}
 	}
@@ -156,9 +181,10 @@ func (f *Fleet) PutHost(_ context.Context, who string, spec v1.HostSpec, rev int
 	return h, nil
 }
 
-func (f *Fleet) DeleteHost(_ context.Context, who, id string, rev int64) error {
+func (f *Fleet) DeleteHost(ctx context.Context, who, id string, rev int64) error {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
+	defer f.trial(ctx)()
 	h, ok := f.HostMap[id]
 	if !ok {
 		return missing("host", id)
@@ -188,9 +214,10 @@ func (f *Fleet) ExplainHost(ctx context.Context, id string) (v1.Explanation, err
 	return x, nil
 }
 
-func (f *Fleet) SetHost(_ context.Context, who, id, what string, s v1.Switch) (v1.Host, error) {
+func (f *Fleet) SetHost(ctx context.Context, who, id, what string, s v1.Switch) (v1.Host, error) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
+	defer f.trial(ctx)()
 	h, ok := f.HostMap[id]
 	if !ok {
 		return h, missing("host", id)
@@ -230,9 +257,10 @@ func (f *Fleet) PlanOrder(ctx context.Context, id string, o v1.OrderRequest) (v1
 	}, nil
 }
 
-func (f *Fleet) Order(_ context.Context, who, id string, o v1.OrderRequest) (v1.OrderResult, error) {
+func (f *Fleet) Order(ctx context.Context, who, id string, o v1.OrderRequest) (v1.OrderResult, error) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
+	defer f.trial(ctx)()
 	h, ok := f.HostMap[id]
 	if !ok {
 		return v1.OrderResult{}, missing("host", id)
@@ -274,9 +302,10 @@ func (f *Fleet) Partition(_ context.Context, path string) (v1.Partition, error) 
 	return p, nil
 }
 
-func (f *Fleet) PutPartition(_ context.Context, who string, spec v1.PartitionSpec, rev int64) (v1.Partition, error) {
+func (f *Fleet) PutPartition(ctx context.Context, who string, spec v1.PartitionSpec, rev int64) (v1.Partition, error) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
+	defer f.trial(ctx)()
 	p := f.PartMap[spec.Path]
 	if err := check("partition "+spec.Path, p.Revision, rev); err != nil {
 		return p, err
@@ -291,9 +320,10 @@ func (f *Fleet) PutPartition(_ context.Context, who string, spec v1.PartitionSpe
 	return p, nil
 }
 
-func (f *Fleet) SetPartition(_ context.Context, who, path, what string, s v1.Switch) (v1.Partition, error) {
+func (f *Fleet) SetPartition(ctx context.Context, who, path, what string, s v1.Switch) (v1.Partition, error) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
+	defer f.trial(ctx)()
 	p, ok := f.PartMap[path]
 	if !ok {
 		return p, missing("partition", path)
@@ -388,6 +418,16 @@ func (f *Fleet) Events(_ context.Context, q api.EventFilter) ([]v1.Event, error)
 		}
 	}
 	return out, nil
+}
+
+// EventsKept keeps all events from Kept on.
+func (f *Fleet) EventsKept(_ context.Context, after int64) error {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	if after < f.Kept {
+		return v1.Problemf(v1.CodeCompacted, "events after revision %d: those up to %d are no longer kept", after, f.Kept)
+	}
+	return nil
 }
 
 func (f *Fleet) WatchEvents(ctx context.Context, q api.EventFilter, fn func(v1.Event) error) error {
@@ -486,9 +526,10 @@ func (f *Fleet) Settings(_ context.Context, scope string) ([]v1.Setting, error) 
 	return out, nil
 }
 
-func (f *Fleet) PutSetting(_ context.Context, who, scope, name, value, reason string, expires time.Time, dry bool) (v1.Setting, error) {
+func (f *Fleet) PutSetting(ctx context.Context, who, scope, name, value, reason string, expires time.Time, rev int64) (v1.Setting, error) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
+	defer f.trial(ctx)()
 	s, ok := f.Set["default "+name]
 	if !ok {
 		return s, missing("setting", name)
@@ -500,20 +541,25 @@ func (f *Fleet) PutSetting(_ context.Context, who, scope, name, value, reason st
 	if !expires.IsZero() {
 		s.Expires = Start.Add(time.Hour) // not the real one: answers stay the same
 	}
-	if !dry {
-		f.Revision++
-		s.Revision = f.Revision
-		f.Set[scope+" "+name] = s
-		f.note(who, "put setting %s %s=%s %q", scope, name, value, reason)
+	if err := check("setting "+name, f.Set[scope+" "+name].Revision, rev); err != nil {
+		return s, err
 	}
+	f.Revision++
+	s.Revision = f.Revision
+	f.Set[scope+" "+name] = s
+	f.note(who, "put setting %s %s=%s %q", scope, name, value, reason)
 	return s, nil
 }
 
-func (f *Fleet) DeleteSetting(_ context.Context, who, scope, name string) (v1.Setting, error) {
+func (f *Fleet) DeleteSetting(ctx context.Context, who, scope, name string, rev int64) (v1.Setting, error) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
+	defer f.trial(ctx)()
 	if _, ok := f.effective(scope, name); !ok {
 		return v1.Setting{}, missing("setting", name)
+	}
+	if err := check("setting "+name, f.Set[scope+" "+name].Revision, rev); err != nil {
+		return v1.Setting{}, err
 	}
 	delete(f.Set, scope+" "+name)
 	f.note(who, "delete setting %s %s", scope, name)
@@ -521,9 +567,10 @@ func (f *Fleet) DeleteSetting(_ context.Context, who, scope, name string) (v1.Se
 	return s, nil
 }
 
-func (f *Fleet) Arm(_ context.Context, who, scope string, s v1.Switch) (v1.Setting, error) {
+func (f *Fleet) Arm(ctx context.Context, who, scope string, s v1.Switch) (v1.Setting, error) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
+	defer f.trial(ctx)()
 	out := v1.Setting{Name: "ha.armed", Scope: scope, Value: fmt.Sprint(s.On), Origin: scope, By: who, Reason: s.Reason}
 	if s.For != "" {
 		out.Expires = Start.Add(2 * time.Hour)

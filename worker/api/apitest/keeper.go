@@ -105,6 +105,6 @@ func (k *Keeper) Revoke(_ context.Context, who string, r v1.RevokeRequest) (out 
 }
 
 // Audits implements api.Keeper.
-func (k *Keeper) Audits(_ context.Context, host string, _ int) ([]v1.Audit, error) {
+func (k *Keeper) Audits(_ context.Context, host string) ([]v1.Audit, error) {
 	return []v1.Audit{{ID: "a1", Host: host}}, nil
 }

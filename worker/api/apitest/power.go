@@ -43,23 +43,22 @@ func (f *Fleet) profile(scope string) v1.PowerProfile {
 }
 
 // ChangePowerProfile implements api.Backend; there is one scope.
-func (f *Fleet) ChangePowerProfile(_ context.Context, who, scope string, c v1.ProfileChange, _ int64, dry bool) (v1.PowerProfile, error) {
+func (f *Fleet) ChangePowerProfile(ctx context.Context, who, scope string, c v1.ProfileChange, rev int64) (v1.PowerProfile, error) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
+	defer f.trial(ctx)()
 	if v, ok := c.Set["class"]; ok && v != "slow" {
 		return v1.PowerProfile{}, v1.BadField("class", "%q, allowed are fragile, normal, slow", v)
 	}
-	was := maps.Clone(f.Profile)
+	if err := check("power profile at "+scope, 0, rev); err != nil {
+		return v1.PowerProfile{}, err
+	}
 	for _, name := range c.Unset {
 		delete(f.Profile, name)
 	}
 	maps.Copy(f.Profile, c.Set)
 	p := f.profile(scope)
 	p.Changed = []string{"h-1"}
-	if dry {
-		f.Profile = was
-		return p, nil
-	}
 	f.note(who, "change power profile %s", scope)
 	return p, nil
 }

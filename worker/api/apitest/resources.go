@@ -40,19 +40,22 @@ func (s shelf[T]) Get(_ context.Context, id string) (T, error) {
 	return (*s.all)[i], nil
 }
 
-func (s shelf[T]) Put(_ context.Context, who string, r T, o api.PutOptions) (T, error) {
+func (s shelf[T]) Put(ctx context.Context, who string, r T, o api.PutOptions) (T, error) {
 	s.f.Mu.Lock()
 	defer s.f.Mu.Unlock()
+	defer s.f.trial(ctx)()
 	kind, id, _ := r.Named()
 	i, now := s.find(id), int64(0)
 	if i >= 0 {
 		_, _, now = (*s.all)[i].Named()
 	}
-	if err := check(kind+" "+id, now, o.IfRevision); err != nil || o.DryRun {
+	if err := check(kind+" "+id, now, o.IfRevision); err != nil {
 		return r, err
 	}
 	s.f.Revision++
-	s.stamp(&r, s.f.Revision)
+	if s.stamp(&r, s.f.Revision); api.DryRun(ctx) != nil {
+		s.stamp(&r, now)
+	}
 	if i < 0 {
 		*s.all = append(*s.all, r)
 	} else {
@@ -62,14 +65,19 @@ func (s shelf[T]) Put(_ context.Context, who string, r T, o api.PutOptions) (T, 
 	return r, nil
 }
 
-func (s shelf[T]) Delete(_ context.Context, who, id string, _ int64) error {
+func (s shelf[T]) Delete(ctx context.Context, who, id string, ifRevision int64) error {
 	s.f.Mu.Lock()
 	defer s.f.Mu.Unlock()
+	defer s.f.trial(ctx)()
 	var none T
 	kind, _, _ := none.Named()
 	i := s.find(id)
 	if i < 0 {
 		return missing(kind, id)
+	}
+	_, _, now := (*s.all)[i].Named()
+	if err := check(kind+" "+id, now, ifRevision); err != nil {
+		return err
 	}
 	*s.all = slices.Delete(*s.all, i, i+1)
 	s.f.note(who, "delete %s %s", kind, id)
@@ -94,9 +102,10 @@ func (f *Fleet) Instances() api.Shelf[v1.Instance] {
 
 func (f *Fleet) CommandHost(context.Context, v1.CommandRequest) (string, error) { return "h-1", nil }
 
-func (f *Fleet) NewCommand(_ context.Context, who, host string, r v1.CommandRequest) (v1.Command, error) {
+func (f *Fleet) NewCommand(ctx context.Context, who, host string, r v1.CommandRequest) (v1.Command, error) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
+	defer f.trial(ctx)()
 	if i := slices.IndexFunc(f.CommandL, func(c v1.Command) bool { return r.Key != "" && c.Key == r.Key }); i >= 0 {
 		return f.CommandL[i], nil
 	}
@@ -141,6 +150,7 @@ func (f *Fleet) OrderCommand(ctx context.Context, who, id, verb string, _ v1.Com
 	c, err := f.Command(ctx, id)
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
+	defer f.trial(ctx)()
 	if err == nil {
 		f.note(who, "%s command %s", verb, id)
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/holdfast-ha/holdfast/worker/api"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
 
@@ -51,9 +52,10 @@ func (f *Fleet) Secrets(context.Context) ([]v1.SecretStatus, error) {
 }
 
 // PutSecret takes every password but "wrong", which no device accepts.
-func (f *Fleet) PutSecret(_ context.Context, who, host, device string, r v1.SecretRequest, rev int64) (v1.SecretStatus, error) {
+func (f *Fleet) PutSecret(ctx context.Context, who, host, device string, r v1.SecretRequest, rev int64) (v1.SecretStatus, error) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
+	defer f.trial(ctx)()
 	d, err := f.device(host, device)
 	if err != nil {
 		return v1.SecretStatus{}, err
@@ -75,9 +77,10 @@ func (f *Fleet) PutSecret(_ context.Context, who, host, device string, r v1.Secr
 	return s, nil
 }
 
-func (f *Fleet) DeleteSecret(_ context.Context, who, host, device string, rev int64) error {
+func (f *Fleet) DeleteSecret(ctx context.Context, who, host, device string, rev int64) error {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
+	defer f.trial(ctx)()
 	id := host + "/" + device
 	s, ok := f.SecretMap[id]
 	if !ok {
@@ -91,9 +94,10 @@ func (f *Fleet) DeleteSecret(_ context.Context, who, host, device string, rev in
 	return nil
 }
 
-func (f *Fleet) Reseal(_ context.Context, who string, limit int, dry bool) (v1.ResealResult, error) {
+func (f *Fleet) Reseal(ctx context.Context, who string, limit int) (v1.ResealResult, error) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
+	defer f.trial(ctx)()
 	r := v1.ResealResult{Key: NewestKey, Total: len(f.SecretMap)}
 	for id, s := range f.SecretMap {
 		switch {
@@ -105,7 +109,7 @@ func (f *Fleet) Reseal(_ context.Context, who string, limit int, dry bool) (v1.R
 		}
 	}
 	slices.Sort(r.Done)
-	if dry {
+	if api.DryRun(ctx) != nil {
 		r.Left += len(r.Done)
 		return r, nil
 	}

@@ -61,9 +61,10 @@ func (f *Fleet) refuseDrain(id string, on bool, r v1.DrainRequest) error {
 }
 
 // DrainWorker notes a drain; the slots stay until a test moves them with ChangeWorker.
-func (f *Fleet) DrainWorker(_ context.Context, who, id string, on bool, r v1.DrainRequest) (v1.Worker, error) {
+func (f *Fleet) DrainWorker(ctx context.Context, who, id string, on bool, r v1.DrainRequest) (v1.Worker, error) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
+	defer f.trial(ctx)()
 	if err := f.refuseDrain(id, on, r); err != nil {
 		return v1.Worker{}, err
 	}
@@ -92,20 +93,19 @@ func (f *Fleet) PlanDrain(ctx context.Context, id string, on bool, r v1.DrainReq
 }
 
 // RaiseGeneration raises a generation that begins at 1.
-func (f *Fleet) RaiseGeneration(_ context.Context, who string, r v1.GenerationRequest, dry bool) (v1.Generation, error) {
+func (f *Fleet) RaiseGeneration(ctx context.Context, who string, r v1.GenerationRequest) (v1.Generation, error) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
+	defer f.trial(ctx)()
 	g := v1.Generation{From: 1 + f.Raised, To: 2 + f.Raised, Cluster: "cafe", Hosts: []string{"h-1"}}
 	for _, w := range f.WorkerL {
 		g.Workers = append(g.Workers, w.ID)
 	}
 	if r.From != 0 && r.From != g.From {
-		return g, &v1.Problem{Status: 409, Code: "conflict", Title: "conflict", Detail: "the generation was raised by somebody else in the meantime"}
+		return g, v1.Problemf(v1.CodeConflict, "the generation was raised by somebody else in the meantime")
 	}
-	if !dry {
-		f.Raised++
-		f.note(who, "raise generation to %d %q", g.To, r.Reason)
-	}
+	f.Raised++
+	f.note(who, "raise generation to %d %q", g.To, r.Reason)
 	return g, nil
 }
 

@@ -279,6 +279,11 @@ func (c *Client) Settings(ctx context.Context, scope string) ([]Setting, error) 
 	return all[Setting](ctx, c, "/v1/settings", scopeOf(scope))
 }
 
+// Setting is one setting as it is effective at a scope.
+func (c *Client) Setting(ctx context.Context, scope, name string) (Setting, error) {
+	return get[Setting](ctx, c, "/v1/settings/"+url.PathEscape(name), scopeOf(scope))
+}
+
 // PutSetting sets a value at a scope. With dry it is only checked.
 func (c *Client) PutSetting(ctx context.Context, scope, name string, r SettingRequest, dry bool) (Setting, error) {
 	q := scopeOf(scope)

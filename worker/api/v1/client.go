@@ -23,6 +23,13 @@ import (
 // on loopback. It is a claim, noted together with the peer's address.
 const ActorHeader = "Holdfast-Actor"
 
+// KeyHeader names a request: sent again with the same value it is not carried out again.
+// An answer that was given before carries RepeatedHeader, with the time of the first.
+const (
+	KeyHeader      = "Idempotency-Key"
+	RepeatedHeader = "Holdfast-Repeated"
+)
+
 const (
 	maxAnswer      = 64 << 20         // of one answer; a page of hosts is far below
 	defaultTimeout = 15 * time.Second // of one call, all endpoints together
@@ -53,6 +60,38 @@ type Client struct {
 	answered atomic.Bool  // some endpoint has answered
 
 	idle, backoff time.Duration // of watches: silence that means a dead connection; first pause before another try
+}
+
+// asked is how the calls under a context are made.
+type asked struct {
+	dry  bool
+	will *DryRun
+	key  string
+}
+
+type askedKey struct{}
+
+func askedOf(ctx context.Context) asked {
+	a, _ := ctx.Value(askedKey{}).(asked)
+	return a
+}
+
+// WithDryRun makes dry runs of all changes that are asked for under the context: they are
+// checked and answered, nothing is done. will, unless nil, takes the answer of those that
+// have none of their own.
+func WithDryRun(ctx context.Context, will *DryRun) context.Context {
+	a := askedOf(ctx)
+	a.dry, a.will = true, will
+	return context.WithValue(ctx, askedKey{}, a)
+}
+
+// WithKey names the one POST that is asked for under the context: sent again under the same
+// name, by this process or another, it is not carried out again. When no answer comes it is
+// tried at the next endpoint.
+func WithKey(ctx context.Context, key string) context.Context {
+	a := askedOf(ctx)
+	a.key = key
+	return context.WithValue(ctx, askedKey{}, a)
 }
 
 // NewClient checks the options; it asks nobody.
@@ -112,6 +151,17 @@ func (c *Client) do(ctx context.Context, r request, out any) error {
 			return Problemf(CodeInternal, "encode request: %v", err)
 		}
 	}
+	write, how := r.method != http.MethodGet, askedOf(ctx)
+	if write && how.dry {
+		q := url.Values{"dryRun": {"true"}}
+		for name, values := range r.query {
+			q[name] = values
+		}
+		if r.query = q; out == nil && how.will != nil {
+			out = how.will
+		}
+	}
+	named := how.key != "" && r.method == http.MethodPost
 	timeout := c.timeout
 	if r.timeout > timeout {
 		timeout = r.timeout
@@ -119,7 +169,6 @@ func (c *Client) do(ctx context.Context, r request, out any) error {
 	caller := ctx
 	ctx, cancel := withTimeout(ctx, timeout)
 	defer cancel()
-	write := r.method != http.MethodGet
 	if write && len(c.endpoints) > 1 && !c.answered.Load() {
 		// A write cannot be tried elsewhere once it was sent: find a worker that answers first.
 		if _, err := c.Version(ctx); err != nil {
@@ -157,11 +206,10 @@ func (c *Client) do(ctx context.Context, r request, out any) error {
 				return context.Canceled
 			}
 			failed = append(failed, fmt.Sprintf("%s: %s", c.endpoints[n].Host, plain(err)))
-			if write && !notSent(err) {
+			if write && !named && !notSent(err) {
 				c.good.Store(int64((n + 1) % len(c.endpoints)))
-				return (&Problem{Code: CodeUnavailable, Status: http.StatusGatewayTimeout,
-					Detail: "no answer, it may or may not have been done: " + failed[len(failed)-1],
-					Hint:   "look before you repeat it: holdfast events"}).Complete()
+				return Problemf(CodeUnknownOutcome, "no answer, it may or may not have been done: %s", failed[len(failed)-1]).
+					WithHint("look before you repeat it: holdfast events")
 			}
 		}
 		if ctx.Err() != nil {
@@ -274,6 +322,9 @@ func (c *Client) send(ctx context.Context, n int, r request, body []byte) (*http
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	if key := askedOf(ctx).key; key != "" && r.method == http.MethodPost {
+		req.Header.Set(KeyHeader, key)
+	}
 	if c.actor != "" {
 		req.Header.Set(ActorHeader, c.actor)
 	}
@@ -312,17 +363,23 @@ func cause(ctx context.Context, err error) error {
 func problemOf(resp *http.Response, b []byte) *Problem {
 	var p Problem
 	if json.Unmarshal(b, &p) == nil && p.Code != "" {
-		return p.Complete()
+		q := p.Complete()
+		q.Have, _ = strconv.ParseInt(strings.Trim(resp.Header.Get("ETag"), `"`), 10, 64) // none: 0
+		return q
 	}
 	line, _, _ := strings.Cut(strings.TrimSpace(string(b)), "\n")
 	if len(line) > 200 {
 		line = line[:200]
 	}
+	// Not a worker's word: something in between. What became of the request is unknown.
 	code := CodeInternal
-	if resp.StatusCode >= 502 && resp.StatusCode <= 504 {
+	switch resp.StatusCode {
+	case http.StatusServiceUnavailable:
 		code = CodeUnavailable
+	case http.StatusBadGateway, http.StatusGatewayTimeout:
+		code = CodeUnknownOutcome
 	}
-	return (&Problem{Code: code, Status: resp.StatusCode, Detail: strings.TrimSpace(fmt.Sprintf("answer %s %s", resp.Status, line))}).Complete()
+	return Problemf(code, "%s", strings.TrimSpace(fmt.Sprintf("answer %s %s", resp.Status, line)))
 }
 
 // notSent says whether a request certainly never reached a worker.

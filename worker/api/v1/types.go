@@ -416,6 +416,12 @@ type Plan struct {
 	Budgets   []Budget      `json:"budgets,omitempty"`
 }
 
+// DryRun is what a change that has nothing to answer would do: its answer to ?dryRun=true.
+type DryRun struct {
+	Will    []string      `json:"will"`
+	Changes []AuditChange `json:"changes,omitempty"` // of records in etcd; secrets are not shown
+}
+
 // Explanation answers why, why not, and what next.
 type Explanation struct {
 	Subject     string        `json:"subject"`

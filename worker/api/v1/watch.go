@@ -146,7 +146,7 @@ func (c *Client) stream(ctx context.Context, n int, path string, q url.Values, l
 			return &lostError{cause(ctx, err)}
 		}
 		p := problemOf(resp, b)
-		if p.Code == CodeUnavailable {
+		if p.Away() {
 			return &lostError{p}
 		}
 		return p
@@ -189,7 +189,7 @@ func streamProblem(data []byte) error {
 	if err := json.Unmarshal(data, &p); err != nil {
 		return &lostError{fmt.Errorf("decode error of the stream: %w", err)}
 	}
-	if p.Code == CodeUnavailable {
+	if p.Away() {
 		return &lostError{&p}
 	}
 	return &p
