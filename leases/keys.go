@@ -39,6 +39,8 @@ const (
 	SecretsPrefix    = Root + "secrets/"
 	TokensPrefix     = Root + "tokens/"
 	RevokedPrefix    = Root + "revoked/"
+	HooksPrefix      = Root + "hooks/"
+	CursorsPrefix    = Root + "cursors/"
 
 	AuthoritiesPrefix = Root + "authorities/"
 	JoinsPrefix       = Root + "joins/"
@@ -143,6 +145,16 @@ func SplitCommandKey(key string) (host, id string, ok bool) {
 
 // EventKey is one event; id is a UUIDv7.
 func EventKey(id string) string { return EventsPrefix + id }
+
+// EventsCutKey says up to where events were dropped from the log. It sorts beside the
+// events, so that one watch shows both in one order.
+func EventsCutKey() string { return Root + "events-cut" }
+
+// HookKey is who is told of events.
+func HookKey(hook string) string { return HooksPrefix + hook }
+
+// CursorKey is how far a hook is told.
+func CursorKey(hook string) string { return CursorsPrefix + hook }
 
 // AuditKey is one audited mutation; id is a UUIDv7.
 func AuditKey(id string) string { return AuditPrefix + id }

@@ -215,13 +215,13 @@ const (
 	maxEventAge = 7 * 24 * time.Hour
 )
 
-// oldEvents are the deletions of what the log does not keep.
-func (w *Worker) oldEvents(ctx context.Context) (ops []leases.Op, err error) {
+// oldEvents are those that the log does not keep, the oldest first.
+func (w *Worker) oldEvents(ctx context.Context) (old []v1.Event, err error) {
 	events, err := (*backend)(w).Events(ctx, api.EventFilter{})
 	for i, x := range events {
 		if len(events)-i > maxEvents || time.Since(x.At) > maxEventAge {
-			ops = append(ops, leases.Delete(leases.EventKey(x.ID)))
+			old = append(old, x)
 		}
 	}
-	return ops, err
+	return old, err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 	wpower "github.com/holdfast-ha/holdfast/worker/power"
 )
 
@@ -32,7 +33,7 @@ type metrics struct {
 	checkTime, powerTime       *prometheus.HistogramVec
 	transitions, checks        *prometheus.CounterVec
 	commits, events, powerOps  *prometheus.CounterVec
-	hostile, pages             *prometheus.CounterVec
+	hostile, pages, deliveries *prometheus.CounterVec
 }
 
 func newMetrics(w *Worker) *metrics {
@@ -55,12 +56,15 @@ func newMetrics(w *Worker) *metrics {
 	m.hostile = m.counter("hostile_packets_total", "Packets dropped by the IPMI guard that no healthy device sends, by reason.", "reason")
 	m.agentsCut = m.counter("agents_cut_total", "Links ended for what their agents sent or did not take, by reason.", "reason")
 	m.pages = m.counter("pages_total", "Pages by the outcome of the configured hook: none, ok, failed.", "hook")
+	m.deliveries = m.counter("hook_deliveries_total", "Attempts to tell webhooks and programs of events, by result: ok, failed; gap (told of events that the log had dropped), disabled (switched off after too many failures).", "kind", "result")
 	m.unreadable = m.gauge("secrets_unreadable", "Sealed secrets that this worker cannot open.")
 	m.gaugeFunc("lease_valid_seconds", "Time for which this worker's lease is certainly valid.", w.leaseValid)
 	m.gaugeFunc("mailbox_depth", "Messages waiting in all owners' mailboxes.", w.mailDepth)
 	m.gaugeFunc("etcd_read_age_seconds", "Age of this worker's copy of etcd; above 5 seconds nothing is started.", w.readAge)
 	m.gaugeFunc("storms", "Racks, switches, PDUs, pools, clusters, pods and zones in a storm that no other one explains, in the fleet.", func() float64 { return float64(len(w.view.stormy())) })
 	m.gaugeFunc("budgets_latched", "Power-down budgets that are used up and wait for a human, in the fleet.", func() float64 { return float64(len(w.view.latched())) })
+	m.gaugeFunc("hooks_disabled", "Webhooks and program hooks of this worker that were switched off after too many failures.", func() float64 { return float64(w.hooks.count(func(s hookShown) bool { return !s.Disabled.IsZero() })) })
+	m.gaugeFunc("hook_lag_seconds", "Age of the oldest event that a hook of this worker was not told of yet; hooks that are switched off count, too.", w.hookLag)
 	m.reg.MustRegister(newShownCollector(m, w), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: m.family("gauge", "build_info", "Version of this worker.", "version"), Help: "Version of this worker."}, []string{"version"})
 	m.reg.MustRegister(info)
@@ -72,6 +76,11 @@ func newMetrics(w *Worker) *metrics {
 	}
 	for _, r := range []string{"none", "ok", "failed"} {
 		m.pages.WithLabelValues(r)
+	}
+	for _, kind := range []string{v1.HookWeb, v1.HookExec} {
+		for _, r := range []string{"ok", "failed", "gap", "disabled"} {
+			m.deliveries.WithLabelValues(kind, r)
+		}
 	}
 	for _, r := range []string{"orphan", "back", "handed"} {
 		m.taken.WithLabelValues(r)

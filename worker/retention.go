@@ -11,6 +11,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/leases"
+	"github.com/holdfast-ha/holdfast/worker/hook"
 )
 
 // Closed incidents that are kept for each host. More go in the transaction that closes
@@ -38,11 +39,11 @@ func (w *Worker) trim(ctx context.Context) error {
 		if !mine || s == nil {
 			continue
 		}
-		ops, err := w.oldEvents(ctx)
+		err := w.dropEvents(ctx, s, claim)
+		var ops []leases.Op
 		if now := time.Now(); err == nil && now.Sub(incidents) >= trimIncidents {
-			var more []leases.Op
-			more, err = w.oldIncidents(ctx, now)
-			ops, incidents = append(ops, more...), now
+			ops, err = w.oldIncidents(ctx, now)
+			incidents = now
 		}
 		for batch := range slices.Chunk(ops, trimBatch) {
 			if err != nil {
@@ -57,6 +58,33 @@ func (w *Worker) trim(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// dropEvents takes out of the log what it does not keep, the oldest first. What was dropped
+// last is noted in the same transaction: hooks that are not so far tell of a gap.
+func (w *Worker) dropEvents(ctx context.Context, s *leases.Session, claim leases.Claim) error {
+	old, err := w.oldEvents(ctx)
+	for batch := range slices.Chunk(old, trimBatch) {
+		if err != nil {
+			break
+		}
+		last := batch[len(batch)-1]
+		cut := eventsCut{V: 1, At: hook.Position{Revision: last.Revision, ID: last.ID}}
+		ops := []leases.Op{leases.Put(leases.EventsCutKey(), cut)}
+		for _, x := range batch {
+			ops = append(ops, leases.Delete(leases.EventKey(x.ID)))
+		}
+		cctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+		_, err = s.Commit(cctx, claim.Guard(), ops...)
+		cancel()
+	}
+	return err
+}
+
+// eventsCut is the value of events-cut.
+type eventsCut struct {
+	V  int           `json:"v"`
+	At hook.Position `json:"at"`
 }
 
 // oldIncidents are the deletions of all incidents that ended too long ago.
