@@ -244,6 +244,17 @@ func TestRoutes(t *testing.T) {
 		{name: "generation plan", method: "POST", target: "/v1/etcd/generation?dryRun=true", body: `{}`, status: 200, has: `"from":1,"to":2`},
 		{name: "generation", method: "POST", target: "/v1/etcd/generation", body: `{"from":1,"reason":"restored"}`, status: 200, has: `"to":2`, call: `ann@10.1.1.1: raise generation to 2 "restored"`},
 		{name: "health", method: "GET", target: "/v1/health", status: 200, has: `"ready":true`},
+		{name: "hooks", method: "GET", target: "/v1/hooks", status: 200, has: `"name":"k1"`},
+		{name: "hook", method: "GET", target: "/v1/hooks/k1", status: 200, has: `"state":"delivering"`},
+		{name: "no hook", method: "GET", target: "/v1/hooks/k9", status: 404, code: "not-found"},
+		{name: "put hook", method: "PUT", target: "/v1/hooks/k2", body: `{"kind":"webhook","url":"https://r.example/s3cret","key":"0123456789abcdef"}`, headers: []string{"If-None-Match", "*"}, status: 200, has: `"target":"https://r.example"`},
+		{name: "put hook that is there", method: "PUT", target: "/v1/hooks/k1", body: `{"kind":"exec","target":"/bin/true"}`, headers: []string{"If-None-Match", "*"}, status: 409, code: "conflict"},
+		{name: "put hook of no kind", method: "PUT", target: "/v1/hooks/k2", body: `{"kind":"mail"}`, status: 400, code: "bad-request", field: "kind"},
+		{name: "put hook bad body", method: "PUT", target: "/v1/hooks/k2", body: `{"types":"host"}`, status: 400, code: "bad-request", field: "body"},
+		{name: "enable hook", method: "POST", target: "/v1/hooks/k1/enabled", body: `{"on":false}`, status: 200, has: `"state":"off"`},
+		{name: "test hook", method: "POST", target: "/v1/hooks/k1/test", status: 200, has: `"ok":true`},
+		{name: "delete hook", method: "DELETE", target: "/v1/hooks/k1", status: 204},
+		{name: "delete no hook", method: "DELETE", target: "/v1/hooks/k9", status: 404, code: "not-found"},
 		{name: "healthz", method: "GET", target: "/healthz", status: 200, has: "ok"},
 		{name: "readyz", method: "GET", target: "/readyz", status: 200, has: "ready"},
 		{name: "metrics", method: "GET", target: "/metrics", status: 200, has: "holdfast_up 1"},
@@ -254,7 +265,7 @@ func TestRoutes(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			f := apitest.NewFleet()
-			h := api.NewHandler(f, api.HandlerOptions{Keeper: &apitest.Keeper{}, Version: "1.2", Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "holdfast_up 1\n") })})
+			h := api.NewHandler(f, api.HandlerOptions{Keeper: &apitest.Keeper{}, Hooks: apitest.NewHooks(), Version: "1.2", Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "holdfast_up 1\n") })})
 			w := ask(h, c.method, c.target, c.body, append(c.headers, v1.ActorHeader, "ann")...)
 			if w.Code != c.status {
 				t.Fatalf("status %d, want %d: %s", w.Code, c.status, w.Body)

@@ -25,21 +25,31 @@ var errFenced = errors.New("fenced")
 type world struct {
 	log *hook.Log
 
-	mu      sync.Mutex
-	events  map[string]v1.Event
-	cut     hook.Position
-	cursor  hook.Cursor
-	owner   int // that may save
-	saves   int
-	notices []string
-	got     []hook.CloudEvent
-	answer  func(n int) error // to the nth attempt
-	tries   int
-	results map[string]int
+	mu     sync.Mutex
+	events map[string]v1.Event
+	cut    hook.Position
+	owner  int               // that may save
+	answer func(n int) error // to the nth attempt
+	seen
+}
+
+// seen is what tests look at.
+type seen struct {
+	cursor         hook.Cursor
+	saves, tries   int
+	disabled, gaps int // counted results
+	notices        []string
+	got            []hook.CloudEvent
+}
+
+func (w *world) look() seen {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.seen
 }
 
 func newWorld() *world {
-	return &world{log: hook.NewLog(), events: map[string]v1.Event{}, answer: func(int) error { return nil }, results: map[string]int{}}
+	return &world{log: hook.NewLog(), events: map[string]v1.Event{}, answer: func(int) error { return nil }}
 }
 
 func (w *world) add(rev int64, typ, severity string) {
@@ -157,7 +167,12 @@ func (w *world) run(t *testing.T, spec v1.HookSpec, enabled time.Time) (stop fun
 		Open: func() (hook.Sender, error) { return receiver{w}, nil },
 		Count: func(result string) {
 			w.mu.Lock()
-			w.results[result]++
+			switch result {
+			case "disabled":
+				w.disabled++
+			case "gap":
+				w.gaps++
+			}
 			w.mu.Unlock()
 		},
 		Show: func(hook.Cursor, bool) {},
@@ -202,9 +217,7 @@ func TestReceiverAwayForAnHour(t *testing.T) {
 		if got := w.ids(); !slices.Equal(got, want(1, 1)) {
 			t.Errorf("while it was away it got %v", got)
 		}
-		w.mu.Lock()
-		tries := w.tries
-		w.mu.Unlock()
+		tries := w.look().tries
 		if tries < 10 || tries > 60 {
 			t.Errorf("%d attempts in an hour, want them to back off to one in 5 minutes or so", tries)
 		}
@@ -217,8 +230,8 @@ func TestReceiverAwayForAnHour(t *testing.T) {
 		if err := stop(); err != nil {
 			t.Error(err)
 		}
-		if w.cursor.At.Revision != 61 || w.cursor.Failures != 0 || len(w.notices) != 0 {
-			t.Errorf("cursor %+v, notices %v", w.cursor, w.notices)
+		if w.look().cursor.At.Revision != 61 || w.look().cursor.Failures != 0 || len(w.look().notices) != 0 {
+			t.Errorf("cursor %+v, notices %v", w.look().cursor, w.look().notices)
 		}
 	})
 }
@@ -232,11 +245,9 @@ func TestTakeoverRepeatsOnlyTheEnd(t *testing.T) {
 		synctest.Wait() // it has loaded before the log has anything
 		for rev := int64(1); rev <= 100; rev++ {
 			w.add(rev, "host.state", "info")
-			elapse(100 * time.Millisecond)
+			elapse(90 * time.Millisecond)
 		}
-		w.mu.Lock()
-		saved, delivered := w.cursor.At.Revision, len(w.got)
-		w.mu.Unlock()
+		saved, delivered := w.look().cursor.At.Revision, len(w.look().got)
 		if delivered != 100 || saved < 40 || saved == 100 {
 			t.Fatalf("delivered %d, cursor at %d: want all, and a cursor behind", delivered, saved)
 		}
@@ -265,8 +276,8 @@ func TestTakeoverRepeatsOnlyTheEnd(t *testing.T) {
 		if err := second(); err != nil {
 			t.Error(err)
 		}
-		if w.cursor.At.Revision != 101 {
-			t.Errorf("cursor %+v", w.cursor)
+		if w.look().cursor.At.Revision != 101 {
+			t.Errorf("cursor %+v", w.look().cursor)
 		}
 	})
 }
@@ -308,14 +319,14 @@ func TestCursorIsWrittenRarely(t *testing.T) {
 					elapse(100 * time.Millisecond)
 				}
 				synctest.Wait()
-				if w.saves > c.most {
-					t.Errorf("%d writes for 1000 events in 100 s, want at most %d", w.saves, c.most)
+				if w.look().saves > c.most {
+					t.Errorf("%d writes for 1000 events in 100 s, want at most %d", w.look().saves, c.most)
 				}
 				if err := stop(); err != nil {
 					t.Error(err)
 				}
-				if w.cursor.At.Revision != 1000 {
-					t.Errorf("cursor %+v at the end", w.cursor)
+				if w.look().cursor.At.Revision != 1000 {
+					t.Errorf("cursor %+v at the end", w.look().cursor)
 				}
 			})
 		})
@@ -332,17 +343,17 @@ func TestDisabledAndEnabled(t *testing.T) {
 		w.add(1, "host.state", "info")
 		stop := w.run(t, spec, time.Time{})
 		elapse(110 * time.Minute)
-		if !w.cursor.Disabled.IsZero() || w.cursor.Failures < 10 {
-			t.Errorf("after 110 minutes: %+v, want failures and no end yet", w.cursor)
+		if !w.look().cursor.Disabled.IsZero() || w.look().cursor.Failures < 10 {
+			t.Errorf("after 110 minutes: %+v, want failures and no end yet", w.look().cursor)
 		}
 		elapse(20 * time.Minute)
-		if w.cursor.Disabled.IsZero() || !slices.Equal(w.notices, []string{hook.NoticeDisabled}) || !strings.Contains(w.cursor.LastError, "500") {
-			t.Errorf("after 130 minutes: %+v, notices %v", w.cursor, w.notices)
+		if w.look().cursor.Disabled.IsZero() || !slices.Equal(w.look().notices, []string{hook.NoticeDisabled}) || !strings.Contains(w.look().cursor.LastError, "500") {
+			t.Errorf("after 130 minutes: %+v, notices %v", w.look().cursor, w.look().notices)
 		}
-		tries := w.tries
+		tries := w.look().tries
 		elapse(24 * time.Hour)
-		if w.tries != tries {
-			t.Errorf("%d attempts of a hook that is off", w.tries-tries)
+		if w.look().tries != tries {
+			t.Errorf("%d attempts of a hook that is off", w.look().tries-tries)
 		}
 		if err := stop(); err != nil {
 			t.Error(err)
@@ -365,8 +376,8 @@ func TestDisabledAndEnabled(t *testing.T) {
 		if err := stop(); err != nil {
 			t.Error(err)
 		}
-		if !w.cursor.Disabled.IsZero() || w.cursor.Failures != 0 {
-			t.Errorf("cursor %+v", w.cursor)
+		if !w.look().cursor.Disabled.IsZero() || w.look().cursor.Failures != 0 {
+			t.Errorf("cursor %+v", w.look().cursor)
 		}
 	})
 }
@@ -379,8 +390,8 @@ func TestGoneSwitchesOff(t *testing.T) {
 		w.add(1, "host.state", "info")
 		stop := w.run(t, web, time.Time{})
 		elapse(time.Hour)
-		if w.tries != 1 || w.cursor.Disabled.IsZero() {
-			t.Errorf("%d attempts, %+v", w.tries, w.cursor)
+		if w.look().tries != 1 || w.look().cursor.Disabled.IsZero() {
+			t.Errorf("%d attempts, %+v", w.look().tries, w.look().cursor)
 		}
 		if err := stop(); err != nil {
 			t.Error(err)
@@ -401,8 +412,8 @@ func TestRetryAfter(t *testing.T) {
 		w.add(1, "host.state", "info")
 		stop := w.run(t, web, time.Time{})
 		elapse(9 * time.Minute)
-		if w.tries != 1 {
-			t.Errorf("%d attempts in 9 minutes, it had asked for 10", w.tries)
+		if w.look().tries != 1 {
+			t.Errorf("%d attempts in 9 minutes, it had asked for 10", w.look().tries)
 		}
 		elapse(2 * time.Minute)
 		if got := w.ids(); !slices.Equal(got, want(1, 1)) {
@@ -442,11 +453,11 @@ func TestGap(t *testing.T) {
 		if !slices.Equal(got, append([]string{"e000001", "gap-k-1-6"}, want(7, 10)...)) {
 			t.Errorf("got %v", got)
 		}
-		if g := w.got[1]; g.Type != hook.TypeGap || g.Severity != "warning" || !strings.Contains(fmt.Sprint(g.Data), "through") {
+		if g := w.look().got[1]; g.Type != hook.TypeGap || g.Severity != "warning" || !strings.Contains(fmt.Sprint(g.Data), "through") {
 			t.Errorf("gap event %+v", g)
 		}
-		if w.cursor.Gaps != 1 || !slices.Equal(w.notices, []string{hook.NoticeGap}) || w.results["gap"] != 1 {
-			t.Errorf("cursor %+v, notices %v", w.cursor, w.notices)
+		if w.look().cursor.Gaps != 1 || !slices.Equal(w.look().notices, []string{hook.NoticeGap}) || w.look().gaps != 1 {
+			t.Errorf("cursor %+v, notices %v", w.look().cursor, w.look().notices)
 		}
 		w.drop(10) // all delivered: no gap
 		stop = w.run(t, spec, time.Time{})
