@@ -87,7 +87,7 @@ func newRoot(e *env) *cobra.Command {
 	}
 	add("look", newGetCmd(e), newDescribeCmd(e), newExplainCmd(e), newEventsCmd(e), newWaitCmd(e), newAllocateCmd(e), newPlanCmd(e))
 	add("act", newPowerCmd(e), newHostCmd(e), newPartitionCmd(e), newHACmd(e), newWorkerCmd(e), newAgentCmd(e), newEtcdCmd(e), newVolumeCmd(e), newTemplateCmd(e), newInstanceCmd(e), newCommandCmd(e))
-	add("set", newApplyCmd(e), newSettingsCmd(e), newContextCmd(e), newPKICmd(e), newSecretCmd(e), newCertCmd(e), newJoinTokenCmd(e), newAuthCmd(e))
+	add("set", newApplyCmd(e), newSettingsCmd(e), newContextCmd(e), newPKICmd(e), newSecretCmd(e), newCertCmd(e), newJoinTokenCmd(e), newAuthCmd(e), newWebhookCmd(e))
 	add("try", newDevCmd(e), newDemoCmd(e), newSimCmd(e), newSimulateCmd(e))
 	root.AddCommand(newVersionCmd(e), newCompletionCmd(e), newChildCmd(e))
 	e.completeFlag(root, "context", e.completeContexts)
