@@ -201,11 +201,12 @@ func (b *backend) sealHook(name string, target *string, before string, r v1.Hook
 	return b.ring.Ring().Seal(leases.HookKey(name), plain)
 }
 
-// hookStart is where a new hook begins: now, or before the first event since a moment.
+// hookStart is where a new hook begins: after all that is there, or before the first event
+// since a moment. A position without an id is before all events of its revision.
 func (b *backend) hookStart(ctx context.Context, since string) (hook.Position, error) {
 	if since == "" {
 		rev, err := b.client.Revision(ctx)
-		return hook.Position{Revision: rev}, etcdProblem("webhook", err)
+		return hook.Position{Revision: rev + 1}, etcdProblem("webhook", err)
 	}
 	from, err := time.Parse(time.RFC3339, since)
 	if err != nil {
@@ -222,7 +223,7 @@ func (b *backend) hookStart(ctx context.Context, since string) (hook.Position, e
 	if len(events) == 0 {
 		return b.hookStart(ctx, "")
 	}
-	return hook.Position{Revision: events[0].Revision - 1}, nil
+	return hook.Position{Revision: events[0].Revision}, nil
 }
 
 // DeleteHook implements api.Hooks.

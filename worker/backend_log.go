@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -51,8 +50,8 @@ func (b *backend) Incidents(ctx context.Context, host string) ([]v1.Incident, er
 	for _, kv := range kvs {
 		h, _, _ := strings.Cut(strings.TrimPrefix(kv.Key, leases.IncidentsPrefix), "/")
 		var i ha.Incident
-		if err := json.Unmarshal(kv.Value, &i); err != nil {
-			return nil, fmt.Errorf("decode %s: %w", kv.Key, err)
+		if err := kv.Decode(&i); err != nil {
+			return nil, err
 		}
 		byID[i.ID] = incidentOf(h, "", &i)
 	}
@@ -89,8 +88,8 @@ func (b *backend) Incident(ctx context.Context, id string) (v1.Incident, error) 
 
 func decodeEvent(kv leases.KV) (v1.Event, error) {
 	var x v1.Event
-	if err := json.Unmarshal(kv.Value, &x); err != nil {
-		return x, fmt.Errorf("decode %s: %w", kv.Key, err)
+	if err := kv.Decode(&x); err != nil {
+		return x, err
 	}
 	x.Revision = kv.ModRevision
 	return x, nil

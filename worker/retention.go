@@ -4,7 +4,6 @@ package worker
 
 import (
 	"context"
-	"encoding/json"
 	"slices"
 	"strings"
 	"time"
@@ -94,7 +93,7 @@ func (w *Worker) oldIncidents(ctx context.Context, now time.Time) (ops []leases.
 	kvs, _, err := w.client.List(ctx, leases.IncidentsPrefix)
 	for _, kv := range kvs {
 		var i ha.Incident
-		if json.Unmarshal(kv.Value, &i) == nil && outdated(i.Ended, now) {
+		if kv.Decode(&i) == nil && outdated(i.Ended, now) {
 			ops = append(ops, leases.Delete(kv.Key))
 		}
 	}
@@ -123,7 +122,7 @@ func (o *owner) outlived(ctx context.Context, closing string, now time.Time) (op
 	for _, kv := range kvs {
 		id := strings.TrimPrefix(kv.Key, prefix)
 		var i ha.Incident
-		if json.Unmarshal(kv.Value, &i) != nil || id == closing {
+		if kv.Decode(&i) != nil || id == closing {
 			continue // what cannot be read is somebody's evidence: kept
 		}
 		all = append(all, closed{id, i.Opened, i.Ended})

@@ -58,6 +58,7 @@ func (r *reign) loop(ctx context.Context) {
 		}
 		r.startOwners()
 		r.startHooks()
+		r.w.warn("RecordTooNew", "records that a newer worker wrote are neither read nor written here, finish the upgrade", r.w.view.tooNew())
 		r.renew()
 		again := r.rebalance()
 		if again == nil && r.fresh {

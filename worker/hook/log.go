@@ -9,7 +9,7 @@ import (
 )
 
 // Position is a place in the event log: events are ordered by revision and, those of one
-// transaction, by id.
+// transaction, by id; without an id it is before all of its revision.
 type Position struct {
 	Revision int64  `json:"revision"`
 	ID       string `json:"id,omitempty"`
