@@ -42,6 +42,7 @@ type Op struct {
 	value []byte
 	del   bool
 	err   error
+	whole bool         // nothing of what was there is kept
 	known reflect.Type // of the record; nil: bytes, which are written as they are
 }
 
@@ -62,6 +63,14 @@ func Put(key string, value any) Op {
 		err = fmt.Errorf("encode %s: %w", key, err)
 	}
 	return Op{key: key, value: stamped(b), err: err, known: reflect.TypeOf(value)}
+}
+
+// Fresh is Put of a new fact under a key that may hold an older one: nothing of that is
+// kept. A newer version is not written over all the same.
+func Fresh(key string, value any) Op {
+	op := Put(key, value)
+	op.whole = true
+	return op
 }
 
 // Delete removes key; deleting what does not exist is no error.

@@ -89,7 +89,7 @@ type keptRecord struct {
 
 // keep makes writes of records carry on what the records have and this build does not
 // know: fields that a newer worker has added. It refuses to write over a newer version.
-// Errors: ErrTooNew; etcd did not answer a look at what is to be rewritten.
+// Errors: ErrTooNew; etcd did not answer a look at what is to be rewritten. A deletion is looked at as far as a mirror shows the record.
 func (c *Client) keep(ctx context.Context, g Guard, ops []Op) ([]Op, []*unknown, error) {
 	out, kept := ops, make([]*unknown, len(ops))
 	for i, op := range ops {
@@ -123,7 +123,7 @@ func (c *Client) more(ctx context.Context, op Op, rev int64, compared bool) (*un
 		return k.more, nil
 	}
 	kv, ok := c.keeper.mirrored(op.key)
-	if compared && (!ok || kv.ModRevision != rev) {
+	if compared && !op.del && (!ok || kv.ModRevision != rev) {
 		var err error
 		if kv, err = c.Get(ctx, op.key); errors.Is(err, ErrNotFound) || err == nil && kv.ModRevision != rev {
 			return nil, nil // the comparison will say so
@@ -132,11 +132,14 @@ func (c *Client) more(ctx context.Context, op Op, rev int64, compared bool) (*un
 		}
 		ok = true
 	}
-	if !ok {
+	if !ok || op.del && kv.ModRevision != rev {
 		return nil, nil
 	}
 	if err := checkVersion(kv.Key, kv.Value); err != nil || op.del {
 		return nil, err
+	}
+	if op.whole {
+		return nil, nil
 	}
 	return unknownOf(op.known, kv.Value), nil
 }
