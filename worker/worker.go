@@ -198,7 +198,7 @@ func (w *Worker) Run(ctx context.Context) error {
 
 	grpcS := link.NewGRPC(w.door, w.wire.own)
 	httpS := &http.Server{
-		Handler:           api.NewHandler((*backend)(w), api.HandlerOptions{Metrics: w.metrics.handler(), Logger: w.log, Version: w.o.Version, Trust: w.wire.own, Forward: w.forward(), Keeper: (*backend)(w), Hooks: (*backend)(w), Rate: w.apiRate}),
+		Handler:           api.NewHandler((*backend)(w), api.HandlerOptions{Metrics: w.metrics.handler(), Logger: w.log, Version: w.o.Version, Trust: w.wire.own, Forward: w.forward(), Keeper: (*backend)(w), Hooks: (*backend)(w), Support: (*backend)(w), Rate: w.apiRate}),
 		ReadHeaderTimeout: 10 * time.Second,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}

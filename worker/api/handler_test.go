@@ -255,6 +255,10 @@ func TestRoutes(t *testing.T) {
 		{name: "test hook", method: "POST", target: "/v1/hooks/k1/test", status: 200, has: `"ok":true`},
 		{name: "delete hook", method: "DELETE", target: "/v1/hooks/k1", status: 204},
 		{name: "delete no hook", method: "DELETE", target: "/v1/hooks/k9", status: 404, code: "not-found"},
+		{name: "support", method: "GET", target: "/v1/workers/w-1/support?goroutines=true", status: 200, has: `goroutine profile`},
+		{name: "support of nobody", method: "GET", target: "/v1/workers/w-9/support", status: 404, code: "not-found"},
+		{name: "records", method: "GET", target: "/v1/records?kind=hosts", status: 200, has: `"/holdfast/v1/hosts/x"`},
+		{name: "records of no kind", method: "GET", target: "/v1/records?kind=nothing", status: 400, code: "bad-request", field: "kind"},
 		{name: "healthz", method: "GET", target: "/healthz", status: 200, has: "ok"},
 		{name: "readyz", method: "GET", target: "/readyz", status: 200, has: "ready"},
 		{name: "metrics", method: "GET", target: "/metrics", status: 200, has: "holdfast_up 1"},
@@ -265,7 +269,7 @@ func TestRoutes(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			f := apitest.NewFleet()
-			h := api.NewHandler(f, api.HandlerOptions{Keeper: &apitest.Keeper{}, Hooks: apitest.NewHooks(), Version: "1.2", Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "holdfast_up 1\n") })})
+			h := api.NewHandler(f, api.HandlerOptions{Keeper: &apitest.Keeper{}, Hooks: apitest.NewHooks(), Support: apitest.Support{}, Version: "1.2", Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "holdfast_up 1\n") })})
 			w := ask(h, c.method, c.target, c.body, append(c.headers, v1.ActorHeader, "ann")...)
 			if w.Code != c.status {
 				t.Fatalf("status %d, want %d: %s", w.Code, c.status, w.Body)

@@ -142,7 +142,7 @@ var Routes = append([]Route{
 	{"GET", "/healthz", "", nil, nil, nil, "200 while the process serves.", healthz},
 	{"GET", "/readyz", "", nil, nil, nil, "200 once synced and the lease is valid, else 503.", readyz},
 	{"GET", "/metrics", "", nil, nil, nil, "Prometheus metrics.", metrics},
-}, slices.Concat(trustRoutes, hookRoutes)...)
+}, slices.Concat(trustRoutes, hookRoutes, supportRoutes)...)
 
 // join puts parameters together without sharing memory with the lists above.
 func join(a, b []Param, more ...Param) []Param {
