@@ -84,7 +84,12 @@ func TestRestoreDrill(t *testing.T) {
 		m.set(func(m *memory) { m.seen = seen })
 	}
 	b := (*backend)(f.w)
-	eventually(t, "the worker is ready", func() bool { return b.Ready() == nil })
+	eventually(t, "the worker is ready", func() bool {
+		f.w.mu.Lock()
+		joined := f.w.session != nil
+		f.w.mu.Unlock()
+		return joined && b.Ready() == nil
+	})
 	plan, err := b.RaiseGeneration(t.Context(), "ann", v1.GenerationRequest{}, true)
 	if err != nil || plan.From != 1 || plan.To != 2 {
 		t.Fatalf("plan %+v, %v", plan, err)

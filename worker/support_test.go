@@ -34,7 +34,12 @@ func sealedIn(v any, out *[]string) {
 func TestSupportShowsNoSecret(t *testing.T) {
 	v := newVault(t)
 	w, c := v.sealing(t, "w1", v.ring, nil)
-	eventually(t, "w1 is ready", func() bool { return (*backend)(w).Ready() == nil })
+	eventually(t, "w1 is ready", func() bool {
+		w.mu.Lock()
+		joined := w.session != nil
+		w.mu.Unlock()
+		return joined && (*backend)(w).Ready() == nil
+	})
 	secrets := []string{"kanarie-bmc", "kanarie-param", "kanarie-url", "kanarie-key-0123456789", "kanarie-arg", "kanarie-env", "pw-of-etcd"}
 	try := func(what string, err error) {
 		t.Helper()
