@@ -17,7 +17,7 @@ func sealedIn(v any, out *[]string) {
 	switch v := v.(type) {
 	case map[string]any:
 		for name, x := range v {
-			if s, ok := x.(string); ok && (name == "sealed" || name == "hash") {
+			if s, ok := x.(string); ok && s != notShown && (name == "sealed" || name == "hash") {
 				*out = append(*out, s)
 			}
 			sealedIn(x, out)

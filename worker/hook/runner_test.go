@@ -470,6 +470,6 @@ func TestGap(t *testing.T) {
 
 // elapse lets virtual time pass until everybody waits again.
 func elapse(d time.Duration) {
-	time.Sleep(d)
+	<-time.After(d)
 	synctest.Wait()
 }
