@@ -42,6 +42,7 @@ type Client struct {
 	history            *history
 	writes             worstOf // how long transactions took
 	refusal            refusal // the last word about certificates or rights
+	keeper             keeper  // what rewritten records had besides
 }
 
 // KV is one key as read. Value is shared: do not modify it.
@@ -54,8 +55,12 @@ type KV struct {
 	LeaseID        int64 // which one; 0 for none
 }
 
-// Decode unmarshals the JSON value; the error names the key.
+// Decode unmarshals the JSON value; the error names the key. ErrTooNew: a newer worker wrote
+// it, and it is not read.
 func (kv KV) Decode(v any) error {
+	if err := checkVersion(kv.Key, kv.Value); err != nil {
+		return err
+	}
 	if err := json.Unmarshal(kv.Value, v); err != nil {
 		return fmt.Errorf("decode %s: %w", kv.Key, err)
 	}
@@ -81,7 +86,7 @@ func Dial(ctx context.Context, c Config) (*Client, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	out := &Client{log: log, history: newHistory()}
+	out := &Client{log: log, history: newHistory(), keeper: keeper{kept: map[string]keptRecord{}}}
 	zl := newZap(log)
 	for _, p := range []**clientv3.Client{&out.lease, &out.watch, &out.data} {
 		cli, err := clientv3.New(clientv3.Config{

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -41,9 +42,14 @@ type Op struct {
 	value []byte
 	del   bool
 	err   error
+	whole bool         // nothing of what was there is kept
+	known reflect.Type // of the record; nil: bytes, which are written as they are
 }
 
-// Put writes value as JSON; a []byte or json.RawMessage is taken as it is. An error of
+// Put writes value as JSON, with "v": Version where it has none; a []byte or
+// json.RawMessage is taken as it is. Where the record is rewritten, fields that it has and
+// the type of value does not know are kept, so that an older worker takes nothing away from
+// a newer one; a record of a newer version is not written over (ErrTooNew). An error of
 // marshalling comes back from Commit.
 func Put(key string, value any) Op {
 	switch v := value.(type) {
@@ -56,7 +62,15 @@ func Put(key string, value any) Op {
 	if err != nil {
 		err = fmt.Errorf("encode %s: %w", key, err)
 	}
-	return Op{key: key, value: b, err: err}
+	return Op{key: key, value: stamped(b), err: err, known: reflect.TypeOf(value)}
+}
+
+// Fresh is Put of a new fact under a key that may hold an older one: nothing of that is
+// kept. A newer version is not written over all the same.
+func Fresh(key string, value any) Op {
+	op := Put(key, value)
+	op.whole = true
+	return op
 }
 
 // Delete removes key; deleting what does not exist is no error.

@@ -41,6 +41,8 @@ const (
 	TokensPrefix     = Root + "tokens/"
 	RevokedPrefix    = Root + "revoked/"
 	RequestsPrefix   = Root + "requests/"
+	HooksPrefix      = Root + "hooks/"
+	CursorsPrefix    = Root + "cursors/"
 
 	AuthoritiesPrefix = Root + "authorities/"
 	JoinsPrefix       = Root + "joins/"
@@ -58,9 +60,6 @@ func ConfigGenerationKey() string { return Root + "config/generation" }
 
 // ToldKey holds which workers and owners of slots the event log has told of.
 func ToldKey() string { return Root + "config/told" }
-
-// ConfigEventsKey says which events are no longer kept.
-func ConfigEventsKey() string { return Root + "config/events" }
 
 // RequestKey is a request of the operator API that was named by its caller.
 func RequestKey(id string) string { return RequestsPrefix + id }
@@ -173,6 +172,16 @@ func SplitCommandKey(key string) (host, id string, ok bool) {
 
 // EventKey is one event; id is a UUIDv7.
 func EventKey(id string) string { return EventsPrefix + id }
+
+// EventsCutKey says up to where events were dropped from the log. It sorts beside the
+// events, so that one watch shows both in one order.
+func EventsCutKey() string { return Root + "events-cut" }
+
+// HookKey is who is told of events.
+func HookKey(hook string) string { return HooksPrefix + hook }
+
+// CursorKey is how far a hook is told.
+func CursorKey(hook string) string { return CursorsPrefix + hook }
 
 // AuditKey is one audited mutation; id is a UUIDv7.
 func AuditKey(id string) string { return AuditPrefix + id }

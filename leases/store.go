@@ -20,7 +20,8 @@ const (
 // its revision. It serves keys without an owner; a guard with a claim needs Session.Commit.
 //
 // Errors: *ConflictError names the record that moved; ErrUnknownOutcome as described in
-// the package comment; anything else means that nothing was written.
+// the package comment; ErrTooNew for a record of a newer version; anything else means that
+// nothing was written.
 func (c *Client) Commit(ctx context.Context, g Guard, ops ...Op) (int64, error) {
 	if g.claim != nil {
 		return 0, fmt.Errorf("commit: %s needs its session", g.claim)
@@ -29,16 +30,21 @@ func (c *Client) Commit(ctx context.Context, g Guard, ops ...Op) (int64, error) 
 }
 
 func (c *Client) commit(ctx context.Context, g Guard, ops []Op) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	ops, more, err := c.keep(ctx, g, ops)
+	if err != nil {
+		return 0, fmt.Errorf("commit: %w", err)
+	}
 	w, err := g.compile(ops)
 	if err != nil {
 		return 0, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
-	defer cancel()
 	rev, err := c.decide(ctx, w)
 	if err != nil {
 		return 0, fmt.Errorf("commit %s: %w", ops[0].key, err)
 	}
+	c.keeper.wrote(g, ops, more, rev)
 	return rev, nil
 }
 

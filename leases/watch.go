@@ -79,11 +79,13 @@ func (c *Client) NewMirror(prefixes ...string) *Mirror {
 			root = root[:len(root)-1]
 		}
 	}
-	return &Mirror{
+	m := &Mirror{
 		client: c, prefixes: slices.Clone(prefixes), root: root,
 		synced: make(chan struct{}), work: make(chan struct{}, 1), nudge: make(chan struct{}, 1),
 		index: make(index), advanced: make(chan struct{}),
 	}
+	c.keeper.add(m)
+	return m
 }
 
 // Run follows etcd until ctx ends and then returns nil. It reconnects for ever; how long

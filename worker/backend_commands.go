@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -151,8 +150,8 @@ func (b *backend) Commands(_ context.Context, q v1.CommandQuery) ([]v1.Command, 
 	var out []v1.Command
 	for _, kv := range b.mirror.List(prefix) {
 		var rec command.Record
-		if err := json.Unmarshal(kv.Value, &rec); err != nil {
-			return nil, fmt.Errorf("decode %s: %w", kv.Key, err)
+		if err := kv.Decode(&rec); err != nil {
+			return nil, err
 		}
 		if q.State != "" && string(rec.State) != q.State || q.Open && rec.Released {
 			continue
@@ -169,8 +168,8 @@ func (b *backend) findCommand(id string) (command.Record, int64, error) {
 			continue
 		}
 		var rec command.Record
-		if err := json.Unmarshal(kv.Value, &rec); err != nil {
-			return rec, 0, fmt.Errorf("decode %s: %w", kv.Key, err)
+		if err := kv.Decode(&rec); err != nil {
+			return rec, 0, err
 		}
 		return rec, kv.ModRevision, nil
 	}
@@ -199,8 +198,8 @@ func (b *backend) Command(ctx context.Context, id string) (v1.Command, error) {
 	}
 	for _, kv := range kvs {
 		var s command.JournalStep
-		if err := json.Unmarshal(kv.Value, &s); err != nil {
-			return out, fmt.Errorf("decode %s: %w", kv.Key, err)
+		if err := kv.Decode(&s); err != nil {
+			return out, err
 		}
 		out.Steps = append(out.Steps, v1.CommandStep{Seq: s.Seq, At: s.At, State: string(s.State), What: s.What})
 	}

@@ -52,8 +52,8 @@ func (b *backend) Incidents(ctx context.Context, host string) ([]v1.Incident, er
 	for _, kv := range kvs {
 		h, _, _ := strings.Cut(strings.TrimPrefix(kv.Key, leases.IncidentsPrefix), "/")
 		var i ha.Incident
-		if err := json.Unmarshal(kv.Value, &i); err != nil {
-			return nil, fmt.Errorf("decode %s: %w", kv.Key, err)
+		if err := kv.Decode(&i); err != nil {
+			return nil, err
 		}
 		byID[i.ID] = incidentOf(h, "", &i)
 	}
@@ -89,8 +89,8 @@ func (b *backend) Incident(ctx context.Context, id string) (v1.Incident, error) 
 
 func decodeEvent(kv leases.KV) (v1.Event, error) {
 	var x v1.Event
-	if err := json.Unmarshal(kv.Value, &x); err != nil {
-		return x, fmt.Errorf("decode %s: %w", kv.Key, err)
+	if err := kv.Decode(&x); err != nil {
+		return x, err
 	}
 	x.Revision = kv.ModRevision
 	return x, nil
@@ -118,22 +118,16 @@ func (b *backend) Events(_ context.Context, f api.EventFilter) ([]v1.Event, erro
 	return out, nil
 }
 
-// eventsConfig is the value of config/events.
-type eventsConfig struct {
-	V       int   `json:"v"`
-	Trimmed int64 `json:"trimmed"` // events up to this revision are no longer kept
-}
-
 // EventsKept implements api.Backend. A revision that etcd has not come to is from before it
 // was restored: what was written since then is not what the caller has seen.
 func (b *backend) EventsKept(ctx context.Context, after int64) error {
-	if kv, ok := b.eventsMirror.Get(leases.ConfigEventsKey()); ok {
-		c, err := decodeAs[eventsConfig](kv)
+	if kv, ok := b.eventsMirror.Get(leases.EventsCutKey()); ok {
+		c, err := decodeAs[eventsCut](kv)
 		if err != nil {
 			return fmt.Errorf("decode %s: %w", kv.Key, err)
 		}
-		if after < c.Trimmed {
-			return v1.Problemf(v1.CodeCompacted, "events after revision %d: those up to %d are no longer kept", after, c.Trimmed).
+		if after < c.At.Revision {
+			return v1.Problemf(v1.CodeCompacted, "events after revision %d: those up to %d are no longer kept", after, c.At.Revision).
 				WithHint("what is there now tells where things stand; go on without a revision")
 		}
 	}
@@ -250,19 +244,13 @@ const (
 	maxEventAge = 7 * 24 * time.Hour
 )
 
-// oldEvents are the deletions of what the log does not keep, after the word that it will be
-// gone.
-func (w *Worker) oldEvents(ctx context.Context) (ops []leases.Op, err error) {
+// oldEvents are those that the log does not keep, the oldest first.
+func (w *Worker) oldEvents(ctx context.Context) (old []v1.Event, err error) {
 	events, err := (*backend)(w).Events(ctx, api.EventFilter{})
-	gone := eventsConfig{V: 1}
 	for i, x := range events {
 		if len(events)-i > maxEvents || time.Since(x.At) > maxEventAge {
-			ops = append(ops, leases.Delete(leases.EventKey(x.ID)))
-			gone.Trimmed = max(gone.Trimmed, x.Revision)
+			old = append(old, x)
 		}
 	}
-	if len(ops) > 0 {
-		ops = append([]leases.Op{leases.Put(leases.ConfigEventsKey(), gone)}, ops...)
-	}
-	return ops, err
+	return old, err
 }

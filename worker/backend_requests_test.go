@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/worker/api"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
+	"github.com/holdfast-ha/holdfast/worker/hook"
 )
 
 // changes are one request for every route that changes something, in an order in which each
@@ -234,7 +235,7 @@ func TestNamedRequestAtAnotherWorker(t *testing.T) {
 		t.Errorf("a setting that is there: %d %s", resp.StatusCode, body)
 	}
 
-	r.put(t, leases.ConfigEventsKey(), eventsConfig{V: 1, Trimmed: 2})
+	r.put(t, leases.EventsCutKey(), eventsCut{V: 1, At: hook.Position{Revision: 2}})
 	eventually(t, "the mirror knows what is kept", func() bool { return (*backend)(a).EventsKept(t.Context(), 1) != nil })
 	for _, target := range []string{"/v1/events?watch=true&after=1", "/v1/events?after=1", "/v1/events?watch=true&after=99999999"} {
 		if resp, body := send(t, a, "GET", target, ""); resp.StatusCode != http.StatusGone || !strings.Contains(body, `"code":"compacted"`) {

@@ -261,7 +261,7 @@ func (b *backend) DeleteSecret(ctx context.Context, who, host, device string, if
 	return err
 }
 
-// Reseal implements api.Backend: each secret, keys of authorities too, is opened, sealed under the newest key and
+// Reseal implements api.Backend: each secret, keys of authorities and of hooks too, is opened, sealed under the newest key and
 // replaced if nobody did meanwhile. It goes on after one that fails.
 func (b *backend) Reseal(ctx context.Context, who string, limit int) (v1.ResealResult, error) {
 	b.ring.Refresh()
@@ -279,7 +279,12 @@ func (b *backend) Reseal(ctx context.Context, who string, limit int) (v1.ResealR
 	if err != nil {
 		return v1.ResealResult{}, etcdProblem("reseal", err)
 	}
-	kvs = append(kvs, authorities...)
+	told, _, err := b.client.List(lctx, leases.HooksPrefix)
+	if err != nil {
+		return v1.ResealResult{}, etcdProblem("reseal", err)
+	}
+	told = slices.DeleteFunc(told, func(kv leases.KV) bool { return !bytes.Contains(kv.Value, []byte(`"sealed"`)) }) // programs have no secrets
+	kvs = slices.Concat(kvs, authorities, told)
 	res := v1.ResealResult{Key: newest, Total: len(kvs)}
 	for _, kv := range kvs {
 		name := strings.TrimPrefix(strings.TrimPrefix(kv.Key, leases.SecretsPrefix), leases.Root)
@@ -322,7 +327,7 @@ func (b *backend) reseal(ctx context.Context, who, name string, kv leases.KV, re
 		return err
 	}
 	host, _, _ := strings.Cut(strings.TrimPrefix(kv.Key, leases.SecretsPrefix), "/")
-	if strings.HasPrefix(kv.Key, leases.AuthoritiesPrefix) {
+	if !strings.HasPrefix(kv.Key, leases.SecretsPrefix) {
 		host = ""
 	}
 	x := b.audit("secret.resealed", who, fmt.Sprintf("secret of %s was sealed anew under key %s", name, ring.Newest()), "")

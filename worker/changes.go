@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -193,7 +192,7 @@ func (t *teller) load(ctx context.Context) error {
 		return nil
 	}
 	if err == nil {
-		err = json.Unmarshal(kv.Value, &t.last)
+		err = kv.Decode(&t.last)
 	}
 	if err != nil {
 		return fmt.Errorf("read %s: %w", leases.ToldKey(), err)

@@ -109,7 +109,7 @@ type (
 func (c *commander) open() {
 	for _, kv := range c.o.w.mirror.List(leases.CommandsPrefix + c.o.host + "/") {
 		var rec command.Record
-		if err := json.Unmarshal(kv.Value, &rec); err != nil {
+		if err := kv.Decode(&rec); err != nil {
 			c.o.log.Error("unreadable record", "key", kv.Key, "cause", err)
 			continue
 		}
@@ -399,7 +399,7 @@ func (c *commander) trim(now time.Time) (ops []leases.Op) {
 	keep := c.o.w.view.effective(c.o.home, c.o.host, now).Duration("command.keep")
 	for _, kv := range c.o.w.mirror.List(leases.CommandsPrefix + c.o.host + "/") {
 		var rec command.Record
-		if json.Unmarshal(kv.Value, &rec) != nil || rec.Open() || now.Sub(rec.Ended) < keep || len(ops) >= maxForgotten {
+		if kv.Decode(&rec) != nil || rec.Open() || now.Sub(rec.Ended) < keep || len(ops) >= maxForgotten {
 			continue
 		}
 		ops = append(ops, leases.Delete(kv.Key))

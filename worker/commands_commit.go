@@ -339,8 +339,8 @@ func (c *commander) get(ctx context.Context, key string) (leases.KV, error) {
 // changeRecord decodes, changes and encodes; change returns false to delete it.
 func changeRecord[T any](key string, kv leases.KV, change func(*T) bool) (leases.Op, error) {
 	var v T
-	if err := json.Unmarshal(kv.Value, &v); err != nil {
-		return leases.Op{}, fmt.Errorf("decode %s: %w", key, err)
+	if err := kv.Decode(&v); err != nil {
+		return leases.Op{}, err
 	}
 	if !change(&v) {
 		return leases.Delete(key), nil

@@ -274,7 +274,7 @@ func orEmpty(err error) string {
 func (w *Worker) pool(id string) (v1.Pool, bool) {
 	var p v1.Pool
 	kv, ok := w.mirror.Get(leases.PoolKey(id))
-	if !ok || json.Unmarshal(kv.Value, &p) != nil {
+	if !ok || kv.Decode(&p) != nil {
 		return p, false
 	}
 	p.Revision = kv.ModRevision

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -48,7 +47,7 @@ func fetchRecord[T any](ctx context.Context, w *Worker, what, id, key string) (T
 		return out, 0, notFound(what, id)
 	}
 	if err == nil {
-		err = json.Unmarshal(kv.Value, &out)
+		err = kv.Decode(&out)
 	}
 	return out, kv.ModRevision, etcdProblem(what+" "+id, err)
 }
@@ -425,7 +424,7 @@ func (c *commander) lookFor(ctx context.Context, key string) {
 	for end := time.Now().Add(doubtFor); time.Now().Before(end) && pause(ctx, time.Second); {
 		kv, err := c.get(ctx, key)
 		var rec command.Record
-		if err == nil && json.Unmarshal(kv.Value, &rec) == nil {
+		if err == nil && kv.Decode(&rec) == nil {
 			c.put("", foundMsg{rec, kv.ModRevision})
 			return
 		}
@@ -445,7 +444,7 @@ func (c *commander) byKey(key string) (command.Record, int64, bool) {
 	text := []byte(`"` + key + `"`) // a key needs no escapes: most records need not be decoded
 	for _, kv := range c.o.w.mirror.List(leases.CommandsPrefix) {
 		var rec command.Record
-		if bytes.Contains(kv.Value, text) && json.Unmarshal(kv.Value, &rec) == nil && rec.Key == key {
+		if bytes.Contains(kv.Value, text) && kv.Decode(&rec) == nil && rec.Key == key {
 			if rec.Host == c.o.host && rec.Open() {
 				c.hold(rec, kv.ModRevision)
 			}

@@ -80,7 +80,7 @@ func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects
 		case ha.TxnDo:
 			switch e.Txn.Do {
 			case power.DoSend:
-				ops = append(ops, leases.Put(leases.OpsKey(o.host), o.intent(ev.At, e.Txn)))
+				ops = append(ops, leases.Fresh(leases.OpsKey(o.host), o.intent(ev.At, e.Txn)))
 			case power.DoEnd:
 				ops = append(ops, leases.Delete(leases.OpsKey(o.host)))
 			}

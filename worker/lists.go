@@ -5,7 +5,6 @@ package worker
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -387,14 +386,14 @@ const settingAlgorithm = "agent.lb.algorithm"
 
 // write makes some changes of indices in one transaction.
 func (c *clerk) write(ctx context.Context, s *leases.Session, claim leases.Claim, changes []lists.Change) error {
-	final := map[string][]byte{}
+	final := map[string]*indexRecord{} // nil: it is free
 	var ops []leases.Op
 	for _, x := range changes {
 		if x.From != lists.None {
 			final[leases.IndexKey(x.From)] = nil
 		}
 		if x.To != lists.None {
-			final[leases.IndexKey(x.To)] = fmt.Appendf(nil, `{"v":1,"host":%q}`, x.Host)
+			final[leases.IndexKey(x.To)] = &indexRecord{V: 1, Host: x.Host}
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(final)) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/coordinator/command"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 	wpower "github.com/holdfast-ha/holdfast/worker/power"
 )
 
@@ -34,7 +35,7 @@ type metrics struct {
 	checkTime, powerTime       *prometheus.HistogramVec
 	transitions, checks        *prometheus.CounterVec
 	commits, events, powerOps  *prometheus.CounterVec
-	hostile, pages             *prometheus.CounterVec
+	hostile, pages, deliveries *prometheus.CounterVec
 	commandSteps, looks        *prometheus.CounterVec
 	reconcileTime              *prometheus.HistogramVec
 }
@@ -66,6 +67,7 @@ func newMetrics(w *Worker) *metrics {
 	m.commandSteps = m.counter("command_transitions_total", "State transitions of commands, by kind and the state they came to.", "kind", "state")
 	m.looks = m.counter("reconcile_attempts_total", "Looks at what became of a command, by kind and verdict: completed, failed, in-progress, undetermined.", "kind", "verdict")
 	m.reconcileTime = m.histogram("reconcile_duration_seconds", "Time from the interruption of a command, as far as this worker saw it, to the outcome that the evidence showed.", prometheus.ExponentialBuckets(0.05, 3, 11), "kind")
+	m.deliveries = m.counter("hook_deliveries_total", "Attempts to tell webhooks and programs of events, by result: ok, failed; gap (told of events that the log had dropped), disabled (switched off after too many failures).", "kind", "result")
 	m.unreadable = m.gauge("secrets_unreadable", "Sealed secrets that this worker cannot open.")
 	m.gaugeFunc("lease_valid_seconds", "Time for which this worker's lease is certainly valid.", w.leaseValid)
 	m.gaugeFunc("mailbox_depth", "Messages waiting in all owners' mailboxes.", w.mailDepth)
@@ -73,6 +75,8 @@ func newMetrics(w *Worker) *metrics {
 	m.gaugeFunc("workers_ready", "Workers that may take slots, as this worker sees the fleet: registered, ready and not drained.", func() float64 { return float64(w.view.readyWorkers()) })
 	m.gaugeFunc("storms", "Racks, switches, PDUs, pools, clusters, pods and zones in a storm that no other one explains, in the fleet.", func() float64 { return float64(len(w.view.stormy())) })
 	m.gaugeFunc("budgets_latched", "Power-down budgets that are used up and wait for a human, in the fleet.", func() float64 { return float64(len(w.view.latched())) })
+	m.gaugeFunc("hooks_disabled", "Webhooks and program hooks of this worker that were switched off after too many failures.", func() float64 { return float64(w.hooks.count(func(s hookShown) bool { return !s.Disabled.IsZero() })) })
+	m.gaugeFunc("hook_lag_seconds", "Age of the oldest event that a hook of this worker was not told of yet; hooks that are switched off count, too.", w.hookLag)
 	m.reg.MustRegister(newShownCollector(m, w), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: m.family("gauge", "build_info", "Version of this worker.", "version"), Help: "Version of this worker."}, []string{"version"})
 	m.reg.MustRegister(info)
@@ -84,6 +88,11 @@ func newMetrics(w *Worker) *metrics {
 	}
 	for _, r := range []string{"none", "ok", "failed"} {
 		m.pages.WithLabelValues(r)
+	}
+	for _, kind := range []string{v1.HookWeb, v1.HookExec} {
+		for _, r := range []string{"ok", "failed", "gap", "disabled"} {
+			m.deliveries.WithLabelValues(kind, r)
+		}
 	}
 	for _, r := range []string{"orphan", "back", "handed"} {
 		m.taken.WithLabelValues(r)

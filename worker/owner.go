@@ -4,7 +4,6 @@ package worker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -238,8 +237,8 @@ func (o *owner) fetch(ctx context.Context, key string, into any) (int64, error) 
 }
 
 func decode(kv leases.KV, into any) (int64, error) {
-	if err := json.Unmarshal(kv.Value, into); err != nil {
-		return 0, fmt.Errorf("decode %s at revision %d: %w", kv.Key, kv.ModRevision, err)
+	if err := kv.Decode(into); err != nil {
+		return 0, fmt.Errorf("at revision %d: %w", kv.ModRevision, err)
 	}
 	return kv.ModRevision, nil
 }

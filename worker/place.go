@@ -4,7 +4,6 @@ package worker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -272,8 +271,8 @@ func (o *owner) readBudgets(ctx context.Context) ([]budgetState, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := json.Unmarshal(kv.Value, &out[i].counter); err != nil {
-			return nil, fmt.Errorf("decode %s: %w", kv.Key, err)
+		if err := kv.Decode(&out[i].counter); err != nil {
+			return nil, err
 		}
 		out[i].rev = kv.ModRevision
 	}

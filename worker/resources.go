@@ -4,7 +4,6 @@ package worker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -48,8 +47,8 @@ func (s shelf[T]) name() string {
 
 func (s shelf[T]) decode(kv leases.KV) (T, error) {
 	var r T
-	if err := json.Unmarshal(kv.Value, &r); err != nil {
-		return r, fmt.Errorf("decode %s: %w", kv.Key, err)
+	if err := kv.Decode(&r); err != nil {
+		return r, err
 	}
 	s.stamp(&r, kv.ModRevision)
 	return r, nil

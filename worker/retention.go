@@ -4,7 +4,6 @@ package worker
 
 import (
 	"context"
-	"encoding/json"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/holdfast-ha/holdfast/coordinator/command"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/leases"
+	"github.com/holdfast-ha/holdfast/worker/hook"
 )
 
 // Closed incidents that are kept for each host. More go in the transaction that closes
@@ -40,11 +40,10 @@ func (w *Worker) trim(ctx context.Context) error {
 		if !mine || s == nil {
 			continue
 		}
-		ops, err := w.oldEvents(ctx)
+		err := w.dropEvents(ctx, s, claim)
+		var ops []leases.Op
 		if err == nil {
-			var more []leases.Op
-			more, err = w.oldSteps(ctx, time.Now())
-			ops = append(ops, more...)
+			ops, err = w.oldSteps(ctx, time.Now())
 		}
 		if now := time.Now(); err == nil && now.Sub(incidents) >= trimIncidents {
 			var more []leases.Op
@@ -78,7 +77,7 @@ func (w *Worker) orphanedCommands(now time.Time) (ops []leases.Op) {
 			continue
 		}
 		var rec command.Record
-		if json.Unmarshal(kv.Value, &rec) != nil || !rec.Released || now.Sub(rec.Ended) < keep {
+		if kv.Decode(&rec) != nil || !rec.Released || now.Sub(rec.Ended) < keep {
 			continue
 		}
 		ops = append(ops, leases.Delete(kv.Key))
@@ -89,6 +88,33 @@ func (w *Worker) orphanedCommands(now time.Time) (ops []leases.Op) {
 	return ops
 }
 
+// dropEvents takes out of the log what it does not keep, the oldest first. What was dropped
+// last is noted in the same transaction: hooks that are not so far tell of a gap.
+func (w *Worker) dropEvents(ctx context.Context, s *leases.Session, claim leases.Claim) error {
+	old, err := w.oldEvents(ctx)
+	for batch := range slices.Chunk(old, trimBatch) {
+		if err != nil {
+			break
+		}
+		last := batch[len(batch)-1]
+		cut := eventsCut{V: 1, At: hook.Position{Revision: last.Revision, ID: last.ID}}
+		ops := []leases.Op{leases.Put(leases.EventsCutKey(), cut)}
+		for _, x := range batch {
+			ops = append(ops, leases.Delete(leases.EventKey(x.ID)))
+		}
+		cctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+		_, err = s.Commit(cctx, claim.Guard(), ops...)
+		cancel()
+	}
+	return err
+}
+
+// eventsCut is the value of events-cut.
+type eventsCut struct {
+	V  int           `json:"v"`
+	At hook.Position `json:"at"`
+}
+
 // oldIncidents are the deletions of all incidents that ended too long ago.
 func (w *Worker) oldIncidents(ctx context.Context, now time.Time) (ops []leases.Op, err error) {
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
@@ -96,7 +122,7 @@ func (w *Worker) oldIncidents(ctx context.Context, now time.Time) (ops []leases.
 	kvs, _, err := w.client.List(ctx, leases.IncidentsPrefix)
 	for _, kv := range kvs {
 		var i ha.Incident
-		if json.Unmarshal(kv.Value, &i) == nil && outdated(i.Ended, now) {
+		if kv.Decode(&i) == nil && outdated(i.Ended, now) {
 			ops = append(ops, leases.Delete(kv.Key))
 		}
 	}
@@ -125,7 +151,7 @@ func (o *owner) outlived(ctx context.Context, closing string, now time.Time) (op
 	for _, kv := range kvs {
 		id := strings.TrimPrefix(kv.Key, prefix)
 		var i ha.Incident
-		if json.Unmarshal(kv.Value, &i) != nil || id == closing {
+		if kv.Decode(&i) != nil || id == closing {
 			continue // what cannot be read is somebody's evidence: kept
 		}
 		all = append(all, closed{id, i.Opened, i.Ended})

@@ -31,6 +31,7 @@ type slotRun struct {
 	ctx   context.Context
 	hosts map[string]*running
 	parts map[string]*running
+	hooks map[string]*running // by name and revision of the declaration
 }
 
 type running struct {
@@ -56,6 +57,8 @@ func (r *reign) loop(ctx context.Context) {
 			r.w.log.Warn("take slots", "cause", err)
 		}
 		r.startOwners()
+		r.startHooks()
+		r.w.warn("RecordTooNew", "records that a newer worker wrote are neither read nor written here, finish the upgrade", r.w.view.tooNew())
 		r.renew()
 		again := r.rebalance()
 		if again == nil && r.fresh {
@@ -173,7 +176,7 @@ func (r *reign) adopt(c leases.Claim, how string) {
 	}
 	r.w.metrics.taken.WithLabelValues(how).Inc()
 	ctx, stop := context.WithCancelCause(r.ctx)
-	r.slots[c.Slot] = &slotRun{claim: c, ctx: ctx, stop: stop, hosts: map[string]*running{}, parts: map[string]*running{}}
+	r.slots[c.Slot] = &slotRun{claim: c, ctx: ctx, stop: stop, hosts: map[string]*running{}, parts: map[string]*running{}, hooks: map[string]*running{}}
 	r.w.mu.Lock()
 	r.w.claims[c.Slot] = c
 	r.w.mu.Unlock()
@@ -304,6 +307,9 @@ func (s *slotRun) wait() {
 	}
 	for _, p := range s.parts {
 		<-p.done
+	}
+	for _, h := range s.hooks {
+		<-h.done
 	}
 }
 

@@ -4,7 +4,6 @@ package worker
 
 import (
 	"crypto/x509"
-	"encoding/json"
 	"maps"
 	"slices"
 	"strings"
@@ -203,6 +202,6 @@ func (t *trusted) Bearer(token trust.Token, now time.Time) (api.Caller, bool) {
 }
 
 func decodeAs[T any](kv leases.KV) (val T, err error) {
-	err = json.Unmarshal(kv.Value, &val)
+	err = kv.Decode(&val)
 	return val, err
 }

@@ -3,7 +3,7 @@
 package worker
 
 import (
-	"encoding/json"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -88,6 +88,7 @@ type view struct {
 	version  int64                                             // of settings and profiles: bumped at every change
 	cache    map[string]cachedSettings                         // by host id
 	census   *census
+	newer    map[string]bool // keys whose records a newer worker wrote: not read
 
 	laid   sync.Mutex // guards layout, inside of mu
 	layout layout
@@ -112,7 +113,7 @@ func newView(log *slog.Logger, changed func(kind, id string)) *view {
 		config: map[string]versioned[leases.GenerationRecord]{}, secrets: map[string]versioned[secretRecord]{},
 		links: map[string]versioned[linkRecord]{}, indices: map[int]versioned[indexRecord]{}, indexOf: map[string]int{},
 		slots: map[int]versioned[slotValue]{}, settings: map[string]map[string]versioned[v1.SettingRecord]{},
-		profiles: map[string]versioned[v1.ProfileRecord]{}, areas: map[string]versioned[ha.AreaRecord]{}, areaEnds: map[string]time.Time{}, budgets: map[string]versioned[budget.Counter]{}, cache: map[string]cachedSettings{}, census: newCensus(),
+		profiles: map[string]versioned[v1.ProfileRecord]{}, areas: map[string]versioned[ha.AreaRecord]{}, areaEnds: map[string]time.Time{}, budgets: map[string]versioned[budget.Counter]{}, cache: map[string]cachedSettings{}, census: newCensus(), newer: map[string]bool{},
 	}
 	v.recount(time.Now())
 	return v
@@ -193,6 +194,11 @@ func (v *view) apply(c leases.Change) {
 		err = put(v.profiles, scope, c)
 		v.version++
 	}
+	if errors.Is(err, leases.ErrTooNew) {
+		v.newer[c.Key] = true
+	} else {
+		delete(v.newer, c.Key)
+	}
 	v.mu.Unlock()
 	if err != nil {
 		v.log.Error("unreadable record", "key", c.Key, "cause", err)
@@ -205,6 +211,13 @@ func (v *view) apply(c leases.Change) {
 		v.recount(time.Now())
 	}
 	v.changed(kind, id)
+}
+
+// tooNew are the keys of records that only a newer worker can read.
+func (v *view) tooNew() []string {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return slices.Sorted(maps.Keys(v.newer))
 }
 
 // storm is an area incident as it is on record.
@@ -242,7 +255,7 @@ func put[K comparable, T any](m map[K]versioned[T], id K, c leases.Change) error
 		return nil
 	}
 	var val T
-	if err := json.Unmarshal(c.KV.Value, &val); err != nil {
+	if err := c.KV.Decode(&val); err != nil {
 		return err
 	}
 	m[id] = versioned[T]{c.KV.ModRevision, val}

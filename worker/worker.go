@@ -60,6 +60,7 @@ type Worker struct {
 	metrics   *metrics
 	health    *health
 	hook      *pageHook
+	hooks     *hooks // webhooks and programs that are told of events
 
 	apiAddr, agentsAddr string
 	started             time.Time
@@ -101,7 +102,7 @@ func New(o Options) (*Worker, error) {
 		back:       wentBack{hosts: map[string]frozenHost{}}, renew: map[int]bool{}, adopting: make(adopting, adoptAtOnce), still: newStandstill(o.Logger),
 		kick: make(chan struct{}, 1), told: make(chan struct{}, 1), providers: map[string]provider.Provider{},
 	}
-	w.health = newHealth(time.Now)
+	w.health, w.hooks = newHealth(time.Now), newHooks()
 	w.metrics = newMetrics(w)
 	w.ring = sealed.NewFile(o.KeyRing)
 	if w.ring.Refresh(); w.ring.Err() != nil {
@@ -145,7 +146,7 @@ func (w *Worker) hostile(t wpower.Target, r ipmi.Report) {
 var mirrorPrefixes = []string{
 	leases.ConfigGenerationKey(), leases.WorkersPrefix, leases.DrainsPrefix, leases.SlotsPrefix, leases.EndsPrefix, leases.PartitionsPrefix, leases.AreasPrefix, leases.BudgetsPrefix,
 	leases.HostsPrefix, leases.OpsPrefix, leases.SecretsPrefix, leases.SettingsPrefix, leases.ProfilesPrefix,
-	leases.PoolsPrefix, leases.CommandsPrefix, leases.LinksPrefix, leases.IndicesPrefix,
+	leases.PoolsPrefix, leases.CommandsPrefix, leases.LinksPrefix, leases.IndicesPrefix, leases.HooksPrefix, leases.CursorsPrefix,
 }
 
 func (w *Worker) pageCommand() (string, time.Duration) {
@@ -186,11 +187,13 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	w.slotN = conf.Slots
 	w.mirror = w.client.NewMirror(slices.Concat(mirrorPrefixes, trustPrefixes)...)
-	w.eventsMirror = w.client.NewMirror(leases.EventsPrefix, leases.ConfigEventsKey())
+	w.eventsMirror = w.client.NewMirror(leases.EventsPrefix, leases.EventsCutKey())
 	for _, p := range mirrorPrefixes {
 		w.mirror.Subscribe(p, w.view.apply)
 	}
+	w.mirror.Subscribe(leases.HooksPrefix, func(leases.Change) { w.look() })
 
+	w.eventsMirror.Subscribe(leases.EventsPrefix, w.hooks.logged)
 	for _, p := range trustPrefixes {
 		w.mirror.Subscribe(p, w.trustChanged)
 	}
@@ -200,7 +203,7 @@ func (w *Worker) Run(ctx context.Context) error {
 
 	grpcS := link.NewGRPC(w.door, w.wire.own)
 	httpS := &http.Server{
-		Handler:           api.NewHandler((*backend)(w), api.HandlerOptions{Metrics: w.metrics.handler(), Logger: w.log, Version: w.o.Version, Trust: w.wire.own, Forward: w.forward(), Keeper: (*backend)(w), Repeats: (*backend)(w), Rate: w.apiRate}),
+		Handler:           api.NewHandler((*backend)(w), api.HandlerOptions{Metrics: w.metrics.handler(), Logger: w.log, Version: w.o.Version, Trust: w.wire.own, Forward: w.forward(), Keeper: (*backend)(w), Repeats: (*backend)(w), Hooks: (*backend)(w), Support: (*backend)(w), Rate: w.apiRate}),
 		ReadHeaderTimeout: 10 * time.Second,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}

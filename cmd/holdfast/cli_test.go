@@ -45,7 +45,7 @@ func TestCLI(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			s := &script{fleet: apitest.NewFleet()}
 			s.fleet.Exports = exportedIncidents(t)
-			s.server = httptest.NewServer(api.NewHandler(s.fleet, api.HandlerOptions{Version: "1.2"}))
+			s.server = httptest.NewServer(api.NewHandler(s.fleet, api.HandlerOptions{Version: "1.2", Hooks: apitest.NewHooks(), Support: apitest.Support{}}))
 			env.Defer(s.server.Close)
 			env.Values["script"] = s
 			env.Setenv("HOLDFAST_ENDPOINT", s.server.URL)

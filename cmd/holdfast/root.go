@@ -85,9 +85,9 @@ func newRoot(e *env) *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	add("look", newGetCmd(e), newDescribeCmd(e), newExplainCmd(e), newIncidentCmd(e), newReplayCmd(e), newEventsCmd(e), newWaitCmd(e), newAllocateCmd(e), newPlanCmd(e))
+	add("look", newGetCmd(e), newDescribeCmd(e), newExplainCmd(e), newIncidentCmd(e), newReplayCmd(e), newEventsCmd(e), newWaitCmd(e), newAllocateCmd(e), newPlanCmd(e), newSupportCmd(e))
 	add("act", newPowerCmd(e), newHostCmd(e), newPartitionCmd(e), newHACmd(e), newWorkerCmd(e), newAgentCmd(e), newEtcdCmd(e), newVolumeCmd(e), newTemplateCmd(e), newInstanceCmd(e), newCommandCmd(e))
-	add("set", newApplyCmd(e), newSettingsCmd(e), newContextCmd(e), newPKICmd(e), newSecretCmd(e), newCertCmd(e), newJoinTokenCmd(e), newAuthCmd(e))
+	add("set", newApplyCmd(e), newSettingsCmd(e), newContextCmd(e), newPKICmd(e), newSecretCmd(e), newCertCmd(e), newJoinTokenCmd(e), newAuthCmd(e), newWebhookCmd(e))
 	add("try", newDevCmd(e), newDemoCmd(e), newSimCmd(e), newSimulateCmd(e))
 	root.AddCommand(newVersionCmd(e), newCompletionCmd(e), newChildCmd(e))
 	e.completeFlag(root, "context", e.completeContexts)

@@ -6,5 +6,5 @@
 // the BMCs.
 //
 // The tests here run at preset fast; with the build tag e2e_full (make e2e) at preset
-// default too.
+// default too, with hooks. With the tag e2e_upgrade a fleet is upgraded from an older commit.
 package e2e

@@ -25,7 +25,7 @@ var open = map[string]bool{"/healthz": true, "/readyz": true}
 var roles = map[string]v1.Role{
 	"": v1.Viewer, "hosts:read": v1.Viewer, "workers:read": v1.Viewer, "events:read": v1.Viewer, "settings:read": v1.Viewer,
 	"hosts:write": v1.Operator, "ha:write": v1.Operator, "power:write": v1.Operator, "workers:write": v1.Operator, "commands:write": v1.Operator,
-	"inventory:write": v1.Admin, "settings:write": v1.Admin, "secrets:write": v1.Admin, "trust:read": v1.Admin, "trust:write": v1.Admin,
+	"inventory:write": v1.Admin, "settings:write": v1.Admin, "secrets:write": v1.Admin, "hooks:write": v1.Admin, "support:read": v1.Admin, "trust:read": v1.Admin, "trust:write": v1.Admin,
 }
 
 // Role is what a caller of the route must be.

@@ -43,6 +43,8 @@ type HandlerOptions struct {
 	Forward http.RoundTripper // to other workers; default: a plaintext pool of its own
 	Trust   *trust.Source     // whose certificates are admitted; nil: everybody, as on loopback
 	Keeper  Keeper            // nil: there are no tokens and no authorities
+	Support Supporter         // nil: nothing for a support bundle
+	Hooks   Hooks             // nil: nobody is told of events
 	Rate    func() int        // requests a second that one caller may send; default: 200
 	Repeats Repeats           // nil: an Idempotency-Key is not looked at
 
@@ -169,7 +171,7 @@ func serve(b Backend, o *HandlerOptions, rows []*Route, w http.ResponseWriter, r
 		defer stop()
 	} else {
 		d := callTimeout
-		if strings.HasSuffix(c.route.Path, "/orders") || strings.HasSuffix(c.route.Path, "/secret") {
+		if strings.HasSuffix(c.route.Path, "/orders") || strings.HasSuffix(c.route.Path, "/secret") || strings.HasSuffix(c.route.Path, "/test") || strings.HasSuffix(c.route.Path, "/support") {
 			d = orderTimeout
 		}
 		var cancel context.CancelFunc

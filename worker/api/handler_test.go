@@ -260,6 +260,21 @@ func routeCases() []routeCase {
 		{name: "generation plan", method: "POST", target: "/v1/etcd/generation?dryRun=true", body: `{}`, status: 200, has: `"from":1,"to":2`},
 		{name: "generation", method: "POST", target: "/v1/etcd/generation", body: `{"from":1,"reason":"restored"}`, status: 200, has: `"to":2`, call: `ann@10.1.1.1: raise generation to 2 "restored"`},
 		{name: "health", method: "GET", target: "/v1/health", status: 200, has: `"ready":true`},
+		{name: "hooks", method: "GET", target: "/v1/hooks", status: 200, has: `"name":"k1"`},
+		{name: "hook", method: "GET", target: "/v1/hooks/k1", status: 200, has: `"state":"delivering"`},
+		{name: "no hook", method: "GET", target: "/v1/hooks/k9", status: 404, code: "not-found"},
+		{name: "put hook", method: "PUT", target: "/v1/hooks/k2", body: `{"kind":"webhook","url":"https://r.example/s3cret","key":"0123456789abcdef"}`, headers: []string{"If-None-Match", "*"}, status: 200, has: `"target":"https://r.example"`},
+		{name: "put hook that is there", method: "PUT", target: "/v1/hooks/k1", body: `{"kind":"exec","target":"/bin/true"}`, headers: []string{"If-None-Match", "*"}, status: 409, code: "conflict"},
+		{name: "put hook of no kind", method: "PUT", target: "/v1/hooks/k2", body: `{"kind":"mail"}`, status: 400, code: "bad-request", field: "kind"},
+		{name: "put hook bad body", method: "PUT", target: "/v1/hooks/k2", body: `{"types":"host"}`, status: 400, code: "bad-request", field: "body"},
+		{name: "enable hook", method: "POST", target: "/v1/hooks/k1/enabled", body: `{"on":false}`, status: 200, has: `"state":"off"`},
+		{name: "test hook", method: "POST", target: "/v1/hooks/k1/test", status: 200, has: `"ok":true`},
+		{name: "delete hook", method: "DELETE", target: "/v1/hooks/k1", status: 204},
+		{name: "delete no hook", method: "DELETE", target: "/v1/hooks/k9", status: 404, code: "not-found"},
+		{name: "support", method: "GET", target: "/v1/workers/w-1/support?goroutines=true", status: 200, has: `goroutine profile`},
+		{name: "support of nobody", method: "GET", target: "/v1/workers/w-9/support", status: 404, code: "not-found"},
+		{name: "records", method: "GET", target: "/v1/records?kind=hosts", status: 200, has: `"/holdfast/v1/hosts/x"`},
+		{name: "records of no kind", method: "GET", target: "/v1/records?kind=nothing", status: 400, code: "bad-request", field: "kind"},
 		{name: "healthz", method: "GET", target: "/healthz", status: 200, has: "ok"},
 		{name: "readyz", method: "GET", target: "/readyz", status: 200, has: "ready"},
 		{name: "metrics", method: "GET", target: "/metrics", status: 200, has: "holdfast_up 1"},
@@ -271,7 +286,7 @@ func routeCases() []routeCase {
 // served is a handler for one test, and the fleet behind it.
 func served() (*apitest.Fleet, http.Handler) {
 	f := apitest.NewFleet()
-	return f, api.NewHandler(f, api.HandlerOptions{Keeper: &apitest.Keeper{}, Version: "1.2", Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "holdfast_up 1\n") })})
+	return f, api.NewHandler(f, api.HandlerOptions{Keeper: &apitest.Keeper{}, Hooks: apitest.NewHooks(), Support: apitest.Support{}, Version: "1.2", Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "holdfast_up 1\n") })})
 }
 
 // TestRoutes proves for each route: the good answer, and that bad input, unknown things,

@@ -196,7 +196,7 @@ var Routes = append([]Route{
 	{"GET", "/readyz", "", nil, nil, nil, "200 once synced and the lease is valid, else 503.", readyz},
 	{"GET", "/metrics", "", nil, nil, nil, "Prometheus metrics.", metrics},
 	{"GET", "/openapi.json", "", nil, nil, nil, "This API as an OpenAPI 3.1 document, made of the same table.", openAPI},
-}, trustRoutes...)
+}, slices.Concat(trustRoutes, hookRoutes, supportRoutes)...)
 
 // join puts parameters together without sharing memory with the lists above.
 func join(a, b []Param, more ...Param) []Param {
