@@ -288,6 +288,8 @@ func (d *describer) schema(t reflect.Type, in bool) object {
 		return object{"type": "boolean"}
 	case reflect.Int, reflect.Int64:
 		return object{"type": "integer", "format": "int64"}
+	case reflect.Uint64:
+		return object{"type": "integer", "minimum": 0}
 	case reflect.Float64:
 		return object{"type": "number"}
 	case reflect.String:
