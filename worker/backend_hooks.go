@@ -275,6 +275,9 @@ func (b *backend) TestHook(ctx context.Context, who, name string) (v1.HookTest, 
 	if err != nil {
 		return v1.HookTest{}, err
 	}
+	if do, err := b.noted(ctx, b.audit("hook.test", who, "hook "+name+" is sent a test event", "")); !do {
+		return v1.HookTest{Hook: name, Worker: b.o.ID}, err
+	}
 	began := time.Now()
 	d, err := conf.TestEvent(name, newEventID(), who, began).Encode()
 	if err != nil {

@@ -248,7 +248,7 @@ func TestExitCodes(t *testing.T) {
 // for those that are harmless or that cannot be foreseen.
 func TestChangesCanBeTried(t *testing.T) {
 	looks := []string{
-		"get", "describe", "explain", "events", "wait", "allocate", "plan", "version", "completion", "help", "list", "show", "status", "whoami", "audit", "links", "link", "current", "budget", "ladder", "get-contexts", "history",
+		"get", "describe", "explain", "events", "wait", "allocate", "plan", "version", "completion", "help", "list", "show", "status", "whoami", "audit", "links", "link", "current", "budget", "ladder", "get-contexts", "history", "export", "report", "replay", "support",
 		"dev", "demo", "sim", "simulate", "context", "pki", "keygen", "child",
 		"identify", "test", // they switch nothing
 		"power secret set", "power secret delete", // the first is about what the device says

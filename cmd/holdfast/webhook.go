@@ -169,6 +169,7 @@ func newWebhookAddCmd(e *env) *cobra.Command {
 	f.register(c.Flags())
 	c.Flags().StringVar(&program, "exec", "", "absolute path of a program that gets each event on its standard input")
 	c.Flags().StringVar(&f.since, "since", "", "also events since then: a time, or a duration back from now")
+	e.tryable(c)
 	return c
 }
 
@@ -219,6 +220,7 @@ func newWebhookSetCmd(e *env) *cobra.Command {
 	f.register(c.Flags())
 	c.Flags().StringVar(&f.spec.Target, "exec", "", "absolute path of the program")
 	c.Flags().BoolVar(&f.key, "new-key", false, "replace the key that signs")
+	e.tryable(c)
 	return c
 }
 
@@ -355,6 +357,7 @@ func newWebhookEnableCmd(e *env, on bool) *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&s.Reason, "reason", "", "why, for the audit log")
+	e.tryable(c)
 	return c
 }
 

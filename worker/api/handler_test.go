@@ -264,7 +264,7 @@ func routeCases() []routeCase {
 		{name: "hook", method: "GET", target: "/v1/hooks/k1", status: 200, has: `"state":"delivering"`},
 		{name: "no hook", method: "GET", target: "/v1/hooks/k9", status: 404, code: "not-found"},
 		{name: "put hook", method: "PUT", target: "/v1/hooks/k2", body: `{"kind":"webhook","url":"https://r.example/s3cret","key":"0123456789abcdef"}`, headers: []string{"If-None-Match", "*"}, status: 200, has: `"target":"https://r.example"`},
-		{name: "put hook that is there", method: "PUT", target: "/v1/hooks/k1", body: `{"kind":"exec","target":"/bin/true"}`, headers: []string{"If-None-Match", "*"}, status: 409, code: "conflict"},
+		{name: "put hook that is there", method: "PUT", target: "/v1/hooks/k1", body: `{"kind":"exec","target":"/bin/true"}`, headers: []string{"If-None-Match", "*"}, status: 412, code: "precondition-failed"},
 		{name: "put hook of no kind", method: "PUT", target: "/v1/hooks/k2", body: `{"kind":"mail"}`, status: 400, code: "bad-request", field: "kind"},
 		{name: "put hook bad body", method: "PUT", target: "/v1/hooks/k2", body: `{"types":"host"}`, status: 400, code: "bad-request", field: "body"},
 		{name: "enable hook", method: "POST", target: "/v1/hooks/k1/enabled", body: `{"on":false}`, status: 200, has: `"state":"off"`},

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
@@ -27,8 +26,8 @@ type Hooks interface {
 var hookRoutes = []Route{
 	{"GET", "/v1/hooks", "events:read", nil, v1.List[v1.Hook]{}, pageParams, "List webhooks and program hooks with how far they are. Never a URL or a key.", listHooks},
 	{"GET", "/v1/hooks/{id}", "events:read", nil, v1.Hook{}, nil, "One hook.", getHook},
-	{"PUT", "/v1/hooks/{id}", "hooks:write", v1.HookRequest{}, v1.Hook{}, nil, "Declare who is told of events. URL and key are sealed and never read back; left out they stay. Knows `If-Match` and `If-None-Match`.", putHook},
-	{"DELETE", "/v1/hooks/{id}", "hooks:write", nil, nil, nil, "Forget a hook and how far it is. Knows `If-Match`.", deleteHook},
+	{"PUT", "/v1/hooks/{id}", "hooks:write", v1.HookRequest{}, v1.Hook{}, matchParams, "Declare who is told of events. URL and key are sealed and never read back; left out they stay.", putHook},
+	{"DELETE", "/v1/hooks/{id}", "hooks:write", nil, nil, matchParam, "Forget a hook and how far it is.", deleteHook},
 	{"POST", "/v1/hooks/{id}/enabled", "hooks:write", v1.Switch{}, v1.Hook{}, nil, "Let a hook deliver, from where it had stopped, or stop it.", enableHook},
 	{"POST", "/v1/hooks/{id}/test", "hooks:write", nil, v1.HookTest{}, nil, "Send one test event at once, from the worker that answers.", testHook},
 }
@@ -116,8 +115,7 @@ func deleteHook(c *call) error {
 	if err := k.DeleteHook(c.ctx(), c.who, c.id(), rev); err != nil {
 		return err
 	}
-	c.w.WriteHeader(http.StatusNoContent)
-	return nil
+	return c.done()
 }
 
 func enableHook(c *call) error {

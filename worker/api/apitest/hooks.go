@@ -52,12 +52,12 @@ func (h *Hooks) Hook(_ context.Context, name string) (v1.Hook, error) {
 }
 
 // PutHook implements api.Hooks.
-func (h *Hooks) PutHook(_ context.Context, who, name string, r v1.HookRequest, ifRev int64) (v1.Hook, error) {
+func (h *Hooks) PutHook(ctx context.Context, who, name string, r v1.HookRequest, ifRev int64) (v1.Hook, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	had := h.all[name]
-	if ifRev >= 0 && had.Revision != ifRev {
-		return v1.Hook{}, v1.Problemf(v1.CodeConflict, "webhook %s: another one", name)
+	if err := check("webhook "+name, had.Revision, ifRev); err != nil {
+		return v1.Hook{}, err
 	}
 	spec := r.HookSpec
 	if spec.Kind == v1.HookWeb {
@@ -78,6 +78,10 @@ func (h *Hooks) PutHook(_ context.Context, who, name string, r v1.HookRequest, i
 	if _, err := hook.Parse(spec); err != nil {
 		return v1.Hook{}, err
 	}
+	if tried(ctx, "hook "+name+" is declared") {
+		had.Name, had.HookSpec = name, spec
+		return had, nil
+	}
 	h.rev++
 	had.Name, had.HookSpec, had.By, had.Revision, had.Status.State = name, spec, who, h.rev, v1.HookStates[0]
 	h.all[name] = had
@@ -85,18 +89,24 @@ func (h *Hooks) PutHook(_ context.Context, who, name string, r v1.HookRequest, i
 }
 
 // DeleteHook implements api.Hooks.
-func (h *Hooks) DeleteHook(_ context.Context, _, name string, _ int64) error {
+func (h *Hooks) DeleteHook(ctx context.Context, _, name string, ifRev int64) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if _, ok := h.all[name]; !ok {
+	had, ok := h.all[name]
+	if !ok {
 		return missing("webhook", name)
 	}
-	delete(h.all, name)
+	if err := check("webhook "+name, had.Revision, ifRev); err != nil {
+		return err
+	}
+	if !tried(ctx, "hook "+name+" is removed") {
+		delete(h.all, name)
+	}
 	return nil
 }
 
 // EnableHook implements api.Hooks.
-func (h *Hooks) EnableHook(_ context.Context, _, name string, s v1.Switch) (v1.Hook, error) {
+func (h *Hooks) EnableHook(ctx context.Context, _, name string, s v1.Switch) (v1.Hook, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	x, ok := h.all[name]
@@ -107,20 +117,34 @@ func (h *Hooks) EnableHook(_ context.Context, _, name string, s v1.Switch) (v1.H
 	if !s.On {
 		x.Status.State = "off"
 	}
-	h.all[name] = x
+	if !tried(ctx, "hook "+name+" is switched") {
+		h.all[name] = x
+	}
 	return x, nil
 }
 
 // TestHook implements api.Hooks: the hook called broken takes nothing.
-func (h *Hooks) TestHook(_ context.Context, _, name string) (v1.HookTest, error) {
+func (h *Hooks) TestHook(ctx context.Context, _, name string) (v1.HookTest, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if _, ok := h.all[name]; !ok {
 		return v1.HookTest{}, missing("webhook", name)
+	}
+	if tried(ctx, "hook "+name+" is sent a test event") {
+		return v1.HookTest{Hook: name, Worker: "w-1"}, nil
 	}
 	t := v1.HookTest{Hook: name, Worker: "w-1", ID: "e1", OK: name != "broken", Took: "3ms"}
 	if !t.OK {
 		t.Error = "the receiver answers 500 Internal Server Error, allowed is 2xx"
 	}
 	return t, nil
+}
+
+// tried: it is a dry run, which is told what would be done.
+func tried(ctx context.Context, what string) bool {
+	t := api.DryRun(ctx)
+	if t != nil {
+		t.Would(what)
+	}
+	return t != nil
 }

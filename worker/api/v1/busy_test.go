@@ -22,7 +22,7 @@ func TestTooManyRequestsAreWaitedOut(t *testing.T) {
 		if asked.Add(1) == 1 || after == "60" {
 			w.Header().Set("Retry-After", after)
 			w.WriteHeader(http.StatusTooManyRequests)
-			_, _ = w.Write([]byte(`{"code":"too-many-requests","status":429,"detail":"slowly"}`))
+			_, _ = w.Write([]byte(`{"code":"rate-limited","status":429,"detail":"slowly"}`))
 			return
 		}
 		_, _ = w.Write([]byte(`{}`))

@@ -75,7 +75,7 @@ func mute(t *testing.T) string {
 func TestEveryCall(t *testing.T) {
 	ctx := t.Context()
 	f := apitest.NewFleet()
-	routes := &served{inner: api.NewHandler(f, api.HandlerOptions{Version: "1.2", Keeper: &apitest.Keeper{}})}
+	routes := &served{inner: api.NewHandler(f, api.HandlerOptions{Version: "1.2", Keeper: &apitest.Keeper{}, Hooks: apitest.NewHooks(), Support: apitest.Support{}})}
 	c := client(t, serve(t, routes).URL)
 	check := func(name string, got, want any, err error) {
 		t.Helper()
@@ -243,6 +243,24 @@ func TestEveryCall(t *testing.T) {
 	check("RevokeCertificates", certs[0].Serial, "1f", err)
 	audits, err := c.Audits(ctx, "h-1", 10)
 	check("Audits", len(audits), 1, err)
+
+	hooks, err := c.Hooks(ctx)
+	check("Hooks", len(hooks) > 0, true, err)
+	name := hooks[0].Name
+	hook, err := c.Hook(ctx, name)
+	check("Hook", hook.Name, name, err)
+	hook, err = c.EnableHook(ctx, name, v1.Switch{On: true})
+	check("EnableHook", hook.Name, name, err)
+	sent, err := c.TestHook(ctx, name)
+	check("TestHook", sent.Hook, name, err)
+	hook, err = c.PutHook(ctx, name, v1.HookRequest{HookSpec: hook.HookSpec}, hook.Revision)
+	check("PutHook", hook.Name, name, err)
+	err = c.DeleteHook(ctx, name, hook.Revision)
+	check("DeleteHook", nil, nil, err)
+	own, err := c.Support(ctx, "w-1", true)
+	check("Support", own.Worker != "", true, err)
+	_, err = c.Records(ctx, "hosts")
+	check("Records", nil, nil, err)
 
 	for _, r := range api.Routes {
 		if !strings.HasPrefix(r.Path, "/v1/") {
