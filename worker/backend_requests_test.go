@@ -66,6 +66,10 @@ var changes = []struct{ method, path, target, body, code string }{
 	{"DELETE", "/v1/authorities/{id}", "/v1/authorities/none", "", v1.CodeNotFound},
 	{"POST", "/v1/certificates/revoke", "/v1/certificates/revoke", `{"serials":["1f"],"reason":"test"}`, ""},
 	{"DELETE", "/v1/hosts/{id}", "/v1/hosts/h9", "", ""},
+	{"PUT", "/v1/hooks/{id}", "/v1/hooks/k1", `{"kind":"exec","target":"/bin/true"}`, ""},
+	{"POST", "/v1/hooks/{id}/enabled", "/v1/hooks/k1/enabled", `{"on":false}`, ""},
+	{"POST", "/v1/hooks/{id}/test", "/v1/hooks/k1/test", "", ""},
+	{"DELETE", "/v1/hooks/{id}", "/v1/hooks/k1", "", ""},
 	{"POST", "/v1/etcd/generation", "/v1/etcd/generation", `{"reason":"test"}`, ""},
 }
 
@@ -82,7 +86,7 @@ func (r *rig) kept(t *testing.T) map[string]int64 {
 	out := map[string]int64{}
 	for _, kv := range kvs {
 		own := strings.HasPrefix(kv.Key, leases.HostsPrefix) && !strings.HasSuffix(kv.Key, "/spec") || strings.HasPrefix(kv.Key, leases.PartitionsPrefix) && strings.HasSuffix(kv.Key, "/state")
-		for _, p := range []string{leases.EventsPrefix, leases.SlotsPrefix, leases.WorkersPrefix, leases.EndsPrefix, leases.LinksPrefix, leases.IndicesPrefix, leases.OpsPrefix, leases.AreasPrefix} {
+		for _, p := range []string{leases.EventsPrefix, leases.SlotsPrefix, leases.WorkersPrefix, leases.EndsPrefix, leases.LinksPrefix, leases.IndicesPrefix, leases.OpsPrefix, leases.AreasPrefix, leases.CursorsPrefix} {
 			own = own || strings.HasPrefix(kv.Key, p)
 		}
 		switch {

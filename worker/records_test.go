@@ -13,8 +13,10 @@ import (
 	"github.com/holdfast-ha/holdfast/coordinator/command"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/power"
+	"github.com/holdfast-ha/holdfast/coordinator/replay"
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/leases/etcdtest"
+	"github.com/holdfast-ha/holdfast/worker/api"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 	"github.com/holdfast-ha/holdfast/worker/hook"
 )
@@ -27,6 +29,9 @@ var recordKinds = map[string]struct {
 }{
 	"config/slots":                           {"once", nil},
 	"config/generation":                      {"rewritten", leases.GenerationRecord{V: 1, Generation: 2}},
+	"config/told":                            {"rewritten", told{V: 1}},
+	"requests/<id>":                          {"rewritten", api.Repeat{V: 1}},
+	"steps/<host>/<id>/<nn>":                 {"once", replay.Step{V: 1}},
 	"workers/<worker>":                       {"session", v1.Worker{}},
 	"slots/<slot>":                           {"session", leases.SlotRecord{V: 1}},
 	"ends/<worker>/<boot>":                   {"once", leases.EndRecord{V: 1}},
