@@ -5,6 +5,7 @@ package etcdtest
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"path/filepath"
@@ -54,7 +55,7 @@ func StartCluster(t testing.TB, conf Config) *Cluster {
 	}
 	c := &Cluster{conf: conf, token: "first"}
 	for i := range conf.Members {
-		m := &member{name: fmt.Sprintf("m%d", i), dir: t.TempDir(), client: freeAddr(t), peer: freeAddr(t)}
+		m := &member{name: fmt.Sprintf("m%d", i), dir: t.TempDir(), client: FreeAddr(t), peer: FreeAddr(t)}
 		m.proxy = NewProxy(t, m.peer)
 		c.members = append(c.members, m)
 	}
@@ -63,10 +64,12 @@ func StartCluster(t testing.TB, conf Config) *Cluster {
 	return c
 }
 
-// freeAddr is a loopback address that nothing listens on at this moment.
-func freeAddr(t testing.TB) string {
+// FreeAddr is a loopback address that nothing listens on, and that whoever was stopped
+// finds free again: it has an IP address of its own, so no port that somebody else is given
+// meanwhile is its.
+func FreeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", 128+rand.N(127), rand.N(256), 1+rand.N(254)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +170,7 @@ func (c *Cluster) Replace(t testing.TB, i int) {
 	if _, err := raw.MemberRemove(ctx, id); err != nil {
 		t.Fatalf("remove etcd member %s: %v", m.name, err)
 	}
-	m.name, m.dir, m.peer = m.name+"x", t.TempDir(), freeAddr(t)
+	m.name, m.dir, m.peer = m.name+"x", t.TempDir(), FreeAddr(t)
 	m.proxy = NewProxy(t, m.peer)
 	if _, err := raw.MemberAdd(ctx, []string{m.proxy.Endpoint()}); err != nil {
 		t.Fatalf("add etcd member %s: %v", m.name, err)

@@ -45,7 +45,7 @@ func StartTLS(t testing.TB, files TLS) *Server {
 // Start starts a member with empty data and waits until it serves.
 func Start(t testing.TB) *Server {
 	t.Helper()
-	s := &Server{dir: t.TempDir(), addr: "127.0.0.1:0"}
+	s := &Server{dir: t.TempDir(), addr: FreeAddr(t)}
 	s.start(t)
 	t.Cleanup(func() { s.Stop() })
 	return s

@@ -94,15 +94,6 @@ func (r *rig) put(key string, val any) {
 	r.must(err)
 }
 
-func freeAddr(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 func logger(t *testing.T, who string) *slog.Logger {
 	if os.Getenv("HOLDFAST_TEST_LOG") == "" {
 		return slog.New(slog.DiscardHandler)
@@ -118,7 +109,7 @@ func logger(t *testing.T, who string) *slog.Logger {
 // worker starts a worker.
 func (r *rig) worker(id string) *member {
 	r.t.Helper()
-	m := &member{id: id, proxy: etcdtest.NewProxy(r.t, r.etcd.Addr()), door: freeAddr(r.t), api: freeAddr(r.t)}
+	m := &member{id: id, proxy: etcdtest.NewProxy(r.t, r.etcd.Addr()), door: etcdtest.FreeAddr(r.t), api: etcdtest.FreeAddr(r.t)}
 	m.front = etcdtest.NewProxy(r.t, m.door)
 	r.mu.Lock()
 	r.workers = append(r.workers, m)
