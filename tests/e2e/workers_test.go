@@ -81,7 +81,10 @@ func TestWorkersComeAndGo(t *testing.T) {
 					continue
 				}
 				for _, e := range f.events(t, h.Spec.ID) {
-					if strings.HasPrefix(e.Type, "ha.") && !slices.Contains([]string{"ha.initializing", "ha.available"}, e.Type) {
+					// A worker that stands still may carry its link: that its owner knows nothing of it
+					// meanwhile is said, and no suspicion.
+					unknown := strings.HasPrefix(e.Type, "ha.hold-") && strings.Contains(e.Message, "carrier")
+					if strings.HasPrefix(e.Type, "ha.") && !unknown && !slices.Contains([]string{"ha.initializing", "ha.available"}, e.Type) {
 						t.Errorf("%s had a part in it: %s %s", h.Spec.ID, e.Type, e.Message)
 					}
 				}
