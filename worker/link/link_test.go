@@ -32,6 +32,7 @@ type told struct {
 	mu     sync.Mutex
 	owner  *Peer // of all hosts that are linked here
 	nobody bool  // owns them
+	blind  bool
 }
 
 func newTold(name string) *told {
@@ -44,10 +45,18 @@ func (h *told) owns(owner *Peer, nobody bool) {
 	h.owner, h.nobody = owner, nobody
 }
 
+func (h *told) sees(on bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.blind = !on
+}
+
 func (h *told) Hello(m *agentpb.Hello, carrier string) Admission {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
+	case h.blind:
+		return Admission{Refusal: &agentpb.Refusal{Reason: agentpb.Refusal_BLIND}}
 	case m.Host == "foreign":
 		return Admission{Refusal: &agentpb.Refusal{Reason: agentpb.Refusal_NOT_OWNER, Owner: &agentpb.Worker{Id: "w2", Address: "w2:1"}}}
 	case h.owner != nil && carrier == "":
@@ -331,8 +340,15 @@ func TestHomelessLinkEnds(t *testing.T) {
 	if d := recv(t, s); d.GetAgain() == nil {
 		t.Fatalf("got %v, want again", d)
 	}
+	recv(t, s) // the carrier's own pong
+	w.sees(false)
+	if d := again(5); d.GetRefusal().GetReason() != agentpb.Refusal_BLIND {
+		t.Fatalf("got %v of a blind worker", d)
+	}
+	w.door.sweep(since.Add(2 * homeless)) // the agent looks around by itself
+	w.sees(true)
 	since = time.Now()
-	again(5)
+	again(6)
 	w.door.mu.Lock()
 	for x := range w.door.wires {
 		since = since.Add(x.spread)

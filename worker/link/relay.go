@@ -152,6 +152,9 @@ func (w *wire) put(refusal *agentpb.Refusal) {
 		return
 	}
 	w.attach(nil, nil, errMoved)
+	if refusal.Reason == agentpb.Refusal_BLIND {
+		w.homed() // it looks for another worker by itself, and keeps this link until it has found one
+	}
 	w.send(&agentpb.Down{Frame: &agentpb.Down_Refusal{Refusal: refusal}})
 }
 
@@ -247,7 +250,7 @@ func (r *relay) down(f *agentpb.FromOwner) {
 		ch.wire.put(refusal)
 	default:
 		if d.GetWelcome() != nil {
-			ch.wire.welcome()
+			ch.wire.homed()
 		}
 		ch.wire.settings(d.GetWelcome().GetSettings())
 		ch.wire.settings(d.GetPong().GetSettings())

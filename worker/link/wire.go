@@ -272,8 +272,8 @@ func (w *wire) attach(ses *Session, ch *channel, cause error) {
 	}
 }
 
-// welcome: an owner has answered.
-func (w *wire) welcome() {
+// homed: an owner has answered, or none need have.
+func (w *wire) homed() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.lost = time.Time{}
