@@ -347,8 +347,9 @@ func TestHomelessLinkEnds(t *testing.T) {
 	}
 	w.door.sweep(since.Add(2 * homeless)) // the agent looks around by itself
 	w.sees(true)
-	since = time.Now()
 	again(6)
+	since = time.Now()
+	again(7)
 	w.door.mu.Lock()
 	for x := range w.door.wires {
 		since = since.Add(x.spread)
