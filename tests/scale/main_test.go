@@ -95,7 +95,7 @@ func (c childConfig) agents(ctx context.Context) error {
 			return err
 		}
 		due := began.Add(time.Duration(i-c.From) * time.Second / time.Duration(c.Pace))
-		for wait := time.Until(due); wait > 0 || i-c.From-int(linked.Load()) >= underWay; wait = time.Millisecond {
+		for wait := time.Until(due); wait > 0 || i-c.From-int(linked.Load()) >= underWay; wait = time.Until(due) {
 			t := time.NewTimer(max(wait, time.Millisecond))
 			select {
 			case <-t.C:
