@@ -5,6 +5,8 @@ package deploy
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -26,6 +28,7 @@ import (
 type block struct {
 	line int    // of its first line in the page
 	kind string // starts, run, hardware, not run
+	why  string // of the last two
 	swap []string
 	text string
 }
@@ -48,10 +51,11 @@ func blocks(text string) (out []block, err error) {
 		case now != nil:
 			now.text += l
 		case trimmed == "```sh":
-			now = &block{line: n + 1}
-			if now.kind, now.swap, err = decided(above); err != nil {
+			b, err := decided(above)
+			if err != nil {
 				return nil, fmt.Errorf("line %d: %w", n, err)
 			}
+			now, b.line = &b, n+1
 		case trimmed != "":
 			above = trimmed
 		}
@@ -63,26 +67,28 @@ func blocks(text string) (out []block, err error) {
 }
 
 // decided reads the comment above a block.
-func decided(comment string) (kind string, swap []string, err error) {
+func decided(comment string) (b block, err error) {
 	m := decision.FindStringSubmatch(comment)
 	if m == nil {
-		return "", nil, fmt.Errorf("above the sh block is %q; wanted is <!-- run: dev -->, <!-- starts: dev -->, <!-- hardware: what --> or <!-- not run: why -->", comment)
+		return b, fmt.Errorf("above the sh block is %q; wanted is <!-- run: dev -->, <!-- starts: dev -->, <!-- hardware: what --> or <!-- not run: why -->", comment)
 	}
 	parts := strings.Split(m[2], "; ")
-	if m[1] == "hardware" || m[1] == "not run" {
-		return m[1], nil, nil
+	b.kind = m[1]
+	if b.kind == "hardware" || b.kind == "not run" {
+		b.why = m[2]
+		return b, nil
 	}
 	if parts[0] != "dev" {
-		return "", nil, fmt.Errorf("%q: %q is no fleet; known is dev", comment, parts[0])
+		return b, fmt.Errorf("%q: %q is no fleet; known is dev", comment, parts[0])
 	}
 	for _, p := range parts[1:] {
 		s := swapped.FindStringSubmatch(p)
 		if s == nil {
-			return "", nil, fmt.Errorf("%q: %q; wanted is NAME is OTHER", comment, p)
+			return b, fmt.Errorf("%q: %q; wanted is NAME is OTHER", comment, p)
 		}
-		swap = append(swap, s[1], s[2])
+		b.swap = append(b.swap, s[1], s[2])
 	}
-	return m[1], swap, nil
+	return b, nil
 }
 
 // What a block must not be.
@@ -93,17 +99,17 @@ func TestDocsDecisions(t *testing.T) {
 		}
 	}
 	got, err := blocks("<!-- run: dev; h-17 is h006; w is v -->\n```sh\na\nb\n```\n```yaml\nc\n```\n<!-- hardware: a BMC; a PDU -->\n```sh\nd\n```\n")
-	if want := `[{3 run [h-17 h006 w v] a` + "\nb\n" + `} {11 hardware [] d` + "\n}]"; err != nil || fmt.Sprint(got) != want {
+	if want := `[{3 run  [h-17 h006 w v] a` + "\nb\n" + `} {11 hardware a BMC; a PDU [] d` + "\n}]"; err != nil || fmt.Sprint(got) != want {
 		t.Errorf("%v, %v, want %s", got, err, want)
 	}
 }
 
 // decidedPages are the pages in which each sh block says whether it runs in a test. Those
-// that run come in this order; runbooks are templates (HOST, PARTITION) and have a check of
+// that run come in this order, which leaves the fleet disarmed only at the end; runbooks are templates (HOST, PARTITION) and have a check of
 // their own (TestDocsCommands).
 func decidedPages(t *testing.T) []string {
 	t.Helper()
-	pages := []string{"docs/first-hour.md", "docs/operations.md", "README.md"}
+	pages := []string{"docs/first-hour.md", "README.md"}
 	for _, glob := range []string{"docs/*.md", "docs/migration/*.md"} {
 		found, err := filepath.Glob(repo(filepath.FromSlash(glob)))
 		if err != nil {
@@ -114,7 +120,7 @@ func decidedPages(t *testing.T) []string {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if rel = filepath.ToSlash(rel); rel != pages[0] && rel != pages[1] {
+			if rel = filepath.ToSlash(rel); rel != pages[0] {
 				pages = append(pages, rel)
 			}
 		}
@@ -151,6 +157,11 @@ func TestDocsRun(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		for _, b := range bs {
+			for _, named := range testName.FindAllString(b.why, -1) {
+				if !hasTest(t, named) {
+					t.Errorf("%s:%d: %q: there is no %s", name, b.line, b.why, named)
+				}
+			}
 			if b.kind == "starts" && command != "" {
 				t.Errorf("%s:%d: starts a second fleet", name, b.line)
 			} else if b.kind == "starts" {
@@ -185,7 +196,7 @@ func TestDocsRun(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	for _, p := range pages {
+	for i, p := range pages {
 		var told strings.Builder
 		n := 0
 		for _, b := range p.blocks {
@@ -207,7 +218,49 @@ func TestDocsRun(t *testing.T) {
 				t.Errorf("%s: no %q in\n%s", p.name, want, told.String())
 			}
 		}
+		if i == 0 {
+			checkRehearsal(t, env)
+		}
 	}
+}
+
+// checkRehearsal asks the simulator what the first hour did to the power of its hosts.
+func checkRehearsal(t *testing.T, env []string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), program(t, "holdfast"), "dev", "truth")
+	cmd.Env = env
+	out, err := cmd.Output()
+	var told []struct{ BMC, Verb string }
+	if err == nil {
+		err = json.Unmarshal(out, &told)
+	}
+	if err != nil {
+		t.Fatalf("holdfast dev truth: %v\n%s", err, out)
+	}
+	got := map[string]string{}
+	for _, e := range told {
+		if e.Verb != "identify" {
+			got[e.BMC] += e.Verb + " "
+		}
+	}
+	for host, want := range map[string]string{"h001": "", "h002": "", "h003": "off on ", "h004": "", "h005": ""} {
+		if got[host] != want {
+			t.Errorf("the BMC of %s was told %q, want %q:\n%s", host, got[host], want, out)
+		}
+	}
+}
+
+// testName is a test that a page names as the one which does what it tells.
+var testName = regexp.MustCompile(`\bTest[A-Z]\w+`)
+
+func hasTest(t *testing.T, name string) bool {
+	t.Helper()
+	err := exec.CommandContext(t.Context(), "grep", "-rqE", "--include=*_test.go", `^func `+name+`\(`, repo()).Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return err == nil
 }
 
 // runBlock gives a block to a shell that ends at the first command that fails, and returns
