@@ -17,6 +17,7 @@ var (
 	inline   = regexp.MustCompile("`(holdfast [a-z][^`]*)`")
 	flagName = regexp.MustCompile(`^--([a-z-]+)`)
 	quoted   = regexp.MustCompile(`'[^']*'|"[^"]*"`)
+	inner    = regexp.MustCompile(`\$\(([^()]*)\)`)
 )
 
 // helps are help texts by command line, as asked.
@@ -51,6 +52,12 @@ func problems(t *testing.T, line string) (out []string) {
 	t.Helper()
 	errorf := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	line = strings.TrimSpace(quoted.ReplaceAllString(strings.SplitN(line, " #", 2)[0], "x"))
+	for _, m := range inner.FindAllStringSubmatch(line, -1) {
+		if strings.HasPrefix(m[1], "holdfast ") {
+			out = append(out, problems(t, m[1])...)
+		}
+	}
+	line = inner.ReplaceAllString(line, "x")
 	for _, cut := range []string{" | ", " && ", ";", " > ", " <<"} {
 		line, _, _ = strings.Cut(line, cut)
 	}
@@ -84,12 +91,12 @@ func problems(t *testing.T, line string) (out []string) {
 
 // The check below catches what it is for.
 func TestDocsCommandsCatch(t *testing.T) {
-	for _, bad := range []string{"holdfast frobnicate", "holdfast ha armm zone/z1", "holdfast get hosts --bogus", "holdfast power off h-1 --force"} {
+	for _, bad := range []string{"holdfast frobnicate", "holdfast ha armm zone/z1", "holdfast get hosts --bogus", "holdfast power off h-1 --force", "holdfast incident report $(holdfast get incidents --bogus)", "holdfast incident report $(holdfast get incidents) --host h-1"} {
 		if len(problems(t, bad)) == 0 {
 			t.Errorf("%q passes", bad)
 		}
 	}
-	for _, good := range []string{"holdfast", "holdfast get host h-1 -o json", "holdfast host maintenance on h-1 --reason 'a b'", "holdfast settings list ha.armed --scope host/h-1", "holdfast dev"} {
+	for _, good := range []string{"holdfast", "holdfast get host h-1 -o json", "holdfast host maintenance on h-1 --reason 'a b'", "holdfast settings list ha.armed --scope host/h-1", "holdfast incident report $(holdfast get incidents --host h-1 -o name) -o html", "holdfast dev"} {
 		if p := problems(t, good+" "); len(p) > 0 && good != "holdfast" {
 			t.Errorf("%q: %v", good, p)
 		}
@@ -100,7 +107,7 @@ func TestDocsCommandsCatch(t *testing.T) {
 // every relative link leads somewhere.
 func TestDocsCommands(t *testing.T) {
 	var pages []string
-	for _, glob := range []string{"docs/*.md", "docs/runbooks/*.md", "deploy/*/README.md", "deploy/*/*/README.md"} {
+	for _, glob := range []string{"docs/*.md", "docs/migration/*.md", "docs/runbooks/*.md", "deploy/*/README.md", "deploy/*/*/README.md"} {
 		found, err := filepath.Glob(repo(filepath.FromSlash(glob)))
 		if err != nil {
 			t.Fatal(err)

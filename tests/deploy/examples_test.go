@@ -32,6 +32,7 @@ func shell(text string) string {
 // The walkthrough works as it stands: a real etcd of three members, three workers, an
 // agent and the CLI, all with certificates of `holdfast pki`, on loopback.
 func TestThreeNodes(t *testing.T) {
+	t.Parallel()
 	dir, err := os.MkdirTemp("", "hf-three-")
 	if err != nil {
 		t.Fatal(err)
