@@ -402,6 +402,9 @@ func (o *owner) onTime(ctx context.Context, now time.Time) {
 	}
 	if at := o.missAt(); !at.IsZero() && !at.After(now) {
 		woke, stood := o.w.still.ended()
+		if back, silent := o.w.door.CarrierStood(o.host); silent && back.After(woke) {
+			woke, stood = back, true
+		}
 		deaf, missed := o.live.judged(o.policy).Overdue(now, woke, stood, o.policy)
 		if o.live.deaf = deaf; missed {
 			o.missed(ctx, now)

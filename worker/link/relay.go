@@ -23,6 +23,7 @@ const (
 	// relayBeat is how often both ends of a relay say that they are there, and RelaySilence
 	// after how long without a word each gives it up: sooner than any missed pings count.
 	relayBeat    = 400 * time.Millisecond
+	relayLate    = 2*relayBeat + 200*time.Millisecond // without a word for longer, the other side stands still
 	RelaySilence = 2 * time.Second
 	// relayQueue bounds what waits to be sent on a relay; a host that would not fit loses its
 	// session.
@@ -299,9 +300,50 @@ type inbound struct {
 	out     chan *agentpb.FromOwner
 	cancel  context.CancelCauseFunc
 	done    <-chan struct{}
+	heard   hearing
 
 	mu       sync.Mutex
 	sessions map[uint64]*Session
+}
+
+// hearing is when a carrier was heard last, and when it last came back from a silence: what
+// its agents said meanwhile may still be on its way.
+type hearing struct {
+	mu         sync.Mutex
+	last, back time.Time
+}
+
+func (h *hearing) word(now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.last.IsZero() && now.Sub(h.last) > relayLate {
+		h.back = now
+	}
+	h.last = now
+}
+
+// stood returns when the last silence ended, which is now while it lasts; ok is false when
+// there was none.
+func (h *hearing) stood(now time.Time) (back time.Time, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.last.IsZero() && now.Sub(h.last) > relayLate {
+		return now, true
+	}
+	return h.back, !h.back.IsZero()
+}
+
+// CarrierStood returns when the worker that carries a host's link last came back from a
+// silence, which is now while it is silent: the host's pings wait with it, and nobody may
+// miss them before they had time to arrive. ok is false when there was none, or the link is
+// this worker's own.
+func (s *Server) CarrierStood(host string) (back time.Time, ok bool) {
+	if ses := s.Session(host); ses != nil {
+		if l, carried := ses.line.(*inboundLine); carried {
+			return l.in.heard.stood(s.now())
+		}
+	}
+	return time.Time{}, false
 }
 
 // Carry implements agentpb.RelayServer.
@@ -344,6 +386,7 @@ func (s *Server) Carry(st grpc.BidiStreamingServer[agentpb.FromCarrier, agentpb.
 				return
 			}
 			silent.Reset(RelaySilence)
+			in.heard.word(s.now())
 			if f.Channel != 0 {
 				in.take(f)
 			}

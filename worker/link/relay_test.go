@@ -274,3 +274,33 @@ func TestRequestEndsWithTheCarrier(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestCarrierStood: a carrier that was silent has come back when it is heard again, and is
+// coming back now as long as it is not.
+func TestCarrierStood(t *testing.T) {
+	var h hearing
+	at := time.Unix(1000, 0)
+	stood := func(what string, want time.Time) {
+		t.Helper()
+		if back, ok := h.stood(at); !back.Equal(want) || ok != !want.IsZero() {
+			t.Errorf("%s: %v, %t, want %v", what, back, ok, want)
+		}
+	}
+	stood("nothing was heard yet", time.Time{})
+	for range 5 {
+		at = at.Add(relayBeat)
+		h.word(at)
+	}
+	stood("it beats", time.Time{})
+	at = at.Add(relayLate)
+	stood("as late as it may be", time.Time{})
+	at = at.Add(time.Millisecond)
+	stood("it is silent", at)
+	at = at.Add(time.Second)
+	stood("it is still silent", at)
+	h.word(at)
+	back := at
+	at = at.Add(relayBeat)
+	h.word(at)
+	stood("it is back", back)
+}
