@@ -30,10 +30,10 @@ func (b *backend) ownFacts(x *v1.Worker) {
 	if x.ID != b.o.ID {
 		return
 	}
-	n := b.door.Counts().Links
+	n := b.door.Counts()
 	left := time.Duration(b.w().leaseValid() * float64(time.Second))
 	x.Keys = b.ring.Ring().IDs()
-	x.Answers, x.Links, x.LeaseLeft = v1.AnswersYes, &n, left.Round(100*time.Millisecond).String()
+	x.Answers, x.Links, x.Standby, x.LeaseLeft = v1.AnswersYes, &n.Links, &n.Standby, left.Round(100*time.Millisecond).String()
 }
 
 // Worker implements api.Backend.

@@ -195,9 +195,6 @@ func (w *Worker) nobody(why string) *agentpb.Refusal {
 	return &agentpb.Refusal{Reason: agentpb.Refusal_NO_OWNER, Detail: why, RetryAfterMs: w.helloRetry()}
 }
 
-// metricsLinked counts linked agents after a change.
-func (o *owner) metricsLinked() { o.w.metrics.linked.Set(float64(o.w.door.Counts().Links)) }
-
 var _ link.Handler = (*door)(nil)
 
 // live runs fn on the owner of a host; a *v1.Problem when it is not here.

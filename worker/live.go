@@ -146,7 +146,6 @@ func (o *owner) missed(ctx context.Context, now time.Time) {
 func (o *owner) onHello(ctx context.Context, m helloMsg) {
 	o.live.linked = !m.refused
 	if o.looker() != nil { // its provider alone tells of its boots
-		o.metricsLinked()
 		return
 	}
 	o.heard(m.at, m.hello.BootId)
@@ -159,7 +158,6 @@ func (o *owner) onHello(ctx context.Context, m helloMsg) {
 	if is, _ := o.w.frozen(o.host); is != was {
 		o.tellPolicy(ctx)
 	}
-	o.metricsLinked()
 	o.step(ctx, ha.Event{Kind: ha.EvHello, At: m.at, Boot: m.hello.BootId, Instances: instanceIDs(m.hello.Report), Local: localIDs(m.hello.Report, o.spec.Val.Pools)})
 	o.tellEligible(ctx)
 }

@@ -25,7 +25,7 @@ type metrics struct {
 	// table behind docs/metrics.md.
 	families []MetricFamily
 
-	claims, linked, unreadable prometheus.Gauge
+	claims, unreadable         prometheus.Gauge
 	agentsCut                  *prometheus.CounterVec
 	taken                      *prometheus.CounterVec
 	handovers, stuckDeadlines  prometheus.Counter
@@ -43,7 +43,6 @@ type metrics struct {
 func newMetrics(w *Worker) *metrics {
 	m := &metrics{reg: prometheus.NewRegistry()}
 	m.claims = m.gauge("claims", "Slots owned by this worker.")
-	m.linked = m.gauge("agents_connected", "Agents linked to this worker.")
 	m.taken = m.counter("slots_taken_total", "Slots taken by this worker, by how: orphan, back (after its own restart), handed (pushed by another).", "how")
 	m.handovers = m.counter("slots_handed_over_total", "Slots pushed to other workers.").WithLabelValues()
 	m.handoverTime = m.histogram("handover_duration_seconds", "Time of one batch of hand-overs, from stopping the work to the answer of etcd.", prometheus.ExponentialBuckets(0.001, 2, 14)).WithLabelValues().(prometheus.Histogram)
@@ -69,6 +68,8 @@ func newMetrics(w *Worker) *metrics {
 	m.reconcileTime = m.histogram("reconcile_duration_seconds", "Time from the interruption of a command, as far as this worker saw it, to the outcome that the evidence showed.", prometheus.ExponentialBuckets(0.05, 3, 11), "kind")
 	m.deliveries = m.counter("hook_deliveries_total", "Attempts to tell webhooks and programs of events, by result: ok, failed; gap (told of events that the log had dropped), disabled (switched off after too many failures).", "kind", "result")
 	m.unreadable = m.gauge("secrets_unreadable", "Sealed secrets that this worker cannot open.")
+	m.gaugeFunc("agents_connected", "Agents linked to this worker.", func() float64 { return float64(w.door.Counts().Links) })
+	m.gaugeFunc("agents_standing_by", "Silent streams of agents that are linked to other workers and would come here next.", func() float64 { return float64(w.door.Counts().Standby) })
 	m.gaugeFunc("lease_valid_seconds", "Time for which this worker's lease is certainly valid.", w.leaseValid)
 	m.gaugeFunc("mailbox_depth", "Messages waiting in all owners' mailboxes.", w.mailDepth)
 	m.gaugeFunc("etcd_read_age_seconds", "Age of this worker's copy of etcd; above 5 seconds nothing is started.", w.readAge)

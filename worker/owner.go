@@ -245,7 +245,6 @@ func decode(kv leases.KV, into any) (int64, error) {
 
 // adopt tells the machine that a new owner is here, and of everything it missed.
 func (o *owner) adopt(ctx context.Context) {
-	o.metricsLinked()
 	// Its agent may be linked to a worker that this one cannot reach.
 	if l, ok := get(o.w.view, o.w.view.links, o.host); ok && l.Val.Worker != o.w.o.ID {
 		if _, lives := o.w.view.worker(l.Val.Worker); lives {
@@ -272,7 +271,6 @@ func (o *owner) handle(ctx context.Context, msg any) {
 			o.live.cutOff(m.at, m.lost)
 			o.log.Info("carrier of the link lost, misses count later", "carrier", m.lost, "from", o.live.missAt(o.policy))
 		}
-		o.metricsLinked()
 		o.publish()
 	case specChanged:
 		v, ok := o.w.view.spec(o.host)

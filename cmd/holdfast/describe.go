@@ -190,7 +190,7 @@ func (e *env) describeWorker(t *text, w v1.Worker) {
 	}
 	t.field("Owns", fmt.Sprintf("%d hosts in %d slots", w.Hosts, w.Slots))
 	if w.Answers == v1.AnswersYes {
-		t.field("Links", fmt.Sprintf("%s agents", linksText(w)))
+		t.field("Links", fmt.Sprintf("%s agents, %s more stand by", countText(w.Links), countText(w.Standby)))
 		t.field("Lease", fmt.Sprintf("%s left", leaseText(w)))
 	} else {
 		t.field("Links", "not known: the worker did not answer")

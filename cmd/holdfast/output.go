@@ -164,12 +164,13 @@ var workersTable = print.Table[v1.Worker]{
 		{Name: "STATE", Value: func(w v1.Worker) any { return print.State(w.State) }},
 		{Name: "HOSTS", Value: func(w v1.Worker) any { return w.Hosts }},
 		{Name: "SLOTS", Value: func(w v1.Worker) any { return w.Slots }},
-		{Name: "LINKS", Value: linksText},
+		{Name: "LINKS", Value: func(w v1.Worker) any { return countText(w.Links) }},
 		{Name: "LEASE", Value: leaseText},
 		{Name: "ZONE", Value: func(w v1.Worker) any { return w.Zone }},
 		{Name: "AGE", Value: func(w v1.Worker) any { return w.Started }},
 		{Name: "API", Value: func(w v1.Worker) any { return w.API }},
 		{Name: "VERSION", Value: func(w v1.Worker) any { return w.Version }},
+		{Name: "STANDBY", Wide: true, Value: func(w v1.Worker) any { return countText(w.Standby) }},
 		{Name: "AGENTS", Wide: true, Value: func(w v1.Worker) any { return w.Agents }},
 		{Name: "WEIGHT", Wide: true, Value: func(w v1.Worker) any { return w.Weight }},
 		{Name: "PID", Wide: true, Value: func(w v1.Worker) any { return w.PID }},
@@ -184,13 +185,13 @@ var workersTable = print.Table[v1.Worker]{
 	},
 }
 
-// linksText and leaseText are a worker's own word: of one that did not answer unknown,
+// countText and leaseText are a worker's own word: of one that did not answer unknown,
 // never nothing.
-func linksText(w v1.Worker) any {
-	if w.Links == nil {
+func countText(n *int) any {
+	if n == nil {
 		return v1.AnswersUnknown
 	}
-	return strconv.Itoa(*w.Links)
+	return strconv.Itoa(*n)
 }
 
 func leaseText(w v1.Worker) any {

@@ -170,7 +170,7 @@ func (f *fleet) doorOf(id string) string {
 // kill ends a worker with SIGKILL while no new connection gets through: all its agents are
 // linked elsewhere by the streams that stood by.
 func (f *fleet) kill(t *testing.T) {
-	pause(2 * *ping) // until the last of them stands by
+	until(t, func() string { return f.standing(t) })
 	lost := f.workers[len(f.workers)-1]
 	pid := lost.pid(t)
 	dials := f.block(t, true)

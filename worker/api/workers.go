@@ -48,7 +48,7 @@ func (c *call) askWorkers(ws []v1.Worker) {
 				return
 			}
 			if x.Boot == ws[i].Boot { // else another process than the one on record
-				ws[i].Answers, ws[i].Links, ws[i].LeaseLeft = x.Answers, x.Links, x.LeaseLeft
+				ws[i].Answers, ws[i].Links, ws[i].Standby, ws[i].LeaseLeft = x.Answers, x.Links, x.Standby, x.LeaseLeft
 				ws[i].Keys = x.Keys
 			}
 		})

@@ -179,6 +179,7 @@ type Worker struct {
 	// links and lease are then left out, never zero.
 	Answers   string   `json:"answers,omitempty"`
 	Links     *int     `json:"links,omitempty"`     // agents linked to it
+	Standby   *int     `json:"standby,omitempty"`   // silent streams that stand by here, for agents linked elsewhere
 	LeaseLeft string   `json:"leaseLeft,omitempty"` // duration for which its lease certainly holds
 	Keys      []string `json:"keys,omitempty"`      // ids of the keys in its ring; the first seals
 }
