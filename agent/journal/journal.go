@@ -335,8 +335,8 @@ func (j *Journal) retire(s *slot) error {
 func (j *Journal) keepSpare(name string) error {
 	to := name
 	if !strings.HasPrefix(name, again) {
-		to = again + j.now().UTC().Format("20060102T150405.000000000") + "-" + strings.TrimSuffix(name, suffix) // a name that is free
-		if err := os.Rename(filepath.Join(j.dir, name), filepath.Join(j.dir, to)); err != nil {
+		var err error
+		if to, err = j.rename(name); err != nil {
 			return err
 		}
 		if err := syncDir(j.dir); err != nil {
@@ -347,6 +347,20 @@ func (j *Journal) keepSpare(name string) error {
 	defer j.mu.Unlock()
 	j.spares = append(j.spares, to)
 	return nil
+}
+
+// rename gives a retired file a name that is free and says nothing.
+func (j *Journal) rename(name string) (to string, err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for n := 1; ; n++ {
+		to = fmt.Sprintf("%s%d", again, n)
+		if _, err := os.Lstat(filepath.Join(j.dir, to)); errors.Is(err, fs.ErrNotExist) {
+			return to, os.Rename(filepath.Join(j.dir, name), filepath.Join(j.dir, to))
+		} else if err != nil {
+			return "", err
+		}
+	}
 }
 
 // cut takes off what is not known to be whole lines.

@@ -138,13 +138,13 @@ func bootOver(s *step) {
 func didIt(s *step) {
 	s.takeStep()
 	s.outcome(true, "agent", s.ev.Step.Ran, s.ev.Step.What)
-	s.settle(s.r.Kind == MigrateVolume || s.r.Kind == Migrate && len(s.r.Spec.Items) > 0)
+	s.settle(s.r.Kind != Copy)
 }
 
 func didNot(s *step) {
 	s.takeStep()
 	s.outcome(false, "agent", s.ev.Step.Ran, s.ev.Step.What)
-	s.settle(len(s.r.Spec.Items) > 0)
+	s.settle(s.r.Kind == Migrate || len(s.r.Spec.Items) > 0) // a migration that failed at its end leaves its definition at the target
 }
 
 // stale: the outcome stands.

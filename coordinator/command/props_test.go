@@ -260,3 +260,28 @@ func TestAttemptsEnd(t *testing.T) {
 		}
 	})
 }
+
+// A migration that failed at its very end leaves its definition at the target: it is looked at
+// and undefined before the command is over.
+func TestAFailedMigrationLeavesNothing(t *testing.T) {
+	r := New("id", "h1", "op", "", specs["migrate"], nil, at(0), time.Time{})
+	r, effects := Step(r, Event{Kind: EvStep, At: at(1), Step: &JournalStep{Seq: 1, State: Failed, What: "cont: it runs here", Ran: Running}}, policy)
+	look := func(text string) {
+		t.Helper()
+		if r.Released || len(effects) == 0 || !slices.ContainsFunc(effects, func(e Effect) bool { return e.Kind == Gather }) {
+			t.Fatalf("%s, released %v: %v", r.State, r.Released, effects)
+		}
+		e := parseEvidence(t, text)
+		r, effects = Step(r, Event{Kind: EvEvidence, At: at(2), Evidence: &e}, policy)
+	}
+	look("h1: i3=running/a:old job=absent\nh2: i3=stopped/a:old")
+	want := Action{Deed: Undefine, Host: "h2", Why: "it is on h1"}
+	if len(effects) != 1 || effects[0].Kind != Tidy || !slices.Equal(effects[0].Actions, []Action{want}) {
+		t.Fatalf("effects %v, want %v", effects, want)
+	}
+	r, effects = Step(r, Event{Kind: EvTidied, At: at(3), Tidied: []Action{{Deed: Undefine, Host: "h2", Done: true}}}, policy)
+	look("h1: i3=running/a:old job=absent\nh2: i3=absent")
+	if !r.Released || r.State != Failed || r.Outcome.Done {
+		t.Errorf("%s, released %v, outcome %+v", r.State, r.Released, r.Outcome)
+	}
+}

@@ -209,9 +209,24 @@ func (e *Engine) arrived(ctx context.Context, id string, from handover) error {
 	}
 	v.persistent, v.before = true, nil
 	err := e.save(v.def)
+	disks := v.disks()
 	e.mu.Unlock()
 	if err != nil {
 		return err
+	}
+	// QEMU takes its disks now. Where it cannot, the instance goes on at the source, and its
+	// definition stays here, as with libvirt 9.
+	for _, d := range disks {
+		f, err := e.openDisk(ctx, "write", d, os.O_RDWR)
+		if err != nil {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			v.state, v.detail, v.coming = hypervisor.Stopped, "", false
+			return fmt.Errorf("receive instance %s: %w", id, err)
+		}
+		if err := f.Close(); err != nil { // nothing was written
+			return fmt.Errorf("receive instance %s: %w", id, err)
+		}
 	}
 	return e.runGuest(ctx, v, from)
 }

@@ -89,9 +89,15 @@ func (c *cell) check(ends bool) {
 		t.Errorf("%d steps of the journal are left in etcd (%v)", len(kvs), err)
 	}
 	for _, h := range f.hosts {
-		for _, pattern := range []string{"*" + c.id + "*", "aside/*"} {
-			if files, err := filepath.Glob(filepath.Join(agentDir(h.node), "journal", pattern)); err != nil || len(files) > 0 {
-				t.Errorf("journal of %s: %v (%v)", h.id, files, err)
+		journal := filepath.Join(agentDir(h.node), "journal")
+		if files, err := filepath.Glob(filepath.Join(journal, "aside", "*")); err != nil || len(files) > 0 {
+			t.Errorf("journal of %s: %v (%v)", h.id, files, err)
+		}
+		files, err := filepath.Glob(filepath.Join(journal, "*[0-9]*")) // a file's name does not say whose it is
+		must(t, err)
+		for _, file := range files {
+			if text, err := os.ReadFile(file); err != nil || bytes.Contains(text, []byte(c.id)) {
+				t.Errorf("journal of %s: %s is of this command (%v)", h.id, file, err)
 			}
 		}
 	}
