@@ -181,7 +181,7 @@ func TestSweep(t *testing.T) {
 	if k := failures(w.once(t.Context())); len(k) != 0 {
 		t.Errorf("sweep of healthy BMCs: %v", k)
 	}
-	w = newWorker(t, c, power.Limits{Packet: 150 * time.Millisecond, Answer: 300 * time.Millisecond})
+	w = newWorker(t, c, power.Limits{Packet: 400 * time.Millisecond, Answer: 1200 * time.Millisecond})
 	base := intervals(w.keep(t.Context(), time.Second, 3*time.Second))
 	c.set(t, "dead")
 	all := w.keep(t.Context(), time.Second, 3*time.Second)
