@@ -12,6 +12,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/leases/etcdtest"
@@ -41,7 +42,8 @@ func (s span) has(at time.Time, grace time.Duration) bool {
 
 // performer carries out a schedule and keeps the truth about what was broken when.
 type performer struct {
-	f *fleet
+	f     *fleet
+	aside errgroup.Group // what is done while the schedule goes on
 
 	mu     sync.Mutex
 	broken []span          // hosts, and the links of workers
@@ -83,7 +85,7 @@ func (p *performer) perform(ctx context.Context, s schedule) error {
 		}
 		p.done++
 	}
-	return nil
+	return p.aside.Wait()
 }
 
 // actions are the beginning and the end of a fault.
@@ -100,7 +102,10 @@ func (p *performer) actions(x fault) (begin, end func() error) {
 				_ = p.f.history.write(time.Second, clientv3.OpPut(key, `{"v":1,"worker":"`+w.id+`","by":"chaos","reason":"schedule"}`)) // without quorum there is no such order
 				return nil
 			}, func() error {
-				return p.f.history.write(10*time.Second, clientv3.OpDelete(key)) // a quorum is lost for 4 s at most
+				p.aside.Go(func() error { // what gives the quorum back may come later in the schedule
+					return p.f.history.write(settleTime, clientv3.OpDelete(key))
+				})
+				return nil
 			}
 	case pauseWorker:
 		return func() error { return w.pause(x.How) }, w.resume
