@@ -21,6 +21,8 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/holdfast-ha/holdfast/daemon/systemd"
+	"github.com/holdfast-ha/holdfast/daemon/systemd/systemdtest"
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/leases/etcdtest"
 	"github.com/holdfast-ha/holdfast/worker"
@@ -76,6 +78,7 @@ func child() int {
 		APIListener: link.API, AgentsListener: link.Agents, Parent: above,
 	})
 	if err == nil {
+		go link.Live(w.Alive) // ends with the process
 		err = w.Run(ctx)
 	}
 	if err != nil {
@@ -119,6 +122,11 @@ type family struct {
 
 func start(t *testing.T) *family {
 	t.Helper()
+	return startUnder(t, nil)
+}
+
+func startUnder(t *testing.T, above *systemd.Supervisor) *family {
+	t.Helper()
 	srv := etcdtest.Start(t)
 	dir := t.TempDir()
 	f := &family{t: t, etcd: srv, client: srv.Client(t), api: free(t), kid: filepath.Join(dir, "kid"), how: filepath.Join(dir, "how"), restart: make(chan os.Signal), done: make(chan struct{})}
@@ -136,7 +144,7 @@ func start(t *testing.T) *family {
 		defer close(f.done)
 		f.code, f.err = parent.Run(ctx, parent.Config{
 			Worker: "w1", ListenAPI: f.api, ListenAgents: agents, Exec: exe, Stdout: os.Stdout, Stderr: os.Stderr,
-			Restart: f.restart, StopTime: 3 * time.Second, Logger: slog.New(slog.DiscardHandler),
+			Restart: f.restart, StopTime: 3 * time.Second, Systemd: above, Logger: slog.New(slog.DiscardHandler),
 			Etcd: func(ctx context.Context) (*leases.Client, error) {
 				return leases.Dial(ctx, leases.Config{Endpoints: srv.Endpoints()})
 			},
@@ -379,6 +387,29 @@ func TestStubbornWorkerIsKilled(t *testing.T) {
 	if got := f.end(w.Boot).How; got != leases.Reaped || len(f.slots()) != 0 {
 		t.Errorf("end is %q with %d slots owned, want reaped and none", got, len(f.slots()))
 	}
+}
+
+// systemd is told that the worker is ready, that it runs, and that it stops; not while the
+// worker's process stands still, and, for it says so itself, not when etcd is away.
+func TestSystemd(t *testing.T) {
+	l := systemdtest.Listen(t)
+	f := startUnder(t, systemd.From(l.Env(600*time.Millisecond), slog.New(slog.DiscardHandler)))
+	l.Until("READY=1", "WATCHDOG=1")
+	w := f.worker()
+	if err := syscall.Kill(w.PID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	l.Silence(1200*time.Millisecond, "WATCHDOG=1")
+	if err := syscall.Kill(w.PID, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	f.etcd.Stop()
+	for range 8 { // more than could have been told before
+		l.Until("WATCHDOG=1", "")
+	}
+	f.etcd.Restart(t)
+	f.stop()
+	l.Until("STOPPING=1", "WATCHDOG=1")
 }
 
 // A port in use is told before anything starts.
