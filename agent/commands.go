@@ -50,6 +50,7 @@ func (a *Agent) openCommands(ctx context.Context, boot string) (wait func()) {
 		c.mu.Unlock()
 		return func() {}
 	}
+	j.OnWrite(func(took time.Duration) { a.metrics.journalWrite.Observe(took.Seconds()) })
 	for _, p := range j.Problems() {
 		a.opts.Logger.Error("journal file set aside", "file", p.File, "cause", p.Why)
 	}

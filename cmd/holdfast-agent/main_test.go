@@ -95,6 +95,8 @@ func TestBadInput(t *testing.T) {
 		{file: bare, args: []string{"--insecure-loopback=maybe"}, want: `"maybe", allowed are true and false`, code: 2},
 		{file: bare, args: []string{"--insecure-loopback", "--workers", "10.0.0.1:1"}, want: "without TLS only loopback", code: 2},
 		{file: good, args: []string{"--hypervisor", "xen"}, want: `hypervisor "xen": this agent was built with: `, code: 2},
+		{file: good + "listenMetrics: '9101'\n", want: `listenMetrics: "9101": want host:port`, code: 2},
+		{file: good, args: []string{"--listen-metrics", "0.0.0.0:9101"}, want: `listenMetrics: "0.0.0.0:9101": without TLS only loopback`, code: 2},
 		{file: good, args: []string{"--host", "a/b"}, want: `host "a/b"`, code: 2},
 		{file: good, args: []string{"--workers", "10.0.0.1:1"}, want: "without TLS only loopback", code: 2},
 		{file: good, args: []string{"--state-dir", damaged}, want: "agent.properties:1:", code: 1},

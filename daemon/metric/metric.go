@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -33,13 +34,13 @@ type Table struct {
 	prefix   string
 	reg      *prometheus.Registry
 	families []Family
+	process  sync.Once // go_… and process_… are registered, once somebody may ask
 }
 
-// New makes a table whose metrics' names begin with prefix, with the families go_… and
-// process_… of every Go program and <prefix>build_info of this version of what.
+// New makes a table whose metrics' names begin with prefix, with <prefix>build_info of this
+// version of what.
 func New(prefix, what, version string) *Table {
 	t := &Table{prefix: prefix, reg: prometheus.NewRegistry()}
-	t.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	t.Gauges("build_info", "Version of this "+what+".", "version").WithLabelValues(version).Set(1)
 	return t
 }
@@ -99,8 +100,12 @@ func (t *Table) Families() []Family {
 // Registry is where all of it is.
 func (t *Table) Registry() *prometheus.Registry { return t.reg }
 
-// Handler answers scrapes with what can be had.
+// Handler answers scrapes with what can be had, the families go_… and process_… of every Go
+// program among it.
 func (t *Table) Handler() http.Handler {
+	t.process.Do(func() {
+		t.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	})
 	return promhttp.HandlerFor(t.reg, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
 }
 
