@@ -20,7 +20,7 @@ import (
 type shownCollector struct {
 	w                                                                      *Worker
 	resources, power, incidents, holds, partition, armed, warnings, expiry *prometheus.Desc
-	waiting, commands, budget, agents                                      *prometheus.Desc
+	waiting, commands, budget, agents, host                                *prometheus.Desc
 }
 
 func newShownCollector(m *metrics, w *Worker) *shownCollector {
@@ -38,13 +38,14 @@ func newShownCollector(m *metrics, w *Worker) *shownCollector {
 		waiting:   desc("limiter_waiting", "Waiting for a place in a pool of this worker: activity (checks), recovery (fencing), power (readings), reconcile (looks at commands).", "limiter"),
 		budget:    desc("fence_budget_remaining", "Power-downs that automation may still start in a partition within its window: what is left of the budget of a cluster, pod or zone whose slot this worker owns; 0 of one that is latched.", "level", "partition"),
 		agents:    desc("agents_connected", "Agents linked to this worker, whoever owns their hosts, by the hosts' partition; partitions owned by this worker show 0, too.", "partition"),
+		host:      desc("host_info", "Hosts owned by this worker with their partition, HA state and power state, one series each; only where the setting metrics.hosts is true.", "host", "partition", "state", "power"),
 		commands:  desc("commands", "Commands of hosts owned by this worker that somebody still has to do something about, by kind and state; docs/command-states.md has the states.", "kind", "state"),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *shownCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.resources, c.power, c.incidents, c.holds, c.partition, c.armed, c.warnings, c.expiry, c.waiting, c.commands, c.budget, c.agents} {
+	for _, d := range []*prometheus.Desc{c.resources, c.power, c.incidents, c.holds, c.partition, c.armed, c.warnings, c.expiry, c.waiting, c.commands, c.budget, c.agents, c.host} {
 		ch <- d
 	}
 }
@@ -58,10 +59,14 @@ func (c *shownCollector) Collect(ch chan<- prometheus.Metric) {
 	type pair [2]string
 	states, power, holds, open, parts := map[pair]int{}, map[pair]int{}, map[pair]int{}, map[string]int{}, map[string]ha.PartitionState{}
 	commands := map[pair]int{}
+	single := w.view.effective("", "", now).Bool("metrics.hosts")
 	for _, o := range w.ownersNow() {
 		p := w.shown.get(o.host)
 		if p == nil {
 			continue
+		}
+		if single {
+			gauge(c.host, 1, o.host, o.home, string(p.record.State), p.record.Power.String())
 		}
 		o.commands.count(func(kind, state string) { commands[pair{kind, state}]++ })
 		r := p.record

@@ -116,6 +116,11 @@ func TestMetricsSeries(t *testing.T) {
 			t.Fatalf("a host in a label: %s", l)
 		}
 	}
+	w.view.settings["global"] = map[string]versioned[v1.SettingRecord]{"metrics.hosts": {Val: v1.SettingRecord{Value: "true"}}}
+	w.view.version++
+	if n := strings.Count(metrictest.Scrape(t, w.metrics.Table), "\nholdfast_host_info{"); n != hosts {
+		t.Errorf("%d hosts have a series of their own when asked for", n)
+	}
 	// A partition has at most 12 HA states, 3 power states, 5 of its own and some holds; on top
 	// come the pods' and zones' budgets and what no partition multiplies.
 	if limit := hosts/perPartition*24 + 400; series > limit || series < hosts/perPartition*10 {

@@ -4,7 +4,8 @@
 // docs/metrics.md, of which tests demand that it follows Prometheus' conventions and that
 // rules and dashboards name nothing else (libraries.md §6). Worker and agent each have one.
 //
-// No label may name a host: ten thousand hosts must not make a hundred thousand series. What
+// No label may name a host, unless that was asked for: ten thousand hosts must not make a
+// hundred thousand series. What
 // is counted when it is asked for must not wait: no collector holds a lock that work needs
 // over anything slow.
 package metric
@@ -113,7 +114,7 @@ func (t *Table) Handler() http.Handler {
 func Markdown(worker, agent []Family) string {
 	var b strings.Builder
 	b.WriteString("# Metrics\n\n<!-- generated from worker/metrics*.go and agent/metrics*.go; do not edit -->\n\n" +
-		"No label names a host. Beside these there are `go_…` and `process_…`. Alerts, recording rules and\n" +
+		"No label names a host, unless the setting `metrics.hosts` asks for it. Beside these there are `go_…` and `process_…`. Alerts, recording rules and\n" +
 		"dashboards made of them: `deploy/mixin`; what to do when an alert fires: [runbooks](runbooks/README.md).\n\n" +
 		"## Workers\n\n" +
 		"Every worker shows its own at `/metrics` of the API. A host and a partition have one owner each, so\n" +
