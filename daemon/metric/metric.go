@@ -114,8 +114,8 @@ func (t *Table) Handler() http.Handler {
 func Markdown(worker, agent []Family) string {
 	var b strings.Builder
 	b.WriteString("# Metrics\n\n<!-- generated from worker/metrics*.go and agent/metrics*.go; do not edit -->\n\n" +
-		"No label names a host, unless the setting `metrics.hosts` asks for it. Beside these there are `go_…` and `process_…`. Alerts, recording rules and\n" +
-		"dashboards made of them: `deploy/mixin`; what to do when an alert fires: [runbooks](runbooks/README.md).\n\n" +
+		"No label names a host, unless the setting `metrics.hosts` asks for it. Beside these there are `go_…`\n" +
+		"and `process_…`. Alerts, recording rules and dashboards made of them: `deploy/mixin`; what to do when an alert fires: [runbooks](runbooks/README.md).\n\n" +
 		"## Workers\n\n" +
 		"Every worker shows its own at `/metrics` of the API. A host and a partition have one owner each, so\n" +
 		"sums over all workers are the fleet's.\n\n")
