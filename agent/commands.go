@@ -107,6 +107,20 @@ func (c *commands) problems() []string {
 	return out
 }
 
+// troubles is how many problems there are; none while the journal is not read yet.
+func (c *commands) troubles() int {
+	c.mu.Lock()
+	j, failed := c.journal, c.failed
+	c.mu.Unlock()
+	switch {
+	case failed != nil:
+		return 1
+	case j == nil:
+		return 0
+	}
+	return len(j.Problems())
+}
+
 // changed is closed when there is a step that was not there at the call.
 func (c *commands) changed() <-chan struct{} {
 	j, _, err := c.get()

@@ -237,6 +237,7 @@ func (l *links) hold(ctx context.Context) {
 			}
 			<-l.beating
 			l.active = nil
+			l.show()
 			if ctx.Err() == nil && (l.standby == nil || end.refusal.GetReason() == agentpb.Refusal_REPLACED) {
 				l.rest(ctx, end)
 			}

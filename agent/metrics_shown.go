@@ -111,7 +111,7 @@ func (c *shown) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (c *shown) collectCommands(gauge func(*prometheus.Desc, float64, ...string)) {
-	gauge(c.problems, float64(len(c.a.commands.problems())))
+	gauge(c.problems, float64(c.a.commands.troubles()))
 	running := map[command.Kind]int{}
 	var sum journal.Summary
 	if j, x, err := c.a.commands.get(); err == nil {

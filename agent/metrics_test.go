@@ -123,6 +123,7 @@ func TestMetricsOfWork(t *testing.T) {
 	a.metrics.failed(ending{refusal: &agentpb.Refusal{Reason: agentpb.Refusal_BLIND}})
 	a.metrics.failed(ending{refusal: &agentpb.Refusal{Reason: 4711}})
 	a.metrics.failed(ending{err: errors.New("no route")})
+	metrictest.Shows(t, metrictest.Scrape(t, a.metrics.Table), `holdfast_agent_journal_problems 0`) // it is not read yet
 	defer a.openCommands(t.Context(), "boot-1")()
 	j, _, err := a.commands.get()
 	if err != nil {
