@@ -42,6 +42,11 @@ type Agent struct {
 	sessions atomic.Uint64        // number of the last session
 	commands commands
 	watches  *watches
+	metrics  *metrics
+	began    time.Time                 // this process
+	linked   atomic.Pointer[linkNow]   // nil: the first link is not tried yet
+	answered atomic.Pointer[time.Time] // when the owner last answered a ping; nil: never
+	showing  atomic.Pointer[string]    // where metrics are shown
 
 	boot string // of the host, known before the first session
 }
@@ -82,7 +87,7 @@ func New(o Options) (*Agent, error) {
 	a := &Agent{
 		opts: o, process: process.String(), epochs: remembered, distrust: revoked, workers: list,
 		settings: newSettings(), health: newHealth(o.Hypervisor), gate: newGate(),
-		watches: newWatches(), requests: make(chan struct{}, maxRequests), outbox: make(chan *agentpb.Answer), moves: make(chan *agentpb.Move, 1), blind: make(chan struct{}, 1),
+		began: time.Now(), watches: newWatches(), requests: make(chan struct{}, maxRequests), outbox: make(chan *agentpb.Answer), moves: make(chan *agentpb.Move, 1), blind: make(chan struct{}, 1),
 	}
 	if certs != nil {
 		a.believe(certs)
@@ -96,6 +101,7 @@ func New(o Options) (*Agent, error) {
 	for _, p := range o.Pools {
 		a.pools = append(a.pools, newPool(p))
 	}
+	a.measure()
 	return a, nil
 }
 
@@ -111,6 +117,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	work.Go(func() error { return a.gateLoop(ctx) })
 	work.Go(func() error { return a.linkLoop(ctx) })
 	work.Go(func() error { return a.trustLoop(ctx) })
+	work.Go(func() error { return a.metricsLoop(ctx) })
 	if a.enrol != nil {
 		work.Go(func() error { return a.enrolLoop(ctx) })
 	}

@@ -50,6 +50,7 @@ func (a *Agent) openCommands(ctx context.Context, boot string) (wait func()) {
 		c.mu.Unlock()
 		return func() {}
 	}
+	j.OnWrite(func(took time.Duration) { a.metrics.journalWrite.Observe(took.Seconds()) })
 	for _, p := range j.Problems() {
 		a.opts.Logger.Error("journal file set aside", "file", p.File, "cause", p.Why)
 	}
@@ -104,6 +105,20 @@ func (c *commands) problems() []string {
 		out = append(out, p.File+": "+p.Why)
 	}
 	return out
+}
+
+// troubles is how many problems there are; none while the journal is not read yet.
+func (c *commands) troubles() int {
+	c.mu.Lock()
+	j, failed := c.journal, c.failed
+	c.mu.Unlock()
+	switch {
+	case failed != nil:
+		return 1
+	case j == nil:
+		return 0
+	}
+	return len(j.Problems())
 }
 
 // changed is closed when there is a step that was not there at the call.

@@ -12,9 +12,10 @@ import (
 // lane lets one access at a time at something that may hang. An access past its limit
 // keeps the lane, and whoever asks meanwhile is told at once; nothing piles up.
 type lane struct {
-	what  string        // named in errors
-	limit time.Duration // after which an access is hung
-	turn  chan struct{} // holds a token while an access is under way
+	what  string                              // named in errors
+	limit time.Duration                       // after which an access is hung
+	told  func(took time.Duration, err error) // of each access; nil: nobody counts
+	turn  chan struct{}                       // holds a token while an access is under way
 
 	mu    sync.Mutex
 	since time.Time // when the access under way began; zero when there is none
@@ -85,6 +86,15 @@ func (l *lane) mark(t time.Time) {
 // ends or the limit passes. Then fn is left behind: its context is ended, its result is
 // dropped, and the lane is free when it returns.
 func through[T any](ctx context.Context, l *lane, fn func(context.Context) (T, error)) (T, error) {
+	began := time.Now()
+	value, err := pass(ctx, l, fn)
+	if l.told != nil && ctx.Err() == nil {
+		l.told(time.Since(began), err)
+	}
+	return value, err
+}
+
+func pass[T any](ctx context.Context, l *lane, fn func(context.Context) (T, error)) (T, error) {
 	var none T
 	if err := l.enter(ctx); err != nil {
 		return none, err

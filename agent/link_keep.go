@@ -37,6 +37,7 @@ const (
 type links struct {
 	agent   *Agent
 	active  *session
+	ever    bool // there was one
 	standby *session
 	beating chan struct{} // closed when nothing of the active session is left
 	route   route
@@ -60,6 +61,7 @@ type opening struct {
 // worker's. It is one attempt; false when it failed, after a wait.
 func (l *links) up(ctx context.Context) bool {
 	a := l.agent
+	l.show()
 	select {
 	case o := <-l.opened: // it was opened beside the session that has ended
 		l.dialling, l.moving = false, false
@@ -147,6 +149,7 @@ func (l *links) rest(ctx context.Context, end ending) {
 
 // say tells once why the worker dialled last is no good.
 func (l *links) say(end ending, wait time.Duration) {
+	l.agent.metrics.failed(end)
 	if cause := end.cause(); l.said[l.route.last] != cause {
 		l.agent.opts.Logger.Warn("not linked", "worker", l.route.last, "cause", cause, "retry_in", wait)
 		l.said[l.route.last] = cause
@@ -164,6 +167,10 @@ func (l *links) use(ctx context.Context, s *session) {
 		stuck.Stop()
 		late = a.asked.late()
 	}
+	if l.ever {
+		a.metrics.reconnects.WithLabelValues(l.how(s)).Inc()
+	}
+	l.ever = true
 	l.active, l.beating = s, make(chan struct{})
 	l.route.last = s.address
 	clear(l.said)
@@ -177,6 +184,19 @@ func (l *links) use(ctx context.Context, s *session) {
 	for _, answer := range late {
 		a.working.Go(func() { a.post(ctx, answer) })
 	}
+}
+
+// how says how a session comes to be the active one; called before it is.
+func (l *links) how(s *session) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case l.active != nil:
+		return byMove
+	case s.silent != nil:
+		return byStandby
+	}
+	return byDial
 }
 
 // hold keeps the active session until it ends without another in its place: beside it, it
@@ -196,6 +216,7 @@ func (l *links) hold(ctx context.Context) {
 	var asked *agentpb.Move
 	var strayed time.Time // when it was last tried to leave a worker that is blind
 	for {
+		l.show()
 		var lost <-chan struct{}
 		if l.standby != nil {
 			lost = l.standby.ended
@@ -216,6 +237,7 @@ func (l *links) hold(ctx context.Context) {
 			}
 			<-l.beating
 			l.active = nil
+			l.show()
 			if ctx.Err() == nil && (l.standby == nil || end.refusal.GetReason() == agentpb.Refusal_REPLACED) {
 				l.rest(ctx, end)
 			}
@@ -377,6 +399,7 @@ func (l *links) settle() (o opening) {
 
 // end leaves nothing open.
 func (l *links) end() {
+	defer l.agent.linked.Store(&linkNow{})
 	for _, s := range []*session{l.settle().s, l.standby} {
 		if s != nil {
 			s.close(errors.New("agent stops"))

@@ -53,6 +53,7 @@ type session struct {
 	halfOpen *time.Timer // ends the stream in use when no ping is answered in time
 	silent   *time.Timer // the same for one that stands by
 	seq      uint64      // of the last ping
+	pinged   pings       // in the session in use
 	told     told        // the steps of commands that were sent in this session
 }
 
@@ -305,9 +306,39 @@ func (s *session) beat(ctx context.Context) bool {
 
 func (s *session) ping() error {
 	s.seq++
+	s.pinged.sent(s.seq, time.Now())
 	return s.stream.Send(&agentpb.Up{Frame: &agentpb.Up_Ping{Ping: &agentpb.Ping{
 		Seq: s.seq, Report: s.agent.report(), GateConfirmed: s.agent.gate.confirmedGeneration(), Journal: s.agent.commands.entries(),
 	}}})
+}
+
+// pings are those of late, so that the time to their answers can be told.
+type pings struct {
+	mu   sync.Mutex
+	late [16]struct {
+		seq uint64
+		at  time.Time
+	}
+}
+
+func (p *pings) sent(seq uint64, at time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	x := &p.late[seq%uint64(len(p.late))]
+	x.seq, x.at = seq, at
+}
+
+// answered is how long the answer to a ping took; false when the ping is not known, or was
+// answered before.
+func (p *pings) answered(seq uint64, at time.Time) (time.Duration, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	x := &p.late[seq%uint64(len(p.late))]
+	if seq == 0 || x.seq != seq {
+		return 0, false
+	}
+	x.seq = 0
+	return at.Sub(x.at), true
 }
 
 // goodbye tells the worker that the silence to come is an orderly stop. The stream ends
@@ -433,6 +464,11 @@ func (s *session) pong(p *agentpb.Pong) error {
 	}
 	if err := a.admit(p.GetEpoch()); err != nil {
 		return fmt.Errorf("refuse pong: %w", err)
+	}
+	now := time.Now()
+	a.answered.Store(&now)
+	if took, ok := s.pinged.answered(p.GetSeq(), now); ok {
+		a.metrics.roundTrip.Observe(took.Seconds())
 	}
 	a.apply(p.GetSettings())
 	if p.GetGate() != nil {

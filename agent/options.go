@@ -38,8 +38,12 @@ type Options struct {
 	JoinToken string
 	// InsecureLoopback is plaintext instead, to workers on this machine only.
 	InsecureLoopback bool
-	Hypervisor       hypervisor.Hypervisor
-	Pools            []probe.Pool // shared pools this host mounts; may be empty
+	// ListenMetrics is the host:port at which /metrics is shown; default none. A loopback
+	// address is plaintext; any other one needs this host's certificate, and whoever asks an
+	// operator's.
+	ListenMetrics string
+	Hypervisor    hypervisor.Hypervisor
+	Pools         []probe.Pool // shared pools this host mounts; may be empty
 	// Observe, if set, is told of each point that a command comes to, before it goes on; it
 	// may block until ctx ends.
 	Observe func(ctx context.Context, command string, at exec.Point)
@@ -68,6 +72,9 @@ func (o *Options) check() error {
 		if err := o.checkAddress(w); err != nil {
 			return fmt.Errorf("workers: %w", err)
 		}
+	}
+	if err := o.checkListenMetrics(); err != nil {
+		return err
 	}
 	if o.StateDir == "" {
 		return errors.New("state dir is empty: want a directory of this agent's own")

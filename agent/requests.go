@@ -89,6 +89,7 @@ func (a *Agent) start(ctx context.Context, r *agentpb.Request) {
 		case a.requests <- struct{}{}:
 			room = true
 		default:
+			a.metrics.worked(r, "busy")
 			answer = &agentpb.Answer{Id: r.GetId(), Error: fmt.Sprintf("refuse request: %d are under way already", maxRequests)}
 		}
 	}
@@ -117,9 +118,11 @@ func (a *Agent) post(ctx context.Context, answer *agentpb.Answer) {
 // still be there: what is not known by then is unknown.
 func (a *Agent) handle(ctx context.Context, r *agentpb.Request) *agentpb.Answer {
 	out := &agentpb.Answer{Id: r.GetId()}
+	result := "ok"
 	if err := a.work(ctx, r, out); err != nil {
-		out.Error = err.Error()
+		result, out.Error = "error", err.Error()
 	}
+	a.metrics.worked(r, result)
 	return out
 }
 
@@ -163,6 +166,9 @@ func (a *Agent) admit(e *agentpb.Epoch) error {
 	if errors.Is(err, errUnkept) {
 		a.opts.Logger.Warn("epoch is remembered until this process ends only", "epoch", e.GetRevision(), "cause", err)
 		return nil
+	}
+	if err != nil {
+		a.metrics.epochsRefused.Inc()
 	}
 	return err
 }

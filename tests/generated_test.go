@@ -10,9 +10,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/holdfast-ha/holdfast/agent"
 	"github.com/holdfast-ha/holdfast/coordinator/command"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/settings"
+	"github.com/holdfast-ha/holdfast/daemon/metric"
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/worker"
 	"github.com/holdfast-ha/holdfast/worker/api"
@@ -30,7 +32,7 @@ func TestGenerated(t *testing.T) {
 		"keys.md":           leases.SchemaMarkdown(),
 		"api.md":            api.RoutesMarkdown(),
 		"openapi.json":      string(api.OpenAPI()),
-		"metrics.md":        worker.MetricsMarkdown(),
+		"metrics.md":        metric.Markdown(worker.MetricFamilies(), agent.MetricFamilies()),
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join("..", "docs", name)

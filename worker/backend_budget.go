@@ -69,12 +69,8 @@ func (b *backend) Budgets(_ context.Context, scope string) ([]v1.Budget, error) 
 			all[s] = b.view.specs[host].Val.Partition
 		}
 	}
-	paths := slices.Collect(maps.Keys(b.view.parts))
-	for path := range b.view.byPart {
-		paths = append(paths, path)
-	}
 	b.view.mu.RUnlock()
-	for _, path := range paths {
+	for _, path := range b.partitionPaths() {
 		for i, level := range guard.Levels(path) {
 			all[level] = prefixesOf(path)[i]
 		}
@@ -91,6 +87,13 @@ func (b *backend) Budgets(_ context.Context, scope string) ([]v1.Budget, error) 
 	}
 	slices.SortFunc(out, func(a, b v1.Budget) int { return cmp.Compare(a.Scope, b.Scope) })
 	return out, nil
+}
+
+// partitionPaths are the partitions that were declared or have hosts, some twice.
+func (b *backend) partitionPaths() []string {
+	b.view.mu.RLock()
+	defer b.view.mu.RUnlock()
+	return slices.AppendSeq(slices.Collect(maps.Keys(b.view.parts)), maps.Keys(b.view.byPart))
 }
 
 // ChangeBudget implements api.Backend.

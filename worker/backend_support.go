@@ -49,7 +49,7 @@ func (b *backend) Support(ctx context.Context, goroutines bool) (v1.Support, err
 	}
 	// The handler alone knows how metrics are written.
 	page := &page{head: http.Header{}}
-	w.metrics.handler().ServeHTTP(page, (&http.Request{Method: http.MethodGet, Header: http.Header{}}).WithContext(ctx))
+	w.metrics.Handler().ServeHTTP(page, (&http.Request{Method: http.MethodGet, Header: http.Header{}}).WithContext(ctx))
 	s.Metrics = redactText(page.String())
 	if goroutines {
 		var dump bytes.Buffer

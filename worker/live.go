@@ -167,6 +167,9 @@ func (o *owner) onPing(ctx context.Context, m pingMsg) {
 	if o.looker() != nil {
 		return
 	}
+	if last := o.live.lastPing; !last.IsZero() {
+		o.w.metrics.heartbeat.Observe(max(0, m.at.Sub(last)-o.policy.PingInterval).Seconds())
+	}
 	o.heard(m.at, m.boot)
 	o.live.report = m.report
 	if o.rec.Boot.ID != m.boot { // the Hello came to an earlier owner, or was lost with it

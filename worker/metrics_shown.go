@@ -3,11 +3,14 @@
 package worker
 
 import (
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/holdfast-ha/holdfast/coordinator/guard"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 )
 
@@ -17,13 +20,11 @@ import (
 type shownCollector struct {
 	w                                                                      *Worker
 	resources, power, incidents, holds, partition, armed, warnings, expiry *prometheus.Desc
-	waiting, commands                                                      *prometheus.Desc
+	waiting, commands, budget, agents, host                                *prometheus.Desc
 }
 
 func newShownCollector(m *metrics, w *Worker) *shownCollector {
-	desc := func(name, help string, labels ...string) *prometheus.Desc {
-		return prometheus.NewDesc(m.family("gauge", name, help, labels...), help, labels, nil)
-	}
+	desc := m.Desc
 	return &shownCollector{
 		w:         w,
 		resources: desc("resources", "Hosts owned by this worker, by partition and HA state.", "partition", "state"),
@@ -35,13 +36,16 @@ func newShownCollector(m *metrics, w *Worker) *shownCollector {
 		warnings:  desc("health_warnings", "Named warnings of this worker.", "code", "severity"),
 		expiry:    desc("certificate_expiry_timestamp_seconds", "When the certificate in use ends, by role: worker, etcd; ca is the authority that ends first.", "role"),
 		waiting:   desc("limiter_waiting", "Waiting for a place in a pool of this worker: activity (checks), recovery (fencing), power (readings), reconcile (looks at commands).", "limiter"),
+		budget:    desc("fence_budget_remaining", "Power-downs that automation may still start in a partition within its window: what is left of the budget of a cluster, pod or zone whose slot this worker owns; 0 of one that is latched.", "level", "partition"),
+		agents:    desc("agents_connected", "Agents linked to this worker, whoever owns their hosts, by the hosts' partition; partitions owned by this worker show 0, too.", "partition"),
+		host:      desc("host_info", "Hosts owned by this worker with their partition, HA state and power state, one series each; only where the setting metrics.hosts is true.", "host", "partition", "state", "power"),
 		commands:  desc("commands", "Commands of hosts owned by this worker that somebody still has to do something about, by kind and state; docs/command-states.md has the states.", "kind", "state"),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *shownCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.resources, c.power, c.incidents, c.holds, c.partition, c.armed, c.warnings, c.expiry, c.waiting, c.commands} {
+	for _, d := range []*prometheus.Desc{c.resources, c.power, c.incidents, c.holds, c.partition, c.armed, c.warnings, c.expiry, c.waiting, c.commands, c.budget, c.agents, c.host} {
 		ch <- d
 	}
 }
@@ -55,11 +59,14 @@ func (c *shownCollector) Collect(ch chan<- prometheus.Metric) {
 	type pair [2]string
 	states, power, holds, open, parts := map[pair]int{}, map[pair]int{}, map[pair]int{}, map[string]int{}, map[string]ha.PartitionState{}
 	commands := map[pair]int{}
-	w.mu.Lock()
-	for host, o := range w.owners {
-		p := w.shown.get(host)
+	single := w.view.effective("", "", now).Bool("metrics.hosts")
+	for _, o := range w.ownersNow() {
+		p := w.shown.get(o.host)
 		if p == nil {
 			continue
+		}
+		if single {
+			gauge(c.host, 1, o.host, o.home, string(p.record.State), p.record.Power.String())
 		}
 		o.commands.count(func(kind, state string) { commands[pair{kind, state}]++ })
 		r := p.record
@@ -74,6 +81,7 @@ func (c *shownCollector) Collect(ch chan<- prometheus.Metric) {
 			}
 		}
 	}
+	w.mu.Lock()
 	for path, r := range w.partStates {
 		parts[path] = r.State
 	}
@@ -99,9 +107,50 @@ func (c *shownCollector) Collect(ch chan<- prometheus.Metric) {
 	if w.wire.own != nil {
 		gauge(c.expiry, float64(w.wire.own.State().CANotAfter.Unix()), "ca")
 	}
-	for name, l := range map[string]*limiter{"activity": &w.pools.activity, "recovery": &w.pools.recovery, "power": &w.pools.power, "reconcile": &w.pools.reconcile} {
+	for name, l := range w.pools.names() {
 		gauge(c.waiting, float64(l.waiting()), name)
 	}
+	linked := map[string]int{}
+	for path := range parts {
+		linked[path] = 0
+	}
+	for _, host := range w.door.Linked() {
+		if spec, ok := w.view.spec(host); ok {
+			linked[spec.Val.Partition]++
+		}
+	}
+	for path, n := range linked {
+		gauge(c.agents, float64(n), path)
+	}
+	for scope, left := range w.budgetsLeft(now) {
+		level, path, _ := strings.Cut(scope, "/")
+		gauge(c.budget, float64(left), level, path)
+	}
+}
+
+// budgetsLeft is what may still be spent of the budgets of clusters, pods and zones whose
+// slots this worker owns. Those of single hosts are not among it: `holdfast ha budget` has
+// them, and budgets_latched counts them.
+func (w *Worker) budgetsLeft(now time.Time) map[string]int {
+	w.mu.Lock()
+	claims := maps.Clone(w.claims)
+	w.mu.Unlock()
+	if len(claims) == 0 {
+		return nil
+	}
+	b, out := (*backend)(w), map[string]int{}
+	for _, path := range b.partitionPaths() {
+		for _, scope := range guard.Levels(path) {
+			_, known := out[scope]
+			if _, mine := claims[w.slotOfArea(scope)]; known || !mine {
+				continue
+			}
+			limit, window := b.budgetLimit(scope, now)
+			c, _ := get(w.view, w.view.budgets, scope)
+			out[scope] = c.Val.Facts(now, limit, window).Remaining()
+		}
+	}
+	return out
 }
 
 func is01(b bool) float64 {

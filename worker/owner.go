@@ -358,6 +358,7 @@ func (o *owner) committed(from ha.Record, ev ha.Event) {
 		o.log.Info("state", "from", from.State, "to", o.rec.State, "cause", o.rec.Reason, "epoch", o.claim.Epoch)
 		o.w.metrics.transition(from.State, o.rec.State, o.rec.Since.Sub(from.Since))
 	}
+	o.w.metrics.held(from.Holds(), o.rec.Holds())
 	if from.State != o.rec.State || from.Admin != o.rec.Admin || from.Eligible != o.rec.Eligible || (from.Incident == nil) != (o.rec.Incident == nil) {
 		o.w.memberChanged(o.spec.Val.Partition)
 	}

@@ -7,12 +7,15 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 )
 
 // limiter is a bounded pool whose size is a live setting: at most n holders, others
 // wait in the order they came.
 type limiter struct {
+	waited prometheus.Observer // seconds for which places were waited for; nil: nobody counts
+
 	mu      sync.Mutex
 	n, held int
 	queue   []chan struct{}
@@ -20,6 +23,7 @@ type limiter struct {
 
 // acquire waits for a place until ctx ends; false: none was taken.
 func (l *limiter) acquire(ctx context.Context) bool {
+	defer observe(l.waited, time.Now())
 	l.mu.Lock()
 	if l.held < l.n && len(l.queue) == 0 {
 		l.held++
@@ -82,6 +86,20 @@ func (l *limiter) hand() {
 type pools struct {
 	activity, recovery, power, reconcile limiter
 	powerRate                            *rate.Limiter
+	powerRateWaited                      prometheus.Observer
+}
+
+// names are the pools as metrics call them.
+func (p *pools) names() map[string]*limiter {
+	return map[string]*limiter{"activity": &p.activity, "recovery": &p.recovery, "power": &p.power, "reconcile": &p.reconcile}
+}
+
+// count has what waits for places counted; call it before anybody does.
+func (p *pools) count(waited *prometheus.HistogramVec) {
+	p.powerRateWaited = waited.WithLabelValues("power-rate")
+	for name, l := range p.names() {
+		l.waited = waited.WithLabelValues(name)
+	}
 }
 
 func newPools() *pools {

@@ -216,7 +216,10 @@ func (x *exchanger) send(ctx context.Context, t target, c wpower.Conn, e *power.
 	if err := x.alone(ctx, c, e.Verb); err != nil {
 		return err
 	}
-	if err := x.o.w.pools.powerRate.Wait(ctx); err != nil {
+	began := time.Now()
+	err := x.o.w.pools.powerRate.Wait(ctx)
+	observe(x.o.w.pools.powerRateWaited, began)
+	if err != nil {
 		return &wpower.Error{Kind: power.DeadlinePassed, Op: string(e.Verb), Detail: "no packet: the worker's rate of power commands is used up", Err: err}
 	}
 	var sent atomic.Bool // Before runs on the driver's goroutine

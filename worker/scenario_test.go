@@ -473,7 +473,7 @@ func TestScenario26SecretsAppearNowhere(t *testing.T) {
 			for _, kv := range kvs {
 				all += string(kv.Value)
 			}
-			families, err := w.metrics.reg.Gather()
+			families, err := w.metrics.Registry().Gather()
 			if err != nil {
 				t.Fatal(err)
 			}

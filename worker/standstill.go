@@ -63,3 +63,11 @@ func (s *standstill) ended() (at time.Time, ok bool) {
 	over := s.over.Load()
 	return s.began.Add(time.Duration(over)), over > 0
 }
+
+// Alive returns when the locks that all of a worker's work needs could be had: a process in
+// which it does not return does nothing any more. It waits for nothing outside of the process,
+// etcd least of all.
+func (w *Worker) Alive() {
+	w.leaseValid()
+	w.view.generation()
+}

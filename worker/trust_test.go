@@ -136,7 +136,7 @@ func TestCertificateWarnings(t *testing.T) {
 		}
 	}
 	rec := httptest.NewRecorder()
-	w.metrics.handler().ServeHTTP(rec, httptest.NewRequestWithContext(context.Background(), "GET", "/metrics", nil))
+	w.metrics.Handler().ServeHTTP(rec, httptest.NewRequestWithContext(context.Background(), "GET", "/metrics", nil))
 	for _, role := range []string{"worker", "etcd", "ca"} {
 		if !strings.Contains(rec.Body.String(), `holdfast_certificate_expiry_timestamp_seconds{role="`+role+`"} `) {
 			t.Errorf("no metric of role %s", role)

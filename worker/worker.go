@@ -110,6 +110,7 @@ func New(o Options) (*Worker, error) {
 		w.log.Error("key ring cannot be used, sealed secrets stay unreadable", "cause", w.ring.Err())
 	}
 	w.pools = newPools()
+	w.pools.count(w.metrics.limiterWait)
 	w.lists, w.carried = newListing(), newCarried()
 	w.hook = newPageHook(w.log, w.pageCommand, func(result string) { w.metrics.pages.WithLabelValues(result).Inc() })
 	w.view = newView(w.log, w.changed)
@@ -203,7 +204,7 @@ func (w *Worker) Run(ctx context.Context) error {
 
 	grpcS := link.NewGRPC(w.door, w.wire.own)
 	httpS := &http.Server{
-		Handler:           api.NewHandler((*backend)(w), api.HandlerOptions{Metrics: w.metrics.handler(), Logger: w.log, Version: w.o.Version, Trust: w.wire.own, Forward: w.forward(), Keeper: (*backend)(w), Repeats: (*backend)(w), Hooks: (*backend)(w), Support: (*backend)(w), Rate: w.apiRate}),
+		Handler:           api.NewHandler((*backend)(w), api.HandlerOptions{Metrics: w.metrics.Handler(), Logger: w.log, Version: w.o.Version, Trust: w.wire.own, Forward: w.forward(), Keeper: (*backend)(w), Repeats: (*backend)(w), Hooks: (*backend)(w), Support: (*backend)(w), Rate: w.apiRate}),
 		ReadHeaderTimeout: 10 * time.Second,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}

@@ -230,6 +230,17 @@ func (x *Executor) Working(id string) bool {
 	return x.working[id] != nil
 }
 
+// Running counts the commands that this process is at work on, by kind.
+func (x *Executor) Running() map[command.Kind]int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	out := map[command.Kind]int{}
+	for _, w := range x.working {
+		out[w.spec.Kind]++
+	}
+	return out
+}
+
 // Forget deletes what the journal has of a command that the worker has on record to its
 // end. One that this process is still at work on is cancelled first.
 func (x *Executor) Forget(id string, seq int) error {

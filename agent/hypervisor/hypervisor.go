@@ -2,7 +2,10 @@
 
 package hypervisor
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Hypervisor is what the agent needs to know of its own host.
 type Hypervisor interface {
@@ -22,6 +25,13 @@ type Hypervisor interface {
 // again by itself. It is idempotent; instances it does not know are none of its worry.
 type Gatekeeper interface {
 	Refuse(ctx context.Context, instances []string) error
+}
+
+// Metered is the optional ability to tell of each call of the hypervisor's control
+// interface, when it has ended or was left behind (ErrUnsure). Meter is called once, before
+// anything else; told may be called by several goroutines at once.
+type Metered interface {
+	Meter(told func(took time.Duration, err error))
 }
 
 // Instance is one running instance.

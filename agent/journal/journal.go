@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -44,6 +46,7 @@ type Journal struct {
 	dir           string
 	boot, process string
 	now           func() time.Time
+	told          func(took time.Duration) // of each step; nil: nobody counts
 
 	mu       sync.Mutex
 	entries  map[string]*slot
@@ -61,7 +64,52 @@ type slot struct {
 	sum   string // of the last one
 	torn  bool   // a write failed: what the file holds is not known, it is written anew as a whole
 	gone  bool   // was forgotten
+	shown atomic.Pointer[summary]
 }
+
+// summary is what Summary tells of a command, without waiting for a write of it.
+type summary struct {
+	what Progress
+	size int64
+}
+
+// show tells what the entry is now; called with the slot's lock held.
+func (s *slot) show() {
+	s.shown.Store(&summary{Progress{s.entry.Spec.Kind, s.entry.Last().State}, s.size})
+}
+
+// Progress is how far a command is.
+type Progress struct {
+	Kind  command.Kind
+	State command.State
+}
+
+// Summary is how much there is in a journal.
+type Summary struct {
+	Files    int
+	Bytes    int64 // of their steps
+	Commands map[Progress]int
+}
+
+// Summary counts what is in the journal. It waits for no write that is under way.
+func (j *Journal) Summary() Summary {
+	j.mu.Lock()
+	all := slices.Collect(maps.Values(j.entries))
+	j.mu.Unlock()
+	out := Summary{Commands: map[Progress]int{}}
+	for _, s := range all {
+		if x := s.shown.Load(); x != nil { // nil: its first step is not durable yet
+			out.Files++
+			out.Bytes += x.size
+			out.Commands[x.what]++
+		}
+	}
+	return out
+}
+
+// OnWrite has each step told that is made durable, with the time that took. Call it before
+// the journal is used by several.
+func (j *Journal) OnWrite(told func(took time.Duration)) { j.told = told }
 
 // Open reads the directory, which it creates if it is missing, sets aside what is no
 // entry, and marks what this process finds unfinished: boot and process are this
@@ -128,6 +176,7 @@ func (j *Journal) load(f fs.DirEntry) error {
 			return err
 		}
 	}
+	s.show()
 	j.entries[e.ID] = s
 	return nil
 }
@@ -248,10 +297,15 @@ func (j *Journal) append(s *slot, state command.State, what, ran string) error {
 		V: command.Version, Seq: len(e.Steps) + 1, At: j.now().UTC().Round(0), State: state, Boot: j.boot, Process: j.process, What: what, Ran: ran,
 	}
 	e.Steps = append(slices.Clip(e.Steps), step)
+	began := time.Now()
 	if err := j.put(s, e, step); err != nil {
 		return fmt.Errorf("write journal of command %s: %w", e.ID, err)
 	}
+	if j.told != nil {
+		j.told(time.Since(began))
+	}
 	s.entry = e
+	s.show()
 	return nil
 }
 

@@ -41,6 +41,8 @@ type config struct {
 	Pools      []poolConfig `json:"pools"`
 	// JoinToken is a file with a join token, instead of tls.
 	JoinToken string `json:"joinToken"`
+	// ListenMetrics is where /metrics is shown; nowhere by default.
+	ListenMetrics string `json:"listenMetrics"`
 	// InsecureLoopback is plaintext, to workers on this machine only.
 	InsecureLoopback bool `json:"insecureLoopback"`
 
@@ -84,6 +86,7 @@ var fields = []struct {
 	{"state-dir", "directory of the agent's own state (default /var/lib/holdfast-agent)", func(c *config) *string { return &c.StateDir }},
 	{"hypervisor", "hypervisor of this host: " + builtWith(), func(c *config) *string { return &c.Hypervisor }},
 	{"libvirt-uri", "libvirt's address (default qemu:///system)", func(c *config) *string { return &c.LibvirtURI }},
+	{"listen-metrics", "host:port of /metrics (default none); other than loopback: TLS, for operators", func(c *config) *string { return &c.ListenMetrics }},
 	{"log-level", "debug, info, warn or error (default info)", func(c *config) *string { return &c.LogLevel }},
 	{"tls-cert", "file with this host's certificate (holdfast://host/ID)", func(c *config) *string { return &c.TLS.Cert }},
 	{"tls-key", "file with its key", func(c *config) *string { return &c.TLS.Key }},
@@ -173,7 +176,7 @@ func (c *config) read(file string) error {
 
 // options turns the configuration into an agent's.
 func (c *config) options() (agent.Options, error) {
-	o := agent.Options{Host: c.Host, Workers: c.Workers, StateDir: c.StateDir, Version: version}
+	o := agent.Options{Host: c.Host, Workers: c.Workers, StateDir: c.StateDir, Version: version, ListenMetrics: c.ListenMetrics}
 	open, known := hypervisors[c.Hypervisor]
 	if !known {
 		return o, fmt.Errorf("%w: hypervisor %q: this agent was built with: %s", errUsage, c.Hypervisor, builtWith())

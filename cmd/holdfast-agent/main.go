@@ -19,6 +19,7 @@ import (
 	"syscall"
 
 	"github.com/holdfast-ha/holdfast/agent"
+	"github.com/holdfast-ha/holdfast/daemon/systemd"
 )
 
 // version is set by the linker.
@@ -54,6 +55,22 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	return 1
 }
 
+// supervised tells systemd that the agent is ready, that this process runs until run has
+// returned, and that it stops. What the watchdog catches is a process that stands still; what
+// hangs inside is in the agent's reports.
+func supervised(ctx context.Context, above *systemd.Supervisor, run func(context.Context) error) error {
+	watched, over := context.WithCancel(context.WithoutCancel(ctx))
+	var watch sync.WaitGroup
+	above.Ready()
+	watch.Go(func() { above.Watch(watched, nil) })
+	stopping := context.AfterFunc(ctx, above.Stopping)
+	err := run(ctx)
+	stopping()
+	over()
+	watch.Wait()
+	return err
+}
+
 func serve(ctx context.Context, c *config, getenv func(string) string, stderr io.Writer) error {
 	o, err := c.options()
 	if err != nil {
@@ -65,12 +82,7 @@ func serve(ctx context.Context, c *config, getenv func(string) string, stderr io
 		return err
 	}
 	o.Logger.Info("agent starts", "host", o.Host, "version", version, "hypervisor", c.Hypervisor, "built_with", builtWith())
-	watched, over := context.WithCancel(ctx)
-	var supervisor sync.WaitGroup
-	supervisor.Go(func() { supervise(watched, getenv, o.Logger) })
-	err = a.Run(ctx)
-	over()
-	supervisor.Wait()
+	err = supervised(ctx, systemd.From(getenv, o.Logger), a.Run)
 	if err != nil {
 		return fmt.Errorf("run agent: %w", err)
 	}

@@ -19,6 +19,8 @@ import (
 
 	"github.com/holdfast-ha/holdfast/agent/hypervisor"
 	"github.com/holdfast-ha/holdfast/agent/hypervisor/dirs"
+	"github.com/holdfast-ha/holdfast/daemon/systemd"
+	"github.com/holdfast-ha/holdfast/daemon/systemd/systemdtest"
 )
 
 // asAgent makes the test binary the agent.
@@ -93,6 +95,8 @@ func TestBadInput(t *testing.T) {
 		{file: bare, args: []string{"--insecure-loopback=maybe"}, want: `"maybe", allowed are true and false`, code: 2},
 		{file: bare, args: []string{"--insecure-loopback", "--workers", "10.0.0.1:1"}, want: "without TLS only loopback", code: 2},
 		{file: good, args: []string{"--hypervisor", "xen"}, want: `hypervisor "xen": this agent was built with: `, code: 2},
+		{file: good + "listenMetrics: '9101'\n", want: `listenMetrics: "9101": want host:port`, code: 2},
+		{file: good, args: []string{"--listen-metrics", "0.0.0.0:9101"}, want: `listenMetrics: "0.0.0.0:9101": without TLS only loopback`, code: 2},
 		{file: good, args: []string{"--host", "a/b"}, want: `host "a/b"`, code: 2},
 		{file: good, args: []string{"--workers", "10.0.0.1:1"}, want: "without TLS only loopback", code: 2},
 		{file: good, args: []string{"--state-dir", damaged}, want: "agent.properties:1:", code: 1},
@@ -144,42 +148,29 @@ func TestPools(t *testing.T) {
 	}
 }
 
-// Under systemd it says when it is ready, that it runs, and that it stops.
+// Under systemd it says when it is ready, that it runs, to its end, and that it stops.
 func TestSupervised(t *testing.T) {
-	socket := filepath.Join(t.TempDir(), "notify")
-	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	l := systemdtest.Listen(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
+	end, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
-		supervise(ctx, env(map[string]string{"NOTIFY_SOCKET": socket, "WATCHDOG_USEC": "30000"}), slog.New(slog.DiscardHandler))
+		_ = supervised(ctx, systemd.From(l.Env(30*time.Millisecond), slog.New(slog.DiscardHandler)), func(context.Context) error {
+			<-end
+			return nil
+		})
 	}()
-	next := func() string {
-		if err := l.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
-			t.Fatal(err)
-		}
-		b := make([]byte, 64)
-		n, err := l.Read(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(b[:n])
-	}
 	for _, want := range []string{"READY=1", "WATCHDOG=1", "WATCHDOG=1"} {
-		if got := next(); got != want {
+		if got := l.Next(); got != want {
 			t.Errorf("told %q, want %q", got, want)
 		}
 	}
 	cancel()
-	for got := next(); got != "STOPPING=1"; got = next() {
-		if got != "WATCHDOG=1" {
-			t.Fatalf("told %q at the end", got)
-		}
+	l.Until("STOPPING=1", "WATCHDOG=1")
+	if got := l.Next(); got != "WATCHDOG=1" {
+		t.Errorf("told %q while it stops", got)
 	}
+	close(end)
 	<-done
 }
 

@@ -19,6 +19,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/holdfast-ha/holdfast/daemon/systemd"
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/worker"
 	"github.com/holdfast-ha/holdfast/worker/parent"
@@ -45,7 +46,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	}
 	code := 0
 	if err == nil {
-		code, err = serve(ctx, c, stdout, stderr)
+		code, err = serve(ctx, c, getenv, stdout, stderr)
 	}
 	switch {
 	case err == nil:
@@ -59,7 +60,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 }
 
 // serve is the worker in a child, and the parent in the process that was started.
-func serve(ctx context.Context, c *config, stdout, stderr io.Writer) (int, error) {
+func serve(ctx context.Context, c *config, getenv func(string) string, stdout, stderr io.Writer) (int, error) {
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: c.level}))
 	c.options.Logger, c.options.Version = log, version
 	child, err := parent.Attach()
@@ -75,8 +76,9 @@ func serve(ctx context.Context, c *config, stdout, stderr io.Writer) (int, error
 		return 1, err
 	}
 	if child == nil {
-		return supervise(ctx, c, log, stdout, stderr)
+		return supervise(ctx, c, systemd.From(getenv, log), log, stdout, stderr)
 	}
+	go child.Live(w.Alive) // ends with the process
 	log.Info("worker starts", "worker", c.options.ID, "version", version)
 	if err := w.Run(ctx); err != nil {
 		return 1, fmt.Errorf("run worker: %w", err)
@@ -85,7 +87,7 @@ func serve(ctx context.Context, c *config, stdout, stderr io.Writer) (int, error
 	return 0, nil
 }
 
-func supervise(ctx context.Context, c *config, log *slog.Logger, stdout, stderr io.Writer) (int, error) {
+func supervise(ctx context.Context, c *config, above *systemd.Supervisor, log *slog.Logger, stdout, stderr io.Writer) (int, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return 1, fmt.Errorf("find this binary: %w", err)
@@ -99,7 +101,7 @@ func supervise(ctx context.Context, c *config, log *slog.Logger, stdout, stderr 
 	defer signal.Stop(restart)
 	return parent.Run(ctx, parent.Config{
 		Worker: c.options.ID, ListenAPI: c.options.ListenAPI, ListenAgents: c.options.ListenAgents,
-		Exec: exe, Args: os.Args[1:], Stdout: stdout, Stderr: stderr, Restart: restart, Logger: log.With("worker", c.options.ID),
+		Exec: exe, Args: os.Args[1:], Stdout: stdout, Stderr: stderr, Restart: restart, Systemd: above, Logger: log.With("worker", c.options.ID),
 		Etcd: func(ctx context.Context) (*leases.Client, error) {
 			return leases.Dial(ctx, etcd)
 		},

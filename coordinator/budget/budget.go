@@ -75,6 +75,14 @@ func (c Counter) Facts(at time.Time, limit int, window time.Duration) Facts {
 // Free reports whether a slot may be spent.
 func (f Facts) Free() bool { return !f.Latched && f.Used < f.Limit }
 
+// Remaining is how many slots may still be spent now: none of a latched budget.
+func (f Facts) Remaining() int {
+	if f.Latched {
+		return 0
+	}
+	return max(0, f.Limit-f.Used)
+}
+
 // Ask spends a slot if one is free, and latches if none is. It is for one incident once.
 func (c Counter) Ask(at time.Time, limit int, window time.Duration) (Counter, bool) {
 	if !c.Facts(at, limit, window).Free() {

@@ -26,7 +26,13 @@ func TestThreeInAnHourThenStop(t *testing.T) {
 	if got, want := c.Facts(at, 3, time.Hour), (Facts{Used: 3, Limit: 3, Window: time.Hour, NextIn: 12 * time.Minute}); got != want {
 		t.Errorf("facts %+v, want %+v", got, want)
 	}
+	if left := c.Facts(at, 5, time.Hour).Remaining(); left != 2 {
+		t.Errorf("%d of 5 remain after 3", left)
+	}
 	c, ok := c.Ask(at, 3, time.Hour)
+	if left := c.Facts(at, 5, time.Hour).Remaining(); left != 0 {
+		t.Errorf("%d remain of a latched budget", left)
+	}
 	if ok || !c.Latched || !c.LatchedAt.Equal(at) {
 		t.Fatalf("a fourth slot: granted %v, latched %v", ok, c.Latched)
 	}

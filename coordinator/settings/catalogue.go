@@ -185,6 +185,8 @@ var All = []Def{
 		"Slots a second that one worker hands over for balance or in a drain; 0 is no limit."},
 	{"api.rate", Int, "200", "1", "10000", nil, global, nil, Live,
 		"Requests a second that one token or certificate may send to one worker; four seconds' worth may come at once."},
+	{"metrics.hosts", Bool, "false", "", "", nil, global, nil, Live,
+		"Workers show one series per host, holdfast_host_info, beside the counts; ten thousand hosts are ten thousand series."},
 	{"page.exec", Path, "", "", "", nil, global, nil, Live,
 		"Program that is run for every event of severity page, with the event on standard input."},
 	{"page.exec.timeout", Duration, "10s", "1s", "5m", nil, global, nil, Live,

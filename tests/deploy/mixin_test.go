@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-ha/holdfast/agent"
 	"github.com/holdfast-ha/holdfast/coordinator/guard"
 	"github.com/holdfast-ha/holdfast/worker"
 )
@@ -89,7 +90,7 @@ var (
 // Every metric named in a rule or panel exists, and so does every label it is asked for.
 func TestMixinMetricsExist(t *testing.T) {
 	known := map[string][]string{}
-	for _, f := range worker.MetricFamilies() {
+	for _, f := range append(worker.MetricFamilies(), agent.MetricFamilies()...) {
 		known[f.Name] = f.Labels
 		if f.Type == "histogram" {
 			for _, s := range []string{"_bucket", "_sum", "_count"} {

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -411,6 +413,24 @@ func (s *Server) Counts() Counts {
 		}
 	}
 	return c
+}
+
+// Linked lists the hosts of the agents' streams in use here, whoever owns them; those that
+// have not said Hello yet are not among them.
+func (s *Server) Linked() []string {
+	s.mu.Lock()
+	wires := slices.Collect(maps.Keys(s.wires))
+	s.mu.Unlock()
+	out := make([]string, 0, len(wires))
+	for _, w := range wires {
+		w.mu.Lock()
+		host := w.host
+		w.mu.Unlock()
+		if host != "" {
+			out = append(out, host)
+		}
+	}
+	return out
 }
 
 // Close refuses new sessions, ends all present ones and waits for the relays to owners; the

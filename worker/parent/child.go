@@ -10,11 +10,15 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"time"
 )
 
 // linkEnv tells a process that it is a child, and of which parent: it is not inherited by
 // mistake, because its value names the parent's process.
 const linkEnv = "HOLDFAST_WORKER_PARENT"
+
+// beatEnv tells a child how often its parent wants to hear that it lives; unset: once is enough.
+const beatEnv = "HOLDFAST_WORKER_BEAT"
 
 // Files that a child is given, beside its standard ones.
 const (
@@ -25,6 +29,7 @@ const (
 
 // said is one line of a child.
 type said struct {
+	Lives bool   `json:"lives,omitempty"` // it works
 	Ready bool   `json:"ready,omitempty"` // it could join at once
 	Boot  string `json:"boot,omitempty"`  // it has a lease, under this boot
 	Lease int64  `json:"lease,omitempty"`
@@ -34,7 +39,8 @@ type said struct {
 type Child struct {
 	API, Agents net.Listener // opened by the parent
 
-	turn chan struct{}
+	turn  chan struct{}
+	every time.Duration // between two signs of life; 0: one is enough
 
 	mu   sync.Mutex
 	link net.Conn
@@ -50,6 +56,12 @@ func Attach() (*Child, error) {
 		return nil, fmt.Errorf("attach to parent: %w", err)
 	}
 	c := &Child{turn: make(chan struct{})}
+	if text := os.Getenv(beatEnv); text != "" {
+		var err error
+		if c.every, err = time.ParseDuration(text); err != nil || c.every <= 0 {
+			return nil, fmt.Errorf("attach to parent: %s is %q: want a duration above 0", beatEnv, text)
+		}
+	}
 	f := os.NewFile(fdLink, "link")
 	defer f.Close()
 	var err error
@@ -69,6 +81,20 @@ func Attach() (*Child, error) {
 		_, _ = bufio.NewReader(c.link).ReadString('\n') // a parent that is gone takes this process along
 	}()
 	return c, nil
+}
+
+// Live tells the parent that this process works: once, and as often as the parent wants to
+// hear it, each time that check has returned. It returns when once is enough; else it ends
+// with the process.
+func (c *Child) Live(check func()) {
+	for {
+		check()
+		c.say(said{Lives: true})
+		if c.every == 0 {
+			return
+		}
+		<-time.After(c.every)
+	}
 }
 
 // Ready tells the parent that this process could join. Idempotent.

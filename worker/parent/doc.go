@@ -16,6 +16,9 @@
 // back: no slot moves and no connection is refused. A new process that cannot start
 // changes nothing.
 //
+// systemd's watchdog: systemd sees the parent alone. It is told that the worker runs while the
+// worker itself says so, which it does without asking etcd: an outage there restarts nobody.
+//
 // It refuses to know anything of hosts, slots and settings, and to restart a worker that
 // has died: a worker that keeps dying is for others to replace.
 //

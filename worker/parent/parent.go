@@ -17,9 +17,11 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/holdfast-ha/holdfast/daemon/systemd"
 	"github.com/holdfast-ha/holdfast/leases"
 )
 
@@ -36,7 +38,10 @@ type Config struct {
 	Restart <-chan os.Signal
 	// StopTime is how long an orderly end may take, default 10s.
 	StopTime time.Duration
-	Logger   *slog.Logger
+	// Systemd is told that the worker runs, for as long as this process and the worker's do;
+	// nil: there is none. Nothing of it depends on etcd.
+	Systemd *systemd.Supervisor
+	Logger  *slog.Logger
 }
 
 const (
@@ -83,11 +88,21 @@ func Run(ctx context.Context, c Config) (int, error) {
 			_ = client.Close() // nothing is under way any more
 		}
 	}()
+	watching, stopWatching := context.WithCancel(context.WithoutCancel(ctx))
+	var watch sync.WaitGroup
+	watch.Go(func() { p.Systemd.Watch(watching, p.alive) })
+	stopping := context.AfterFunc(ctx, p.Systemd.Stopping)
+	defer func() {
+		stopping()
+		stopWatching()
+		watch.Wait()
+	}()
 	return p.run(ctx)
 }
 
 type parent struct {
 	Config
+	judged      atomic.Pointer[proc] // the child whose signs of life are waited for; nil: none
 	api, agents *os.File
 	client      chan *leases.Client // holds it once there is one
 	retiring    sync.WaitGroup      // leases of the dead whose slots are being taken over
@@ -124,6 +139,18 @@ func listener(ctx context.Context, field, addr string) (*os.File, error) {
 	return f, nil
 }
 
+// alive is what systemd's watchdog goes by: the worker has been heard lately, or nothing is
+// known of it. It is killed with its parent after some more silence than this, and others own
+// its hosts long before: a process that stands still keeps no lease.
+func (p *parent) alive() bool {
+	x := p.judged.Load()
+	if x == nil {
+		return true
+	}
+	heard := x.heard.Load()
+	return heard == nil || time.Since(*heard) < p.Systemd.Limit()/2
+}
+
 // run is the life of the parent. Children are started here only: this goroutine keeps the
 // thread that they must not outlive.
 func (p *parent) run(ctx context.Context) (int, error) {
@@ -132,6 +159,8 @@ func (p *parent) run(ctx context.Context) (int, error) {
 		return 1, err
 	}
 	cur.join()
+	p.judged.Store(cur)
+	first := cur.lives
 	nobody := &proc{}
 	next := nobody // the one that is to follow
 	orphans := make(chan os.Signal, 1)
@@ -139,7 +168,11 @@ func (p *parent) run(ctx context.Context) (int, error) {
 	defer signal.Stop(orphans)
 	for {
 		select {
+		case <-first:
+			first = nil
+			p.Systemd.Ready()
 		case <-ctx.Done():
+			p.judged.Store(nil) // its end may take its time
 			next.kill()
 			p.stop(cur)
 			return p.end(cur), nil
@@ -154,6 +187,7 @@ func (p *parent) run(ctx context.Context) (int, error) {
 			}
 		case <-next.ready:
 			p.Logger.Info("restart: the new process is ready", "old", cur.pid(), "new", next.pid())
+			p.judged.Store(next)
 			p.stop(cur)
 			if cur.unclean() {
 				p.reap(cur, next)
@@ -164,6 +198,7 @@ func (p *parent) run(ctx context.Context) (int, error) {
 			p.Logger.Error("restart: the new process ended before it was ready, the old one goes on", "status", next.code())
 			next = nobody
 		case <-cur.done:
+			p.judged.Store(nil)
 			next.kill()
 			return p.end(cur), nil
 		case <-orphans:
@@ -245,8 +280,10 @@ func (p *parent) stop(x *proc) {
 type proc struct {
 	cmd   *exec.Cmd
 	link  net.Conn
-	ready chan struct{} // closed when it could join
-	done  chan struct{} // closed when it has ended
+	lives chan struct{}             // closed when it has said that it works
+	ready chan struct{}             // closed when it could join
+	heard atomic.Pointer[time.Time] // when it said so last
+	done  chan struct{}             // closed when it has ended
 
 	mu    sync.Mutex
 	boot  string
@@ -261,13 +298,16 @@ func (p *parent) start() (*proc, error) {
 	ours, theirs := os.NewFile(uintptr(fds[0]), "link"), os.NewFile(uintptr(fds[1]), "link")
 	defer theirs.Close()
 	defer ours.Close()
-	x := &proc{ready: make(chan struct{}), done: make(chan struct{})}
+	x := &proc{lives: make(chan struct{}), ready: make(chan struct{}), done: make(chan struct{})}
 	if x.link, err = net.FileConn(ours); err != nil {
 		return nil, fmt.Errorf("start worker: link: %w", err)
 	}
 	x.cmd = exec.Command(p.Exec, p.Args...)
 	x.cmd.Stdout, x.cmd.Stderr = p.Stdout, p.Stderr
 	x.cmd.Env = append(os.Environ(), linkEnv+"="+strconv.Itoa(os.Getpid()))
+	if limit := p.Systemd.Limit(); limit > 0 {
+		x.cmd.Env = append(x.cmd.Env, beatEnv+"="+(limit/10).String())
+	}
 	x.cmd.ExtraFiles = []*os.File{theirs, p.api, p.agents} // fdLink, fdAPI, fdAgents
 	// A group of its own: Ctrl-C is for the parent, which ends it in order.
 	x.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -302,6 +342,11 @@ func (x *proc) listen() {
 			continue // a newer binary may say more
 		}
 		switch {
+		case s.Lives:
+			now := time.Now()
+			if x.heard.Swap(&now) == nil {
+				close(x.lives)
+			}
 		case s.Ready:
 			close(x.ready)
 		case s.Boot != "":

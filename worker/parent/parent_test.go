@@ -21,6 +21,8 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/holdfast-ha/holdfast/daemon/systemd"
+	"github.com/holdfast-ha/holdfast/daemon/systemd/systemdtest"
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/leases/etcdtest"
 	"github.com/holdfast-ha/holdfast/worker"
@@ -31,6 +33,7 @@ const (
 	etcdEnv = "PARENT_TEST_ETCD" // makes this binary a child
 	kidEnv  = "PARENT_TEST_KID"  // file that a grandchild's process id is written to
 	howEnv  = "PARENT_TEST_HOW"  // file that says how a child behaves
+	awayEnv = "PARENT_TEST_AWAY" // the child finds no etcd
 	patient = 45 * time.Second
 	ttl     = 60 * time.Second // longer than any test waits: only a revoked lease frees slots
 )
@@ -71,11 +74,20 @@ func child() int {
 	if string(how) == "hesitant" {
 		above = hesitant{link}
 	}
+	etcd := os.Getenv(etcdEnv)
+	if os.Getenv(awayEnv) != "" {
+		etcd = "http://127.0.0.1:1"
+	}
 	w, err := worker.New(worker.Options{
-		ID: "w1", Etcd: []string{os.Getenv(etcdEnv)}, InsecureLoopback: true, LeaseTTL: ttl, RestartGrace: 20 * time.Second,
+		ID: "w1", Etcd: []string{etcd}, InsecureLoopback: true, LeaseTTL: ttl, RestartGrace: 20 * time.Second,
 		APIListener: link.API, AgentsListener: link.Agents, Parent: above,
 	})
 	if err == nil {
+		if err := os.WriteFile(os.Getenv(howEnv)+".pid", []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 3
+		}
+		go link.Live(w.Alive) // ends with the process
 		err = w.Run(ctx)
 	}
 	if err != nil {
@@ -119,6 +131,14 @@ type family struct {
 
 func start(t *testing.T) *family {
 	t.Helper()
+	f := launch(t, nil)
+	f.until("the worker owns all slots", func() bool { return len(f.slots()) == 1024 && f.read(f.kid) != "" })
+	return f
+}
+
+// launch starts a parent under a systemd and waits for nothing.
+func launch(t *testing.T, above *systemd.Supervisor) *family {
+	t.Helper()
 	srv := etcdtest.Start(t)
 	dir := t.TempDir()
 	f := &family{t: t, etcd: srv, client: srv.Client(t), api: free(t), kid: filepath.Join(dir, "kid"), how: filepath.Join(dir, "how"), restart: make(chan os.Signal), done: make(chan struct{})}
@@ -136,7 +156,7 @@ func start(t *testing.T) *family {
 		defer close(f.done)
 		f.code, f.err = parent.Run(ctx, parent.Config{
 			Worker: "w1", ListenAPI: f.api, ListenAgents: agents, Exec: exe, Stdout: os.Stdout, Stderr: os.Stderr,
-			Restart: f.restart, StopTime: 3 * time.Second, Logger: slog.New(slog.DiscardHandler),
+			Restart: f.restart, StopTime: 3 * time.Second, Systemd: above, Logger: slog.New(slog.DiscardHandler),
 			Etcd: func(ctx context.Context) (*leases.Client, error) {
 				return leases.Dial(ctx, leases.Config{Endpoints: srv.Endpoints()})
 			},
@@ -146,7 +166,6 @@ func start(t *testing.T) *family {
 		cancel()
 		<-f.done
 	})
-	f.until("the worker owns all slots", func() bool { return len(f.slots()) == 1024 && f.read(f.kid) != "" })
 	return f
 }
 
@@ -379,6 +398,30 @@ func TestStubbornWorkerIsKilled(t *testing.T) {
 	if got := f.end(w.Boot).How; got != leases.Reaped || len(f.slots()) != 0 {
 		t.Errorf("end is %q with %d slots owned, want reaped and none", got, len(f.slots()))
 	}
+}
+
+// systemd is told that the worker is ready, that it runs, and that it stops, etcd or not; but
+// not that it runs while the worker's process stands still.
+func TestSystemd(t *testing.T) {
+	l := systemdtest.Listen(t)
+	t.Setenv(awayEnv, "yes")
+	f := launch(t, systemd.From(l.Env(600*time.Millisecond), slog.New(slog.DiscardHandler)))
+	l.Until("READY=1", "WATCHDOG=1")
+	l.Until("WATCHDOG=1", "")
+	pid, err := strconv.Atoi(f.read(f.how + ".pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	l.Silence(1200*time.Millisecond, "WATCHDOG=1")
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	l.Until("WATCHDOG=1", "")
+	f.stop()
+	l.Until("STOPPING=1", "WATCHDOG=1")
 }
 
 // A port in use is told before anything starts.

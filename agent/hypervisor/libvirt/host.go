@@ -41,11 +41,13 @@ type Host struct {
 	hostonly.Host // the boot id is the kernel's
 	cfg           Config
 	calls         *atomic.Int32
+	told          func(took time.Duration, err error)
 }
 
 var (
 	_ hypervisor.Hypervisor  = (*Host)(nil)
 	_ hypervisor.Gatekeeper  = (*Host)(nil)
+	_ hypervisor.Metered     = (*Host)(nil)
 	_ hypervisor.Storage     = (*Host)(nil)
 	_ hypervisor.Copier      = (*Host)(nil)
 	_ hypervisor.Instances   = (*Host)(nil)
@@ -65,7 +67,7 @@ func New(cfg Config) (*Host, error) {
 	if cfg.Accel != "kvm" && cfg.Accel != "qemu" {
 		return nil, fmt.Errorf("accelerator %q, allowed are kvm and qemu", cfg.Accel)
 	}
-	h := &Host{cfg: cfg, calls: &atomic.Int32{}}
+	h := &Host{cfg: cfg, calls: &atomic.Int32{}, told: func(time.Duration, error) {}}
 	store, err := dirs.New(dirs.Config{Dirs: cfg.Dirs, Users: h.users})
 	if err != nil {
 		return nil, err
@@ -86,6 +88,9 @@ func (h *Host) Healthy(ctx context.Context) error {
 	return nil
 }
 
+// Meter implements hypervisor.Metered.
+func (h *Host) Meter(told func(took time.Duration, err error)) { h.told = told }
+
 // call runs one call on a connection of its own and leaves it behind when its time is
 // over: then the error is ErrUnsure, and the call may still do its work.
 func call[T any](ctx context.Context, h *Host, limit time.Duration, do func(*libvirt.Connect) (T, error)) (T, error) {
@@ -97,6 +102,7 @@ func call[T any](ctx context.Context, h *Host, limit time.Duration, do func(*lib
 	if err := context.Cause(ctx); err != nil {
 		return none, err
 	}
+	began := time.Now()
 	if n := h.calls.Load(); n >= maxCalls {
 		return none, fmt.Errorf("ask libvirt: %d calls wait for it already", n)
 	}
@@ -124,9 +130,12 @@ func call[T any](ctx context.Context, h *Host, limit time.Duration, do func(*lib
 	}()
 	select {
 	case r := <-done:
+		h.told(time.Since(began), r.err)
 		return r.value, r.err
 	case <-ctx.Done():
-		return none, fmt.Errorf("%w: libvirt has not answered: %w", hypervisor.ErrUnsure, context.Cause(ctx))
+		err := fmt.Errorf("%w: libvirt has not answered: %w", hypervisor.ErrUnsure, context.Cause(ctx))
+		h.told(time.Since(began), err)
+		return none, err
 	}
 }
 
