@@ -3,7 +3,9 @@
 package worker
 
 import (
+	"maps"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -193,10 +195,15 @@ func (w *Worker) leaseValid() float64 {
 }
 
 func (w *Worker) mailDepth() (n float64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, o := range w.owners {
+	for _, o := range w.ownersNow() {
 		n += float64(o.in.depth())
 	}
 	return n
+}
+
+// ownersNow are the owners as they are now, to be gone through without the worker's lock.
+func (w *Worker) ownersNow() []*owner {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.AppendSeq(make([]*owner, 0, len(w.owners)), maps.Values(w.owners))
 }

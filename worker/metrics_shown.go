@@ -55,9 +55,8 @@ func (c *shownCollector) Collect(ch chan<- prometheus.Metric) {
 	type pair [2]string
 	states, power, holds, open, parts := map[pair]int{}, map[pair]int{}, map[pair]int{}, map[string]int{}, map[string]ha.PartitionState{}
 	commands := map[pair]int{}
-	w.mu.Lock()
-	for host, o := range w.owners {
-		p := w.shown.get(host)
+	for _, o := range w.ownersNow() {
+		p := w.shown.get(o.host)
 		if p == nil {
 			continue
 		}
@@ -74,6 +73,7 @@ func (c *shownCollector) Collect(ch chan<- prometheus.Metric) {
 			}
 		}
 	}
+	w.mu.Lock()
 	for path, r := range w.partStates {
 		parts[path] = r.State
 	}

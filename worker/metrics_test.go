@@ -88,13 +88,13 @@ func TestMetricsShown(t *testing.T) {
 		o := &owner{w: w, host: host, home: "z1/p1/c1", in: newMailbox()}
 		o.commands = newCommander(o)
 		w.owners[host] = o
-		w.shown.put(host, &published{record: r})
+		w.shown.put(host, &published{record: &r})
 	}
 	open := &ha.Incident{Holds: []ha.Hold{{By: "budget"}, {By: "budget"}, {By: "power"}}}
 	over := &ha.Incident{Ended: time.Now(), Holds: []ha.Hold{{By: "budget"}}}
 	show("h1", ha.Record{State: ha.Suspect, Incident: open})
 	show("h2", ha.Record{State: ha.Available, Incident: over})
-	w.shown.put("h3", &published{record: ha.Record{State: ha.Failed}}) // given away
+	w.shown.put("h3", &published{record: &ha.Record{State: ha.Failed}}) // given away
 	w.partStates["z1/p1/c1"] = ha.PartitionRecord{State: ha.PartitionInactive}
 	for id, r := range map[string]command.Record{
 		"c1": {Kind: command.Migrate, State: command.NeedsOperator}, "c2": {Kind: command.Migrate, State: command.NeedsOperator},
@@ -136,7 +136,7 @@ func TestMetricsSeries(t *testing.T) {
 		o.commands = newCommander(o)
 		o.commands.known["c"] = knownSteps{open: true, kind: command.Kinds[i%3], state: command.States[i%len(command.States)]}
 		w.owners[host] = o
-		w.shown.put(host, &published{record: ha.Record{State: ha.States[i%len(ha.States)], Incident: &ha.Incident{Holds: []ha.Hold{{By: "power"}, {By: "budget"}}}}})
+		w.shown.put(host, &published{record: &ha.Record{State: ha.States[i%len(ha.States)], Incident: &ha.Incident{Holds: []ha.Hold{{By: "power"}, {By: "budget"}}}}})
 		w.partStates[path] = ha.PartitionRecord{State: ha.PartitionActive}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
