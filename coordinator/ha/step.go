@@ -355,7 +355,12 @@ func (s *step) effect(e Effect) {
 func (s *step) because(format string, args ...any) { s.why = fmt.Sprintf(format, args...) }
 
 func (s *step) announce(kind string, format string, args ...any) {
-	s.effect(Effect{Kind: Announce, Type: kind, Severity: severity[kind], Reason: fmt.Sprintf(format, args...), Boot: s.r.Boot.ID})
+	s.raise(kind, fmt.Sprintf(format, args...))
+}
+
+// raise is announce in words that are made already.
+func (s *step) raise(kind, text string) {
+	s.effect(Effect{Kind: Announce, Type: kind, Severity: severity[kind], Reason: text, Boot: s.r.Boot.ID})
 }
 
 // note adds one line to the story of the incident, if one is open.
