@@ -101,7 +101,7 @@ func (b *backend) host(id string, spec versioned[v1.HostSpec]) v1.Host {
 	rec, known := get(w.view, w.view.ha, id)
 	p := w.shown.get(id)
 	if p != nil {
-		rec.Val, known = p.record, true
+		rec.Val, known = *p.record, true
 		s.Linked, s.LastPing, s.Boot = v1.LinkedNo, p.lastPing, p.boot
 		if p.linked {
 			s.Linked = v1.LinkedYes

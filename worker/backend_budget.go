@@ -149,7 +149,7 @@ func (w *Worker) budgetChanged(scope string) {
 	defer w.mu.Unlock()
 	for h, o := range w.owners {
 		here := kind == "host" && h == rest || kind != "host" && within(o.home, rest)
-		if p := w.shown.get(h); here && p != nil && heldBy(p.record, "budget") {
+		if p := w.shown.get(h); here && p != nil && heldBy(*p.record, "budget") {
 			o.in.put("budget", readersChanged{})
 		}
 	}

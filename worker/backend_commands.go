@@ -252,7 +252,10 @@ func (b *backend) OrderCommand(ctx context.Context, who, id, verb string, o v1.C
 		}
 		batch.by[h].word = &word
 		batch.announce("command."+verb, string(ha.Info), strings.TrimSpace(fmt.Sprintf("%s of command %s ordered by %s %s", verb, id, who, o.Reason)))
-		c.flush(ctx, batch)
+		if err := c.flush(ctx, batch); err != nil {
+			problem = etcdProblem(fmt.Sprintf("%s of command %s", verb, id), err)
+			return
+		}
 		out = commandOf(h.rec, h.rev)
 	})
 	if err == nil {

@@ -174,7 +174,7 @@ func (c *commander) run(ctx context.Context) {
 			c.handle(ctx, b, msg)
 		}
 		c.ticks(b)
-		c.flush(ctx, b)
+		_ = c.flush(ctx, b) // when it fails this owner has ended; it has logged why
 	}
 }
 
@@ -253,7 +253,7 @@ func (c *commander) handle(ctx context.Context, b *commandBatch, msg any) {
 			}
 		}
 	case callMsg:
-		c.flush(ctx, b) // what it reads is on record
+		_ = c.flush(ctx, b) // what it reads is on record, or this owner has ended
 		if ctx.Err() == nil && m.taken.CompareAndSwap(false, true) {
 			m.fn(ctx)
 			close(m.done)

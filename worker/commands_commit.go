@@ -3,6 +3,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -125,8 +126,10 @@ func (c *commander) ops(p *pendingCommand) (ops []leases.Op, events []v1.Event) 
 	return ops, events
 }
 
-// flush puts everything that was decided on record, then acts.
-func (c *commander) flush(ctx context.Context, b *commandBatch) {
+// flush puts everything that was decided on record, then acts. The error is why some of it is
+// not on record, and nothing of that was started: somebody else has written there, the slot has
+// gone, or etcd did not answer before it went. This owner has ended then.
+func (c *commander) flush(ctx context.Context, b *commandBatch) (failed error) {
 	var group []*pendingCommand
 	var ops []leases.Op
 	events := b.announced
@@ -134,19 +137,21 @@ func (c *commander) flush(ctx context.Context, b *commandBatch) {
 		ops = append(ops, leases.Put(leases.EventKey(x.ID), x))
 	}
 	send := func() {
-		if len(ops) == 0 || ctx.Err() != nil {
+		if len(ops) == 0 {
 			return
 		}
 		g := c.o.claim.Guard()
 		for _, p := range group {
 			g = g.At(leases.CommandKey(c.o.host, p.next.ID), p.h.rev)
 		}
-		if rev, ok := c.commit(ctx, g, ops); ok {
+		rev, err := c.commit(ctx, g, ops)
+		if err == nil {
 			c.o.w.announced(events)
 			for _, p := range group {
 				c.committed(ctx, p, rev)
 			}
 		}
+		failed = cmp.Or(failed, err)
 		group, ops, events = nil, nil, nil
 	}
 	for _, p := range b.order {
@@ -162,11 +167,12 @@ func (c *commander) flush(ctx context.Context, b *commandBatch) {
 	}
 	send()
 	for _, p := range b.order {
-		if p.settles() && ctx.Err() == nil {
-			c.settle(ctx, p)
+		if p.settles() {
+			failed = cmp.Or(failed, c.settle(ctx, p))
 		}
 	}
 	*b = commandBatch{c: c}
+	return failed
 }
 
 // dropSteps deletes the journal keys of a command that the agent has forgotten, where
@@ -180,7 +186,7 @@ func (c *commander) dropSteps(ctx context.Context, p *pendingCommand) {
 		for n := from; n < from+batchOps && n <= p.h.rec.Seq; n++ {
 			ops = append(ops, leases.Delete(leases.JournalKey(c.o.host, p.next.ID, n)))
 		}
-		if _, ok := c.commit(ctx, c.o.claim.Guard().At(leases.CommandKey(c.o.host, p.next.ID), p.h.rev), ops); !ok {
+		if _, err := c.commit(ctx, c.o.claim.Guard().At(leases.CommandKey(c.o.host, p.next.ID), p.h.rev), ops); err != nil {
 			return
 		}
 	}
@@ -188,13 +194,13 @@ func (c *commander) dropSteps(ctx context.Context, p *pendingCommand) {
 
 // commit writes until it is written or is not ours to write. A conflict on one of our own
 // records means that somebody else wrote it: the owner ends and the host is adopted anew.
-func (c *commander) commit(ctx context.Context, g leases.Guard, ops []leases.Op) (int64, bool) {
+func (c *commander) commit(ctx context.Context, g leases.Guard, ops []leases.Op) (int64, error) {
 	rev, err := c.try(ctx, g, ops)
 	if errors.Is(err, leases.ErrConflict) {
 		c.o.w.metrics.commits.WithLabelValues("conflict").Inc()
 		c.o.jobs.stop(fmt.Errorf("commit commands: %w", err))
 	}
-	return rev, err == nil
+	return rev, err
 }
 
 // try is commit that leaves a conflict to its caller.
@@ -206,6 +212,9 @@ func (c *commander) try(ctx context.Context, g leases.Guard, ops []leases.Op) (i
 		}
 	}()
 	for backoff := 50 * time.Millisecond; ; backoff = min(2*backoff, time.Second) {
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
 		cctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 		rev, err := c.o.s.Commit(cctx, g, ops...)
 		cancel()
@@ -225,7 +234,7 @@ func (c *commander) try(ctx context.Context, g leases.Guard, ops []leases.Op) (i
 		c.o.log.Warn("commit commands", "cause", err)
 		c.o.w.health.set("CommitsFail", "critical", fmt.Sprintf("commands of host %s: %v; nothing is done about them before it is on record", c.o.host, err))
 		if !pause(ctx, backoff) {
-			return 0, context.Cause(ctx)
+			return 0, fmt.Errorf("%w; then: %w", err, context.Cause(ctx))
 		}
 	}
 }
@@ -264,14 +273,15 @@ func (c *commander) committed(ctx context.Context, p *pendingCommand, rev int64)
 const settleTries = 10
 
 // settle puts an outcome, or a release, on record together with the resources: in one
-// transaction, once.
-func (c *commander) settle(ctx context.Context, p *pendingCommand) {
+// transaction, once. The error is why it is not on record.
+func (c *commander) settle(ctx context.Context, p *pendingCommand) error {
 	key := leases.CommandKey(c.o.host, p.next.ID)
+	var err error
 	for range settleTries {
 		g := c.o.claim.Guard().At(key, p.h.rev)
 		ops, events := c.ops(p)
-		changed, err := c.resources(ctx, p, &g)
-		if err == nil {
+		var changed []leases.Op
+		if changed, err = c.resources(ctx, p, &g); err == nil {
 			ops = append(ops, changed...)
 			if p.next.Released && !p.h.rec.Released {
 				ops = append(ops, c.trim(c.now())...)
@@ -280,21 +290,23 @@ func (c *commander) settle(ctx context.Context, p *pendingCommand) {
 			if rev, err = c.try(ctx, g, ops); err == nil {
 				c.o.w.announced(events)
 				c.committed(ctx, p, rev)
-				return
+				return nil
 			}
 		}
 		var conflict *leases.ConflictError
 		if errors.As(err, &conflict) && conflict.Key == key {
 			c.o.jobs.stop(fmt.Errorf("commit command: %w", err))
-			return
+			return err
 		}
 		if !pause(ctx, 50*time.Millisecond) {
-			return
+			return err
 		}
 		c.o.log.Info("settle again", "command", p.next.ID, "cause", err)
 	}
 	// Nothing was written: the host's commands are read anew, and this one is decided again.
-	c.o.jobs.stop(fmt.Errorf("settle command %s: its resources could not be written", p.next.ID))
+	err = fmt.Errorf("settle command %s: its resources could not be written: %w", p.next.ID, err)
+	c.o.jobs.stop(err)
+	return err
 }
 
 // resources are the writes of a command's resources: where they are now, once, when the

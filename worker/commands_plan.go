@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/coordinator/command"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/leases"
@@ -202,7 +203,7 @@ func (w *Worker) holdStopped(ctx context.Context, p *commandPlan, id, host, inst
 // runs: what the host's agent reports counts, and where it reports nothing the record.
 func (w *Worker) runs(host string, i v1.Instance) bool {
 	if _, p := w.owned(host); p != nil && p.alive {
-		return slices.Contains(instanceIDs(p.report), i.ID)
+		return slices.ContainsFunc(p.report.GetInstances(), func(x *agentpb.Instance) bool { return x.Id == i.ID })
 	}
 	return i.State == "running"
 }

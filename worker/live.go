@@ -158,7 +158,7 @@ func (o *owner) onHello(ctx context.Context, m helloMsg) {
 	if is, _ := o.w.frozen(o.host); is != was {
 		o.tellPolicy(ctx)
 	}
-	o.step(ctx, ha.Event{Kind: ha.EvHello, At: m.at, Boot: m.hello.BootId, Instances: instanceIDs(m.hello.Report), Local: localIDs(m.hello.Report, o.spec.Val.Pools)})
+	o.step(ctx, ha.Event{Kind: ha.EvHello, At: m.at, Boot: m.hello.BootId, Instances: instanceIDs(m.hello.Report, o.rec.Instances), Local: localIDs(m.hello.Report, o.spec.Val.Pools)})
 	o.tellEligible(ctx)
 }
 
@@ -170,34 +170,49 @@ func (o *owner) onPing(ctx context.Context, m pingMsg) {
 	if last := o.live.lastPing; !last.IsZero() {
 		o.w.metrics.heartbeat.Observe(max(0, m.at.Sub(last)-o.policy.PingInterval).Seconds())
 	}
-	o.heard(m.at, m.boot)
+	o.hear(m.at, m.boot)
 	o.live.report = m.report
+	f := o.facts() // once: thousands of hosts ping
+	verdict, why := o.provider().Health(f, m.report)
+	o.show(verdict == ha.Pass)
+	instances, local := instanceIDs(m.report, o.rec.Instances), localIDs(m.report, o.spec.Val.Pools)
 	if o.rec.Boot.ID != m.boot { // the Hello came to an earlier owner, or was lost with it
-		o.step(ctx, ha.Event{Kind: ha.EvHello, At: m.at, Boot: m.boot, Instances: instanceIDs(m.report), Local: localIDs(m.report, o.spec.Val.Pools)})
+		o.step(ctx, ha.Event{Kind: ha.EvHello, At: m.at, Boot: m.boot, Instances: instances, Local: local})
+		f = o.facts()
 	}
 	if g := o.rec.Gate; g != nil && !g.Confirmed && m.gate == g.Generation {
 		o.step(ctx, ha.Event{Kind: ha.EvGate, At: m.at, ID: m.gate})
+		f = o.facts()
 	}
-	o.tellEligible(ctx)
-	verdict, why := o.provider().Health(o.facts(), m.report)
-	o.step(ctx, ha.Event{Kind: ha.EvHealth, At: m.at, Verdict: verdict, Reason: why, Boot: m.boot, Life: m.at, Instances: instanceIDs(m.report), Local: localIDs(m.report, o.spec.Val.Pools), Lost: lostPools(m.report, o.spec.Val.Pools)})
+	o.judgeEligible(ctx, f)
+	o.step(ctx, ha.Event{Kind: ha.EvHealth, At: m.at, Verdict: verdict, Reason: why, Boot: m.boot, Life: m.at, Instances: instances, Local: local, Lost: lostPools(m.report, o.spec.Val.Pools)})
 	if o.rec.State == ha.Available && o.live.baselineAt.IsZero() {
 		o.live.baselineAt = o.now()
 	}
 }
 
+// heard notes a sign of life, and publishes it.
 func (o *owner) heard(at time.Time, boot string) {
+	o.hear(at, boot)
+	o.publish()
+}
+
+func (o *owner) hear(at time.Time, boot string) {
 	if o.live.missing {
 		o.w.lostAgents.back(o.host)
 	}
 	o.live.lastPing, o.live.boot, o.live.missing = at, boot, false
 	o.live.cut, o.live.carrier, o.live.unheard = time.Time{}, "", false
-	o.publish()
 }
 
-func instanceIDs(r *agentpb.Report) []string {
-	var out []string
-	for _, i := range r.GetInstances() {
+// instanceIDs are those of a report; where they are as known, as nearly always, known itself.
+func instanceIDs(r *agentpb.Report, known []string) []string {
+	all := r.GetInstances()
+	if slices.EqualFunc(all, known, func(i *agentpb.Instance, id string) bool { return i.Id == id }) {
+		return known
+	}
+	out := make([]string, 0, len(all))
+	for _, i := range all {
 		out = append(out, i.Id)
 	}
 	return out
@@ -271,11 +286,14 @@ func (o *owner) tellPartition(ctx context.Context) {
 // tellEligible asks the provider and tells the machine when the answer changed. Until a
 // new owner has asked the power devices itself the last answer stands: how old the test
 // on record is says only how long nothing changed.
-func (o *owner) tellEligible(ctx context.Context) {
+func (o *owner) tellEligible(ctx context.Context) { o.judgeEligible(ctx, o.facts()) }
+
+// judgeEligible is tellEligible with the facts as they are now.
+func (o *owner) judgeEligible(ctx context.Context, f provider.Facts) {
 	if !o.live.powerSeen && slices.ContainsFunc(o.devices, func(d device) bool { return !d.human }) {
 		return
 	}
-	v, why := o.provider().Eligible(o.facts())
+	v, why := o.provider().Eligible(f)
 	if v == o.live.eligible && why == o.live.eligWhy {
 		return
 	}
@@ -291,7 +309,7 @@ type published struct {
 	epoch    *agentpb.Epoch
 	settings *agentpb.Settings
 	gate     *agentpb.Gate
-	record   ha.Record
+	record   *ha.Record
 	alive    bool // pings arrive in time
 	healthy  bool // and its own report is in order
 	linked   bool
@@ -306,14 +324,26 @@ type published struct {
 	power    powerRecord // with the latest readings, not only those worth a write
 }
 
+// publish tells the others how things are, the host's health as its last report shows it.
 func (o *owner) publish() {
-	p := &published{
-		owner: o, epoch: o.wireEpoch(), settings: o.wireSettings(), record: o.rec, alive: o.live.alive(), linked: o.live.linked,
-		looked: o.live.sightBy != "", blind: o.live.blinds >= o.policy.HealthFailures, provider: o.provider().Describe().Kind, lastPing: o.live.lastPing, pools: o.spec.Val.Pools, rack: o.spec.Val.Labels["rack"], boot: o.live.boot, report: o.live.report, power: o.pow,
-	}
-	if p.alive {
+	healthy := false
+	if o.live.alive() {
 		v, _ := o.provider().Health(o.facts(), o.live.report)
-		p.healthy = v == ha.Pass
+		healthy = v == ha.Pass
+	}
+	o.show(healthy)
+}
+
+// show is publish for a host whose health is judged already. Every ping comes by here: what
+// it does not change is shared with what was published before.
+func (o *owner) show(healthy bool) {
+	if o.told == nil || !o.told.Same(&o.rec) {
+		r := o.rec
+		o.told = &r
+	}
+	p := &published{
+		owner: o, epoch: o.epoch, settings: o.settings, record: o.told, healthy: healthy, alive: o.live.alive(), linked: o.live.linked,
+		looked: o.live.sightBy != "", blind: o.live.blinds >= o.policy.HealthFailures, provider: o.provider().Describe().Kind, lastPing: o.live.lastPing, pools: o.spec.Val.Pools, rack: o.spec.Val.Labels["rack"], boot: o.live.boot, report: o.live.report, power: o.pow,
 	}
 	if g := o.rec.Gate; g != nil && !g.Confirmed {
 		p.gate = &agentpb.Gate{Generation: g.Generation, MustNotRun: g.MustNotRun}

@@ -166,8 +166,8 @@ type lookSoon struct{}
 
 // unjudged lists the hosts of this worker whose provider cannot tell whether they are healthy.
 func (w *Worker) unjudged() (out []string) {
-	w.shown.all.Range(func(host, p any) bool {
-		if p.(*published).blind {
+	w.shown.all.Range(func(host, e any) bool {
+		if p := e.(*entry).Load(); p != nil && p.blind {
 			out = append(out, host.(string))
 		}
 		return true

@@ -48,8 +48,10 @@ func (m *mailbox) take() (msg any, ok bool) {
 	}
 	msg = m.items[0].msg
 	m.items[0] = mail{}
-	m.items = m.items[1:]
-	if len(m.items) > 0 {
+	if len(m.items) == 1 {
+		m.items = m.items[:0] // the next one goes where this one was
+	} else {
+		m.items = m.items[1:]
 		select {
 		case m.ready <- struct{}{}:
 		default:

@@ -189,10 +189,9 @@ func (w *Worker) mailDepth() (n float64) {
 	return n
 }
 
-// ownersNow are the owners in this worker, in no order, so that whoever counts holds no lock
-// that work needs meanwhile.
+// ownersNow are the owners as they are now, to be gone through without the worker's lock.
 func (w *Worker) ownersNow() []*owner {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return slices.Collect(maps.Values(w.owners))
+	return slices.AppendSeq(make([]*owner, 0, len(w.owners)), maps.Values(w.owners))
 }

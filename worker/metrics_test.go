@@ -38,13 +38,13 @@ func TestMetricsShown(t *testing.T) {
 		o := &owner{w: w, host: host, home: "z1/p1/c1", in: newMailbox()}
 		o.commands = newCommander(o)
 		w.owners[host] = o
-		w.shown.put(host, &published{record: r})
+		w.shown.put(host, &published{record: &r})
 	}
 	open := &ha.Incident{Holds: []ha.Hold{{By: "budget"}, {By: "budget"}, {By: "power"}}}
 	over := &ha.Incident{Ended: time.Now(), Holds: []ha.Hold{{By: "budget"}}}
 	show("h1", ha.Record{State: ha.Suspect, Incident: open})
 	show("h2", ha.Record{State: ha.Available, Incident: over})
-	w.shown.put("h3", &published{record: ha.Record{State: ha.Failed}}) // given away
+	w.shown.put("h3", &published{record: &ha.Record{State: ha.Failed}}) // given away
 	w.partStates["z1/p1/c1"] = ha.PartitionRecord{State: ha.PartitionInactive}
 	w.slotN = 1024
 	w.view.parts["z1/p1/c1"] = versioned[v1.PartitionSpec]{}
@@ -102,7 +102,7 @@ func TestMetricsSeries(t *testing.T) {
 		o.commands = newCommander(o)
 		o.commands.known["c"] = knownSteps{open: true, kind: command.Kinds[i%3], state: command.States[i%len(command.States)]}
 		w.owners[host] = o
-		w.shown.put(host, &published{record: ha.Record{State: ha.States[i%len(ha.States)], Incident: &ha.Incident{Holds: []ha.Hold{{By: "power"}, {By: "budget"}}}}})
+		w.shown.put(host, &published{record: &ha.Record{State: ha.States[i%len(ha.States)], Incident: &ha.Incident{Holds: []ha.Hold{{By: "power"}, {By: "budget"}}}}})
 		w.partStates[path] = ha.PartitionRecord{State: ha.PartitionActive}
 		w.view.parts[path] = versioned[v1.PartitionSpec]{}
 	}

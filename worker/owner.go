@@ -33,13 +33,18 @@ type owner struct {
 
 	spec   versioned[v1.HostSpec]
 	rec    ha.Record
-	stored ha.Record // as etcd has it
-	next   ha.Record // as the present step decides: here, so that a ping allocates none
-	recRev int64     // 0: not on record yet
+	stored ha.Record  // as etcd has it
+	next   ha.Record  // as the present step decides: here, so that a ping allocates none
+	told   *ha.Record // the record as it was published last; nil: never
+	recRev int64      // 0: not on record yet
 	pow    powerRecord
 	powRev int64
 	eff    effective
 	policy ha.Policy
+
+	// What agents are answered with; made when what it is made of changes, not for each ping.
+	epoch    *agentpb.Epoch
+	settings *agentpb.Settings
 
 	recorder replay.Recorder // of the open incident's steps
 
@@ -92,7 +97,7 @@ type (
 )
 
 func newOwner(w *Worker, s *leases.Session, c leases.Claim, host string) *owner {
-	o := &owner{w: w, s: s, claim: c, host: host, in: newMailbox(), log: w.log.With("host", host)}
+	o := &owner{w: w, s: s, claim: c, host: host, in: newMailbox(), log: w.log.With("host", host), epoch: wireEpoch(s, c.Epoch)}
 	o.commands = newCommander(o)
 	return o
 }
@@ -325,7 +330,7 @@ func (o *owner) step(ctx context.Context, ev ha.Event) ([]ha.Effect, bool) {
 	var effects []ha.Effect
 	o.next, effects = ha.Step(o.rec, ev, o.policy)
 	o.w.metrics.stepTime[ev.Kind].Observe(time.Since(began).Seconds())
-	if len(effects) == 0 && reflect.DeepEqual(&o.next, &o.rec) {
+	if len(effects) == 0 && (o.next.Same(&o.rec) || reflect.DeepEqual(&o.next, &o.rec)) {
 		return nil, true
 	}
 	if len(effects) == 0 && o.unworthy(ev) {

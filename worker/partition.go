@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
@@ -100,9 +101,9 @@ func (p *partition) facts() ha.PartitionFacts {
 		m, ok := here[host]
 		if !ok {
 			rec, _ := get(p.w.view, p.w.view.ha, host)
-			m = &published{record: rec.Val}
+			m = &published{record: &rec.Val}
 		}
-		f.Count(m.record, m.healthy)
+		f.Count(*m.record, m.healthy)
 	}
 	return f
 }
@@ -233,21 +234,26 @@ func (w *Worker) publish(host string, p *published) {
 }
 
 // board is what owners have published of their hosts. Ten thousand of them write to it with
-// every ping, each its own entry: they share no lock.
-type board struct{ all sync.Map }
+// every ping, each to an entry of its own: there is no lock.
+type board struct{ all sync.Map } // host: *entry
+
+type entry = atomic.Pointer[published]
 
 // get is what was published last of a host; nil: it is not owned here.
 func (b *board) get(host string) *published {
-	p, _ := b.all.Load(host)
-	out, _ := p.(*published)
-	return out
+	if e, ok := b.all.Load(host); ok {
+		return e.(*entry).Load()
+	}
+	return nil
 }
 
 // put publishes, and returns what was there before.
 func (b *board) put(host string, p *published) *published {
-	was, _ := b.all.Swap(host, p)
-	out, _ := was.(*published)
-	return out
+	e, ok := b.all.Load(host)
+	if !ok {
+		e, _ = b.all.LoadOrStore(host, new(entry))
+	}
+	return e.(*entry).Swap(p)
 }
 
 func (b *board) drop(host string) { b.all.Delete(host) }

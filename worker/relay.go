@@ -121,12 +121,14 @@ func (w *Worker) recordLinks(ctx context.Context) bool {
 	all := w.carried.records
 	w.carried.records = map[string]string{}
 	w.carried.mu.Unlock()
-	done := true
+	done, last := true, int64(0)
 	for host, carrier := range all {
 		if ctx.Err() != nil {
 			return true
 		}
-		if err := w.recordLink(ctx, host, carrier); err != nil {
+		rev, err := w.recordLink(ctx, host, carrier)
+		last = max(last, rev)
+		if err != nil {
 			w.log.Warn("record who carries a link", "host", host, "cause", err)
 			done = false
 			w.carried.mu.Lock()
@@ -136,27 +138,31 @@ func (w *Worker) recordLinks(ctx context.Context) bool {
 			w.carried.mu.Unlock()
 		}
 	}
+	// The next change of a link is judged by the copy, which has to show this one.
+	if w.mirror.WaitRevision(ctx, last) != nil {
+		return true // ctx has ended
+	}
 	return done
 }
 
-func (w *Worker) recordLink(ctx context.Context, host, carrier string) error {
+// recordLink returns the revision of what it wrote, 0 for nothing.
+func (w *Worker) recordLink(ctx context.Context, host, carrier string) (int64, error) {
 	w.mu.Lock()
 	o, s := w.owners[host], w.session
 	w.mu.Unlock()
 	if o == nil || s == nil || s != o.s {
-		return nil // the next owner records it
+		return 0, nil // the next owner records it
 	}
 	have, on := get(w.view, w.view.links, host)
 	m, _ := w.view.worker(carrier)
 	op := leases.Put(leases.LinkKey(host), linkRecord{V: 1, Worker: carrier, Boot: m.Boot})
 	switch {
 	case carrier == "" && !on, on && have.Val.Worker == carrier && have.Val.Boot == m.Boot:
-		return nil
+		return 0, nil
 	case carrier == "":
 		op = leases.Delete(leases.LinkKey(host))
 	}
 	cctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
-	_, err := s.Commit(cctx, o.claim.Guard(), op)
-	return err
+	return s.Commit(cctx, o.claim.Guard(), op)
 }

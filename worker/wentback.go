@@ -60,7 +60,7 @@ func outranks(seen, other *agentpb.Epoch) bool {
 // knows, and freezes the host where the agent knows more. A slot whose key is merely older
 // than that, because the host came from another slot, is put anew.
 func (o *owner) judgeEpoch(ctx context.Context, seen *agentpb.Epoch) {
-	mine := o.wireEpoch()
+	mine := o.epoch
 	if !outranks(seen, mine) {
 		o.w.thaw(o.host)
 		return
@@ -92,8 +92,6 @@ func (o *owner) judgeEpoch(ctx context.Context, seen *agentpb.Epoch) {
 		}
 	}
 }
-
-func (o *owner) wireEpoch() *agentpb.Epoch { return wireEpoch(o.s, o.claim.Epoch) }
 
 // freeze stops all action on a host. It reports whether the worker stops acting altogether
 // because of that.

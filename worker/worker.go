@@ -366,7 +366,7 @@ func (w *Worker) epochOf(host string) *agentpb.Epoch {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if o := w.owners[host]; o != nil {
-		return o.wireEpoch()
+		return o.epoch
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ package guard
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -118,7 +119,7 @@ func self(s *Snapshot) Answer {
 		return hold(fmt.Sprintf("I may be blind: %d of my %d agents were lost at once", f.AgentsLost, f.Agents), "agents that come back, or the end of the window they are counted in").
 			compared(fmt.Sprint(f.AgentsLost), fmt.Sprintf("%d and %d%%", blindAgents, blindShare))
 	}
-	return allow("this worker sees: %d of %d agents lost, etcd read %s ago", f.AgentsLost, f.Agents, span(f.ReadAge))
+	return said("this worker sees: " + strconv.Itoa(f.AgentsLost) + " of " + strconv.Itoa(f.Agents) + " agents lost, etcd read " + span(f.ReadAge) + " ago")
 }
 
 func signals(s *Snapshot) Answer {
@@ -180,7 +181,7 @@ func budget(s *Snapshot) Answer {
 			}
 			held = append(held, hold(why, clears).compared(fmt.Sprint(b.Used), fmt.Sprint(b.Limit)))
 		default:
-			left = fmt.Appendf(left, "%s %d of %d used", b.Scope, b.Used, b.Limit)
+			left = append(appendOf(append(append(left, b.Scope...), ' '), b.Used, b.Limit), " used"...)
 		}
 	}
 	if len(held) == 0 {
@@ -230,7 +231,7 @@ func power(s *Snapshot) Answer {
 	for _, lv := range s.Power.Levels {
 		text, human := lv.unfit(s.Purpose, want)
 		if text == "" {
-			return allow("level %d reads %s, %s ago, and is tested", lv.Level, want, span(lv.ReadAge)).compared(lv.State, want)
+			return said("level "+strconv.Itoa(lv.Level)+" reads "+want+", "+span(lv.ReadAge)+" ago, and is tested").compared(lv.State, want)
 		}
 		why = append(why, fmt.Sprintf("level %d %s", lv.Level, text))
 		if human {
@@ -272,9 +273,7 @@ func duplicate(s *Snapshot) Answer {
 	return said("no action for this host is running")
 }
 
-func allow(format string, args ...any) Answer { return said(fmt.Sprintf(format, args...)) }
-
-// said allows, in words that are made already.
+// said allows, in these words. What allows is said most often, and so without fmt.
 func said(reason string) Answer { return Answer{Verdict: Allow, Reason: reason} }
 
 func hold(reason, clears string) Answer {
@@ -317,7 +316,12 @@ func count(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}
-	return fmt.Sprintf("%d %ss", n, what)
+	return strconv.Itoa(n) + " " + what + "s"
+}
+
+// appendOf appends "n of all".
+func appendOf(b []byte, n, all int) []byte {
+	return strconv.AppendInt(append(strconv.AppendInt(b, int64(n), 10), " of "...), int64(all), 10)
 }
 
 // last writes a window as in "in the last hour".

@@ -29,8 +29,9 @@ func storage(s *Snapshot) Answer {
 		return a
 	}
 	var held []Answer
-	var well []string
-	for _, p := range s.Area.Pools {
+	well := make([]byte, 0, 128)
+	well = append(well, "pools as its neighbours report them: "...)
+	for i, p := range s.Area.Pools {
 		why := p.storm()
 		switch {
 		case p.Reporting == 0:
@@ -39,16 +40,19 @@ func storage(s *Snapshot) Answer {
 			held = append(held, hold(fmt.Sprintf("pool %s is suspect, not the hosts: %s, %d of %d that report, within %s%s", p.Pool, why, p.Lost, p.Reporting, span(lossWindow), named(p.Who, p.Lost)),
 				"hosts that can use the pool again").compared(fmt.Sprint(p.Lost), fmt.Sprintf("%d, or %d and %d%%, or all", lossHosts, lossShareMin, lossShare)))
 		default:
-			well = append(well, fmt.Sprintf("%s lost by %d of %d", p.Pool, p.Lost, p.Reporting))
+			if i > 0 {
+				well = append(well, ", "...)
+			}
+			well = appendOf(append(append(well, p.Pool...), " lost by "...), p.Lost, p.Reporting)
 		}
 	}
 	switch {
 	case len(held) > 0:
 		return all(held)
-	case len(well) == 0:
+	case len(s.Area.Pools) == 0:
 		return said("it mounts no shared pool")
 	}
-	return allow("pools as its neighbours report them: %s", strings.Join(well, ", "))
+	return said(string(well))
 }
 
 // String tells the share in words.
@@ -72,7 +76,7 @@ func share(s *Snapshot) Answer {
 		}
 		switch {
 		case l.Hosts < shareHosts:
-			well = fmt.Appendf(well, "%s has fewer than %d hosts", l.Area, shareHosts)
+			well = append(append(append(well, l.Area...), " has fewer than "...), count(shareHosts, "host")...)
 		case l.Limit <= 0:
 			held = append(held, hold(l.String()+", how many may be is not known", "a valid setting guard.unhealthy.share"))
 		case l.storm():
@@ -81,7 +85,7 @@ func share(s *Snapshot) Answer {
 			held = append(held, hold(fmt.Sprintf("%s, and %d others were not heard since it fell silent%s", l, l.Silent, named(l.Waiting, l.Silent)), awaited(l.Left)).
 				compared(fmt.Sprintf("%d%%", (l.Unhealthy+l.Silent)*100/l.Hosts), fmt.Sprintf("%d%%", l.Limit)))
 		default:
-			well = fmt.Appendf(well, "%d of %d in %s", l.Unhealthy, l.Hosts, l.Area)
+			well = append(append(appendOf(well, l.Unhealthy, l.Hosts), " in "...), l.Area...)
 		}
 	}
 	if len(held) > 0 {

@@ -123,7 +123,7 @@ func (s *step) arm(purpose guard.Purpose, goal power.Goal, verb power.Verb, by s
 	i := s.inc()
 	if s.report != nil {
 		s.keepReport()
-		s.note("guard", "all guards allow to %s", purpose)
+		s.write("guard", "all guards allow to "+string(purpose))
 	}
 	s.setHolds(nil)
 	i.From, i.Purpose, i.By, i.Waiting = s.r.State, purpose, by, ""
@@ -139,7 +139,7 @@ func (s *step) arm(purpose guard.Purpose, goal power.Goal, verb power.Verb, by s
 	s.r.Passes, s.r.PassSince = 0, time.Time{}
 	i.Boot = s.r.Boot.ID // what is to be proven over is the newest boot, whatever began the incident
 	ladder := s.p.Ladder
-	if by == "" {
+	if by == "" && slices.ContainsFunc(ladder, s.contradicted) {
 		ladder = slices.DeleteFunc(slices.Clone(ladder), s.contradicted)
 	}
 	t, effects := power.Begin(s.id("t"), goal, verb, i.Boot, ladder, s.now, s.p.Fence)

@@ -2,10 +2,7 @@
 
 package ha
 
-import (
-	"slices"
-	"time"
-)
+import "time"
 
 // clockSlack is more than the events of one owner, or two owners' clocks, are apart.
 const clockSlack = 30 * time.Second
@@ -14,14 +11,13 @@ const clockSlack = 30 * time.Second
 // clock was set back, or the last owner's was fast. Else deadlines would stand for as
 // long as it was wrong, and what was seen would seem younger than all that follows.
 func (s *step) setClock() {
-	told := []time.Time{s.r.Since, s.r.LastAction, s.r.LastLife}
+	newest := later(s.r.Since, later(s.r.LastAction, s.r.LastLife))
 	if s.r.Off != nil {
-		told = append(told, s.r.Off.Seen)
+		newest = later(newest, s.r.Off.Seen)
 	}
 	if s.r.open() && len(s.r.Incident.Ledger) > 0 {
-		told = append(told, s.r.Incident.Ledger[len(s.r.Incident.Ledger)-1].At)
+		newest = later(newest, s.r.Incident.Ledger[len(s.r.Incident.Ledger)-1].At)
 	}
-	newest := slices.MaxFunc(told, time.Time.Compare)
 	if !newest.After(s.now.Add(clockSlack)) {
 		return
 	}
@@ -46,6 +42,13 @@ func (s *step) setClock() {
 	if s.ev.Kind != EvAdopted {
 		s.resumeTxns()
 	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // keepOrder clamps what is compared to each other: whether the power was found OFF after

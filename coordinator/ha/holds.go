@@ -42,14 +42,19 @@ func (s *step) carry(old, next []Hold) []Hold {
 		}
 	}
 	if len(cleared) > 0 {
-		s.announce("ha.hold-cleared", "cleared: %s", strings.Join(cleared, ", "))
-		s.note("guard", "cleared: %s", strings.Join(cleared, ", "))
+		s.tellHolds("ha.hold-cleared", "cleared: "+strings.Join(cleared, ", "))
 	}
 	if len(placed) > 0 {
-		s.announce(holdPlaced, "held by %s", strings.Join(placed, "; "))
-		s.note("guard", "held by %s", strings.Join(placed, "; "))
+		s.tellHolds(holdPlaced, "held by "+strings.Join(placed, "; "))
 	}
 	return out
+}
+
+func (s *step) tellHolds(kind, text string) {
+	s.raise(kind, text)
+	if s.r.open() {
+		s.write("guard", text)
+	}
 }
 
 // hold adds one hold to the incident, or renews its words.
@@ -127,8 +132,10 @@ func (s *step) heard() {
 // guardHolds are the answers that do not allow.
 func guardHolds(r *guard.Report, at time.Time) []Hold {
 	var out []Hold
-	for _, a := range r.Holding() {
-		out = append(out, Hold{By: a.Guard, Reason: a.Reason, Clears: a.Clears, Since: at})
+	for i := range r.Answers {
+		if a := &r.Answers[i]; a.Verdict != guard.Allow {
+			out = append(out, Hold{By: a.Guard, Reason: a.Reason, Clears: a.Clears, Since: at})
+		}
 	}
 	if len(out) == 0 && !r.Allowed() {
 		out = append(out, Hold{By: "guards", Reason: "no guard answered", Clears: "an evaluation of the guards", Since: at})

@@ -5,7 +5,9 @@ package ha
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/coordinator/power"
@@ -27,10 +29,17 @@ func New(host string, at time.Time) Record {
 // pointers and slices; an event that changes nothing returns the same record and no
 // effects, and then there is nothing to commit (Ignored tells the reason).
 func Step(r Record, ev Event, p Policy) (Record, []Effect) {
-	s := &step{was: r, r: r, ev: ev, p: p, now: utc(ev.At)}
+	s := steps.Get().(*step)
+	s.was, s.r, s.ev, s.p, s.now = r, r, ev, p, utc(ev.At)
 	s.run()
-	return s.r, s.out
+	next, effects := s.r, s.out
+	*s = step{rows: s.rows[:0]} // nothing of this host is kept, or seen by another
+	steps.Put(s)
+	return next, effects
 }
+
+// steps are those at rest: 10,000 hosts ping, and each ping is at work for a microsecond.
+var steps = sync.Pool{New: func() any { return new(step) }}
 
 func (s *step) run() {
 	tick := s.ev
@@ -128,7 +137,7 @@ func (s *step) apply(row *Row) {
 		s.out = slices.Insert(s.out, first, Effect{Kind: Announce, Type: row.Event, Severity: severity[row.Event], Reason: s.why, Boot: s.r.Boot.ID})
 	}
 	if to != from && s.r.open() {
-		s.note("state", "%s → %s: %s", from, to, s.why)
+		s.write("state", string(from)+" → "+string(to)+": "+s.why)
 	}
 	if s.outcome != "" && s.r.open() {
 		s.close(to)
@@ -336,19 +345,33 @@ func (s *step) off() *OffFound {
 	return s.r.Off
 }
 
-func (s *step) effect(e Effect) { s.out = append(s.out, e) }
+func (s *step) effect(e Effect) {
+	if s.out == nil {
+		s.out = make([]Effect, 0, 4) // what an action begins with
+	}
+	s.out = append(s.out, e)
+}
 
 func (s *step) because(format string, args ...any) { s.why = fmt.Sprintf(format, args...) }
 
 func (s *step) announce(kind string, format string, args ...any) {
-	s.effect(Effect{Kind: Announce, Type: kind, Severity: severity[kind], Reason: fmt.Sprintf(format, args...), Boot: s.r.Boot.ID})
+	s.raise(kind, fmt.Sprintf(format, args...))
+}
+
+// raise is announce in words that are made already.
+func (s *step) raise(kind, text string) {
+	s.effect(Effect{Kind: Announce, Type: kind, Severity: severity[kind], Reason: text, Boot: s.r.Boot.ID})
 }
 
 // note adds one line to the story of the incident, if one is open.
 func (s *step) note(what, format string, args ...any) {
-	if !s.r.open() {
-		return
+	if s.r.open() {
+		s.write(what, fmt.Sprintf(format, args...))
 	}
+}
+
+// write is note in words that are made already, of an incident that is open.
+func (s *step) write(what, text string) {
 	i := s.inc()
 	l := i.Ledger
 	if len(l) >= MaxLedger {
@@ -357,14 +380,16 @@ func (s *step) note(what, format string, args ...any) {
 	if s.ledger != i.ID { // the first line of this step: the argument keeps its own
 		l, s.ledger = append(make([]Entry, 0, len(l)+4), l...), i.ID
 	}
-	i.Ledger = append(l, Entry{At: s.now, What: what, Text: fmt.Sprintf(format, args...)})
+	i.Ledger = append(l, Entry{At: s.now, What: what, Text: text})
 }
 
 // id names an incident (i), check (c), transaction (t) or gate (g) of this host. The
 // counter is part of the record, the time keeps a re-added host from repeating names.
 func (s *step) id(kind string) string {
 	s.r.Seq++
-	return fmt.Sprintf("%s.%s.%s%d", s.r.Host, s.now.Format("20060102T150405"), kind, s.r.Seq)
+	b := append(append(make([]byte, 0, 64), s.r.Host...), '.')
+	b = append(append(s.now.AppendFormat(b, "20060102T150405"), '.'), kind...)
+	return string(strconv.AppendInt(b, int64(s.r.Seq), 10))
 }
 
 func utc(t time.Time) time.Time {

@@ -69,16 +69,13 @@ func (*Provider) Health(f provider.Facts, r *agentpb.Report) (ha.Verdict, string
 	if !r.HypervisorOk {
 		return ha.Fail, "its hypervisor does not answer" + detail(r.HypervisorDetail)
 	}
-	states := map[string]*agentpb.PoolReport{}
-	for _, p := range r.Pools {
-		states[p.Id] = p
-	}
 	verdict, why := ha.Pass, "its agent reports hypervisor and pools in order"
 	for _, id := range f.Pools {
-		p := states[id]
-		switch {
-		case p == nil:
+		k := slices.IndexFunc(r.Pools, func(p *agentpb.PoolReport) bool { return p.Id == id })
+		if k < 0 {
 			return ha.Fail, fmt.Sprintf("its agent does not know pool %s", id)
+		}
+		switch p := r.Pools[k]; {
 		case p.State == agentpb.PoolReport_FAILED:
 			return ha.Fail, fmt.Sprintf("it cannot use pool %s%s", id, detail(p.Detail))
 		case p.State == agentpb.PoolReport_HUNG:
