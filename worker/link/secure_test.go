@@ -6,11 +6,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -63,24 +65,25 @@ func eventually(t *testing.T, what string, ok func() bool) {
 type secured struct {
 	*told
 	door    *Server
+	src     *trust.Source
 	address string
 	log     *lines
 }
 
-func secure(t *testing.T, files trust.Files) *secured {
+func secure(t *testing.T, files trust.Files, opts ...grpc.ServerOption) *secured {
 	t.Helper()
 	s := &secured{told: newTold("w1"), log: &lines{}}
 	src, err := trust.Open(trust.Config{Files: files, Fields: trust.Files{CA: "ca", Cert: "cert", Key: "key"}, Logger: slog.New(slog.NewTextHandler(s.log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.door = New("w1", s.told, slog.New(slog.DiscardHandler))
+	s.src, s.door = src, New("w1", s.told, slog.New(slog.DiscardHandler))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.address = l.Addr().String()
-	g := NewGRPC(s.door, src)
+	g := NewGRPC(s.door, src, opts...)
 	served := make(chan error, 1)
 	go func() { served <- g.Serve(l) }()
 	t.Cleanup(func() {
@@ -210,5 +213,86 @@ func TestRenewalUnderLiveLinks(t *testing.T) {
 	})
 	if s.door.Session("h1") == nil {
 		t.Error("the old link is gone")
+	}
+}
+
+// awaited is a stream that says when its handler waits for a frame: it was admitted then.
+type awaited struct {
+	grpc.ServerStream
+	n *atomic.Int32
+}
+
+// RecvMsg implements grpc.ServerStream.
+func (a awaited) RecvMsg(m any) error {
+	a.n.Add(1)
+	return a.ServerStream.RecvMsg(m)
+}
+
+// A certificate that is revoked while its stream has not said yet what it is for is as worthless
+// as that of a stream that is up: links, streams that stand by, and relays.
+func TestRevokedBeforeTheFirstFrame(t *testing.T) {
+	lab := pkitest.New(t)
+	var waiting atomic.Int32
+	s := secure(t, lab.Issue(t, trust.Worker, "w1"), grpc.StreamInterceptor(func(srv any, st grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+		return h(srv, awaited{st, &waiting})
+	}))
+	bad := map[string]string{}
+	open := func(role trust.Role, name string) *grpc.ClientConn {
+		src := pkitest.Open(t, lab.Issue(t, role, name))
+		conf := src.Dialer(trust.Peer{Role: trust.Worker, ID: "w1"})
+		mine, err := conf.GetClientCertificate(&tls.CertificateRequestInfo{Version: tls.VersionTLS13, SignatureSchemes: []tls.SignatureScheme{tls.ECDSAWithP256AndSHA256}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf, err := x509.ParseCertificate(mine.Certificate[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		bad[trust.Serial(leaf)] = "stolen"
+		conn, err := grpc.NewClient(s.address, grpc.WithTransportCredentials(credentials.NewTLS(conf)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	links := map[agentpb.Hello_Role]client{}
+	for role, name := range map[agentpb.Hello_Role]string{agentpb.Hello_ACTIVE: "h1", agentpb.Hello_STANDBY: "h2"} {
+		st, err := agentpb.NewLinkClient(open(trust.Host, name)).Connect(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		links[role] = st
+	}
+	relay, err := agentpb.NewRelayClient(open(trust.Worker, "w2")).Carry(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all are admitted", func() bool { return waiting.Load() == 3 })
+
+	s.src.Know(trust.NewKnown(nil, bad))
+	if cut := s.door.CutCertificates(func(shown []*x509.Certificate) bool { return s.src.Revoked(shown) != nil }); len(cut) > 0 {
+		t.Errorf("cut %v: none of them was in use", cut)
+	}
+	for role, st := range links {
+		h := host(map[agentpb.Hello_Role]string{agentpb.Hello_ACTIVE: "h1", agentpb.Hello_STANDBY: "h2"}[role], 1)
+		h.Role = role
+		if err := st.Send(&agentpb.Up{Frame: &agentpb.Up_Hello{Hello: h}}); err != nil {
+			t.Fatal(err)
+		}
+		if d, err := st.Recv(); !strings.Contains(d.GetRefusal().GetDetail(), "revoked") {
+			t.Errorf("%v: got %v, %v, want to be refused", role, d, err)
+		}
+	}
+	if err := relay.Send(&agentpb.FromCarrier{What: &agentpb.FromCarrier_Carrier{Carrier: &agentpb.Carrier{Worker: "w2", Boot: "b"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := relay.Recv(); err == nil || !strings.Contains(err.Error(), "revoked") {
+		t.Errorf("a relay got %v, %v, want to be refused", f, err)
+	}
+	if n := s.door.Counts(); n.Links+n.Standby+n.Sessions != 0 {
+		t.Errorf("%+v are in use", n)
 	}
 }
