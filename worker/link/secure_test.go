@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -216,83 +217,113 @@ func TestRenewalUnderLiveLinks(t *testing.T) {
 	}
 }
 
-// awaited is a stream that says when its handler waits for a frame: it was admitted then.
-type awaited struct {
+// counted is a stream that counts once its handler waits for a frame: it was admitted then.
+type counted struct {
 	grpc.ServerStream
-	n *atomic.Int32
+	once *sync.Once
+	n    *atomic.Int32
 }
 
 // RecvMsg implements grpc.ServerStream.
-func (a awaited) RecvMsg(m any) error {
-	a.n.Add(1)
-	return a.ServerStream.RecvMsg(m)
+func (c counted) RecvMsg(m any) error {
+	c.once.Do(func() { c.n.Add(1) })
+	return c.ServerStream.RecvMsg(m)
 }
 
-// A certificate that is revoked while its stream has not said yet what it is for is as worthless
-// as that of a stream that is up: links, streams that stand by, and relays.
-func TestRevokedBeforeTheFirstFrame(t *testing.T) {
+// A revocation ends streams that are up, and is as good for those that were admitted before and
+// say only then what they are for: links, streams that stand by, and relays.
+func TestRevocationEndsStreams(t *testing.T) {
 	lab := pkitest.New(t)
-	var waiting atomic.Int32
+	var admitted atomic.Int32
 	s := secure(t, lab.Issue(t, trust.Worker, "w1"), grpc.StreamInterceptor(func(srv any, st grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) error {
-		return h(srv, awaited{st, &waiting})
+		return h(srv, counted{st, new(sync.Once), &admitted})
 	}))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	bad := map[string]string{}
-	open := func(role trust.Role, name string) *grpc.ClientConn {
-		src := pkitest.Open(t, lab.Issue(t, role, name))
-		conf := src.Dialer(trust.Peer{Role: trust.Worker, ID: "w1"})
-		mine, err := conf.GetClientCertificate(&tls.CertificateRequestInfo{Version: tls.VersionTLS13, SignatureSchemes: []tls.SignatureScheme{tls.ECDSAWithP256AndSHA256}})
+	dial := func(role trust.Role, name string) *grpc.ClientConn {
+		files := lab.Issue(t, role, name)
+		mine, err := tls.LoadX509KeyPair(files.Cert, files.Key)
 		if err != nil {
 			t.Fatal(err)
 		}
-		leaf, err := x509.ParseCertificate(mine.Certificate[0])
-		if err != nil {
-			t.Fatal(err)
-		}
-		bad[trust.Serial(leaf)] = "stolen"
-		conn, err := grpc.NewClient(s.address, grpc.WithTransportCredentials(credentials.NewTLS(conf)))
+		bad[trust.Serial(mine.Leaf)] = "stolen"
+		conn, err := grpc.NewClient(s.address, grpc.WithTransportCredentials(credentials.NewTLS(pkitest.Open(t, files).Dialer(trust.Peer{Role: trust.Worker, ID: "w1"}))))
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = conn.Close() })
 		return conn
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	links := map[agentpb.Hello_Role]client{}
-	for role, name := range map[agentpb.Hello_Role]string{agentpb.Hello_ACTIVE: "h1", agentpb.Hello_STANDBY: "h2"} {
-		st, err := agentpb.NewLinkClient(open(trust.Host, name)).Connect(ctx)
+	type link struct {
+		client
+		hello *agentpb.Up
+	}
+	linkOf := func(name string, role agentpb.Hello_Role) link {
+		st, err := agentpb.NewLinkClient(dial(trust.Host, name)).Connect(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
-		links[role] = st
-	}
-	relay, err := agentpb.NewRelayClient(open(trust.Worker, "w2")).Carry(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "all are admitted", func() bool { return waiting.Load() == 3 })
-
-	s.src.Know(trust.NewKnown(nil, bad))
-	if cut := s.door.CutCertificates(func(shown []*x509.Certificate) bool { return s.src.Revoked(shown) != nil }); len(cut) > 0 {
-		t.Errorf("cut %v: none of them was in use", cut)
-	}
-	for role, st := range links {
-		h := host(map[agentpb.Hello_Role]string{agentpb.Hello_ACTIVE: "h1", agentpb.Hello_STANDBY: "h2"}[role], 1)
+		h := host(name, 1)
 		h.Role = role
-		if err := st.Send(&agentpb.Up{Frame: &agentpb.Up_Hello{Hello: h}}); err != nil {
+		return link{st, &agentpb.Up{Frame: &agentpb.Up_Hello{Hello: h}}}
+	}
+	type relay struct {
+		grpc.BidiStreamingClient[agentpb.FromCarrier, agentpb.FromOwner]
+		hello *agentpb.FromCarrier
+	}
+	relayOf := func(name string) relay {
+		st, err := agentpb.NewRelayClient(dial(trust.Worker, name)).Carry(ctx)
+		if err != nil {
 			t.Fatal(err)
 		}
-		if d, err := st.Recv(); !strings.Contains(d.GetRefusal().GetDetail(), "revoked") {
-			t.Errorf("%v: got %v, %v, want to be refused", role, d, err)
+		return relay{st, &agentpb.FromCarrier{What: &agentpb.FromCarrier_Carrier{Carrier: &agentpb.Carrier{Worker: name, Boot: "b"}}}}
+	}
+	up, upRelay := []link{linkOf("h1", agentpb.Hello_ACTIVE), linkOf("h2", agentpb.Hello_STANDBY)}, relayOf("w2")
+	late, lateRelay := []link{linkOf("h3", agentpb.Hello_ACTIVE), linkOf("h4", agentpb.Hello_STANDBY)}, relayOf("w3")
+	for _, l := range up {
+		if err := l.Send(l.hello); err != nil {
+			t.Fatal(err)
+		}
+		if d := recv(t, l); d.GetWelcome() == nil {
+			t.Fatalf("got %v", d)
 		}
 	}
-	if err := relay.Send(&agentpb.FromCarrier{What: &agentpb.FromCarrier_Carrier{Carrier: &agentpb.Carrier{Worker: "w2", Boot: "b"}}}); err != nil {
+	if err := upRelay.Send(upRelay.hello); err != nil {
 		t.Fatal(err)
 	}
-	if f, err := relay.Recv(); err == nil || !strings.Contains(err.Error(), "revoked") {
-		t.Errorf("a relay got %v, %v, want to be refused", f, err)
+	if _, err := upRelay.Recv(); err != nil { // a sign of life
+		t.Fatal(err)
 	}
-	if n := s.door.Counts(); n.Links+n.Standby+n.Sessions != 0 {
-		t.Errorf("%+v are in use", n)
+	eventually(t, "all are admitted", func() bool { return admitted.Load() == 6 })
+
+	s.src.Know(trust.NewKnown(nil, bad))
+	cut := s.door.CutCertificates(func(shown []*x509.Certificate) bool { return s.src.Revoked(shown) != nil })
+	slices.Sort(cut)
+	if want := []string{"h1", "h2", "worker/w2"}; !slices.Equal(cut, want) {
+		t.Errorf("cut %v, want those in use: %v", cut, want)
 	}
+	for _, l := range late {
+		if err := l.Send(l.hello); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, l := range append(up, late...) {
+		d, err := l.Recv()
+		if err == nil && !strings.Contains(d.GetRefusal().GetDetail(), "revoked") {
+			t.Errorf("%s got %v, want to be refused", l.hello.GetHello().Host, d)
+		}
+	}
+	if err := lateRelay.Send(lateRelay.hello); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []relay{upRelay, lateRelay} {
+		for err := error(nil); err == nil; { // until it has ended
+			_, err = r.Recv()
+			if ctx.Err() != nil {
+				t.Fatalf("the relay of %s goes on", r.hello.GetCarrier().Worker)
+			}
+		}
+	}
+	eventually(t, "nothing is in use", func() bool { n := s.door.Counts(); return n.Links+n.Standby+n.Sessions == 0 })
 }
