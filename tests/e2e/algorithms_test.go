@@ -222,10 +222,6 @@ func (f *fleet) switched(t *testing.T) {
 // a host that dies is noticed, looked at by its neighbours, fenced and taken back, commands are
 // taken and told, and the carrier can be drained under them.
 func (f *fleet) carriedByAnother(t *testing.T) {
-	owner := f.owner(t, "h001")
-	others := slices.DeleteFunc([]string{"w1", "w2", "w3"}, func(w string) bool { return w == owner })
-	f.must(t, "settings", "set", "agent.workers", strings.Join(others, ","))
-	f.must(t, "settings", "set", "agent.lb.algorithm", "static")
 	carriedBy := func(carrier string) {
 		t.Helper()
 		f.awaitLinks(t, "all links at "+carrier, func(all []v1.Agent) string {
@@ -237,10 +233,14 @@ func (f *fleet) carriedByAnother(t *testing.T) {
 			return ""
 		})
 	}
-	carriedBy(others[0])
+	var others []string // workers that do not own h001
 	before := f.host(t, "h001").Status
-	if before.Owner != owner {
-		t.Errorf("h001 went from %s to %s: no worker came or went", owner, before.Owner)
+	for len(others) == 0 || before.Owner == others[0] { // a worker that a busy machine lets wait too long loses what it owns
+		others = slices.DeleteFunc([]string{"w1", "w2", "w3"}, func(w string) bool { return w == before.Owner })
+		f.must(t, "settings", "set", "agent.workers", strings.Join(others, ","))
+		f.must(t, "settings", "set", "agent.lb.algorithm", "static")
+		carriedBy(others[0])
+		before = f.host(t, "h001").Status
 	}
 	f.breaks(t, "h001", "crash")
 	f.await(t, recoveryLimit, "h001", "AVAILABLE with a new boot", func(s v1.HostStatus) bool { return s.State == "AVAILABLE" && s.Boot != before.Boot })
