@@ -170,11 +170,17 @@ func (w *Worker) trustChanged(c leases.Change) {
 	}
 }
 
+// lateStreams is when all streams that were admitted before a change have said what they are
+// for, or have been ended. Those of an authority retired meanwhile are found then; those of a
+// revoked certificate are refused at once.
+const lateStreams = 15 * time.Second
+
 // watchTrust lets handshakes know of authorities and revocations, and cuts the links of
 // certificates that are worth nothing any more.
 func (w *Worker) watchTrust(ctx context.Context) error {
 	look := time.NewTicker(time.Minute)
 	defer look.Stop()
+	var again <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -184,6 +190,9 @@ func (w *Worker) watchTrust(ctx context.Context) error {
 			continue
 		case <-w.trusted.changed:
 			w.warnAuthority(time.Now())
+			again = time.After(lateStreams)
+		case <-again:
+			again = nil
 		}
 		if w.wire.own == nil {
 			continue

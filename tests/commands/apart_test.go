@@ -87,43 +87,72 @@ func standStill(ofTarget bool) func(r *rig, hs []*hold) {
 	}
 }
 
+// carriedByOne lets all agents link to the first worker: what the other ones own is carried to
+// them, and all that they ask of its agents goes the same way.
+func (r *rig) carriedByOne() {
+	r.t.Helper()
+	r.put(leases.SettingKey("global", "agent.lb.algorithm"), v1.SettingRecord{V: 1, Value: "static", By: "test"})
+	r.put(leases.SettingKey("global", "agent.lb.check.interval"), v1.SettingRecord{V: 1, Value: "1s", By: "test"})
+}
+
+// carried waits until all agents are linked to the first worker.
+func (r *rig) carried() {
+	r.t.Helper()
+	eventually(r.t, "all agents are linked to "+r.workers[0].id, func() bool {
+		all, err := r.api.Agents(context.Background(), "")
+		return err == nil && !slices.ContainsFunc(all, func(a v1.Agent) bool { return a.Carrier != r.workers[0].id })
+	})
+}
+
 // TestApart is the matrix where source and target have different owners. Without -full a
-// part of it is run.
+// part of it is run; with it, another time with all links at one of the workers.
 func TestApart(t *testing.T) {
 	all := maps.Clone(apart)
 	points := []string{"mid-transfer"}
+	carriers := []string{"owners"}
 	if *full {
 		maps.Copy(all, interruptions)
 		points = slices.Sorted(maps.Keys(steps))
+		carriers = append(carriers, "one")
 	} else {
 		all = map[string]interruption{"target-owner-killed": apart["target-owner-killed"]}
 	}
 	for name, what := range all {
-		t.Run(name, func(t *testing.T) {
-			r := newRig(t)
-			r.apart = true
-			r.worker("w1")
-			r.worker("w2")
-			var holds []*hold
-			for _, kind := range []string{"migrate", "migrate-with"} {
-				for _, step := range points {
-					holds = append(holds, r.hold(t, kind, step, len(holds)))
+		for _, carrier := range carriers {
+			t.Run(name+"/carried by "+carrier, func(t *testing.T) {
+				r := newRig(t)
+				r.apart = true
+				if carrier == "one" {
+					r.carriedByOne()
 				}
-			}
-			eventually(t, "source and target have different owners", func() bool {
-				source, target := r.owners(holds[0])
-				return source != nil && target != nil && source != target
+				r.worker("w1")
+				r.worker("w2")
+				var holds []*hold
+				for _, kind := range []string{"migrate", "migrate-with"} {
+					for _, step := range points {
+						holds = append(holds, r.hold(t, kind, step, len(holds)))
+					}
+				}
+				eventually(t, "source and target have different owners", func() bool {
+					source, target := r.owners(holds[0])
+					return source != nil && target != nil && source != target
+				})
+				if carrier == "one" {
+					r.carried()
+				}
+				r.interrupt(t, what, holds)
 			})
-			r.interrupt(t, what, holds)
-		})
+		}
 	}
 }
 
 // A host is proven off in mid-copy, and all that have its shared pool are hosts of another
-// owner: one of those looks and tidies.
+// owner: one of those looks and tidies. All links are at one worker, so that it or the source is
+// asked by way of a worker that does not own it.
 func TestAnotherOwnersHostIsTheWitness(t *testing.T) {
 	r := newRig(t)
 	r.apart = true
+	r.carriedByOne()
 	r.worker("w1")
 	r.worker("w2")
 	s := newScene(t, r, "x", "copy", hypervisor.NFS, hypervisor.NFS)
@@ -133,6 +162,7 @@ func TestAnotherOwnersHostIsTheWitness(t *testing.T) {
 		source, target := r.owners(h)
 		return source != nil && target != nil && source != target
 	})
+	r.carried()
 	c := s.ask()
 	h.await()
 	s.source.off()

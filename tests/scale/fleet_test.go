@@ -281,6 +281,12 @@ func start(t *testing.T) *fleet {
 	return f
 }
 
+// checkInterval is how often agents look whether they are where they belong. Lists are sent at a
+// pace: the more agents, the less use there is in looking often.
+func checkInterval() time.Duration {
+	return max(2*time.Second, time.Duration(*agentsN)*time.Millisecond).Round(time.Second)
+}
+
 // record writes settings and hosts, many in a transaction.
 func (f *fleet) record(t *testing.T, etcd *etcdtest.Server, files trust.Files) {
 	t.Helper()
@@ -291,7 +297,7 @@ func (f *fleet) record(t *testing.T, etcd *etcdtest.Server, files trust.Files) {
 	defer c.Close()
 	var ops []leases.Op
 	for name, value := range map[string]string{
-		"agent.ping.interval": ping.String(), "agent.lb.check.interval": "2s", "worker.rebalance.quiet": "1s", "worker.rebalance.rate": "0", "ha.health.failures": "3", "ha.kvm.local": "true",
+		"agent.ping.interval": ping.String(), "agent.lb.check.interval": checkInterval().String(), "worker.rebalance.quiet": "1s", "worker.rebalance.rate": "0", "ha.health.failures": "3", "ha.kvm.local": "true",
 	} {
 		ops = append(ops, leases.Put(leases.SettingKey("global", name), v1.SettingRecord{V: 1, Value: value}))
 	}

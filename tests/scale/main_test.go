@@ -26,8 +26,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-ha/holdfast/agent"
-	"github.com/holdfast-ha/holdfast/agent/hypervisor"
 	"github.com/holdfast-ha/holdfast/agent/trust"
+	"github.com/holdfast-ha/holdfast/sim/hypervisor"
 	"github.com/holdfast-ha/holdfast/worker/pki"
 )
 
@@ -120,7 +120,7 @@ func (c childConfig) agent(n *network, i int, log *slog.Logger) (*agent.Agent, e
 	return agent.New(agent.Options{
 		Host: host, Workers: doors, StateDir: filepath.Join(c.Dir, host), Version: "scale", Dial: n.dial(i, host),
 		TLS:        trust.Files{CA: filepath.Join(c.PKI, "ca.crt"), Cert: files.Cert, Key: files.Key},
-		Hypervisor: idle{"boot-" + host}, Logger: log,
+		Hypervisor: hypervisor.Host{Boot: "boot-" + host, Refused: hypervisor.Refused(filepath.Join(c.Dir, host, "refused"))}, Logger: log,
 	})
 }
 
@@ -152,14 +152,6 @@ func (f *firstLink) WithAttrs([]slog.Attr) slog.Handler { return f }
 func (f *firstLink) WithGroup(string) slog.Handler { return f }
 
 func hostID(i int) string { return fmt.Sprintf("h%05d", i) }
-
-// idle is a hypervisor on which nothing runs.
-type idle struct{ boot string }
-
-func (idle) Name() string                                             { return "idle" }
-func (h idle) BootID(context.Context) (string, error)                 { return h.boot, nil }
-func (idle) Healthy(context.Context) error                            { return nil }
-func (idle) Instances(context.Context) ([]hypervisor.Instance, error) { return nil, nil }
 
 var errCut = errors.New("the network is cut here")
 

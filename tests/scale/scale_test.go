@@ -5,6 +5,7 @@ package scale
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -32,8 +33,8 @@ func figure(t *testing.T, met bool, format string, args ...any) {
 	t.Logf("target %s: %s", word, fmt.Sprintf(format, args...))
 }
 
-// TestManyAgents holds all links, measures what they cost, cuts one agent off from its owner
-// and the owner from the carrier, and kills a worker.
+// TestManyAgents holds all links, measures what they cost, spreads them by another algorithm and
+// back, cuts one agent off from its owner and the owner from the carrier, and kills a worker.
 func TestManyAgents(t *testing.T) {
 	f := start(t)
 	raw := f.floor(t)
@@ -45,6 +46,7 @@ func TestManyAgents(t *testing.T) {
 	t.Logf("HA looks after the first %d of them, after %v more", min(protected, *agentsN), took.Round(time.Millisecond))
 	until(t, func() string { return f.standing(t) })
 	f.hold(t, before, raw)
+	f.algorithms(t)
 	f.partition(t)
 	f.relayCut(t)
 	f.kill(t)
@@ -106,6 +108,71 @@ func (f *fleet) hold(t *testing.T, before, raw cost) {
 	figure(t, each.memory <= 55, "each of an agent's two connections costs its worker %d kB, all else that it keeps of the host included (≤ 55 kB, %.1f × the raw connection's %d kB)", each.memory, ratio(float64(each.memory), float64(raw.memory)), raw.memory)
 	figure(t, each.cpu <= 3*raw.cpu, "a beat costs the workers %v of CPU, standby pings and all else that they do included (≤ 3 ×: %.1f × the raw frame's %v)", each.cpu, ratio(float64(each.cpu), float64(raw.cpu)), raw.cpu)
 	figure(t, last.memory <= first.memory*11/10, "memory stays flat: %d MB of all workers at first, %d MB after %v", first.memory/1024, last.memory/1024, lasted.Round(time.Second))
+}
+
+// algorithms spreads all links evenly, and brings them back to their owners.
+func (f *fleet) algorithms(t *testing.T) {
+	took := f.algorithm(t, "roundrobin", func(all []v1.Agent) string {
+		n := map[string]int{}
+		for _, w := range f.workers {
+			n[w.id] = 0
+		}
+		for _, a := range all {
+			if n[a.Carrier]++; a.Index == nil || a.Moves != "" {
+				return fmt.Sprintf("%s, which has an index: %v, is to move from %s to %q", a.Host, a.Index != nil, a.Carrier, a.Moves)
+			}
+		}
+		each := slices.Sorted(maps.Values(n))
+		if len(n) != len(f.workers) || each[len(each)-1]-each[0] > 1 {
+			return fmt.Sprintf("links are spread %v", n)
+		}
+		return ""
+	})
+	t.Logf("roundrobin: links are spread over the workers, max − min ≤ 1, after %v; agents look every %v", took.Round(10*time.Millisecond), checkInterval())
+	took = f.algorithm(t, "ring", func(all []v1.Agent) string {
+		elsewhere := 0
+		for _, a := range all {
+			if a.Carrier != a.Owner {
+				elsewhere++
+			}
+		}
+		if elsewhere*100 > len(all) {
+			return fmt.Sprintf("%d of %d links are not at their owners", elsewhere, len(all))
+		}
+		return ""
+	})
+	figure(t, took <= 2*checkInterval(), "ring again: 99 %% of the links are at their owners after %v (≤ 2 check intervals: %v)", took.Round(10*time.Millisecond), 2*checkInterval())
+	until(t, func() string { return f.inPlace(t) })
+	f.noSuspects(t)
+}
+
+// algorithm switches to one and waits until all have its lists and the links are as it says.
+func (f *fleet) algorithm(t *testing.T, name string, wrong func([]v1.Agent) string) time.Duration {
+	t.Helper()
+	began := time.Now()
+	until(t, func() string {
+		if _, err := f.client.PutSetting(t.Context(), "global", "agent.lb.algorithm", v1.SettingRequest{Value: name}, false); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	until(t, func() string {
+		all, err := f.client.Agents(t.Context(), "")
+		if err != nil {
+			return err.Error()
+		}
+		linked := 0
+		for _, a := range all {
+			if a.Algorithm == name && a.Carrier != "" {
+				linked++
+			}
+		}
+		if linked != *agentsN {
+			return fmt.Sprintf("%d of %d agents are linked", linked, *agentsN)
+		}
+		return wrong(all)
+	})
+	return time.Since(began)
 }
 
 // partition cuts one agent off from its owner: another worker carries its link.

@@ -71,12 +71,28 @@ func (s *Server) answer(ctx context.Context, err error) error {
 	return status.Error(codes.Unavailable, "no certificate can be issued now, see the log of the worker")
 }
 
+// cutWhy is what is told to streams that CutCertificates ends.
+const cutWhy = "the certificate of this link is revoked, or its authority retired"
+
+var cutRefusal = &agentpb.Refusal{Reason: agentpb.Refusal_UNSPECIFIED, Detail: cutWhy}
+
+// late says why a stream that was admitted comes too late to be used: the worker stops, or the
+// certificate was revoked since. The caller holds the lock and notes the stream under it, so a
+// revocation is seen here, or CutCertificates finds the stream.
+func (s *Server) late(shown []*x509.Certificate) *agentpb.Refusal {
+	switch {
+	case s.closed:
+		return stopping
+	case s.trust != nil && s.trust.Revoked(shown) != nil:
+		return cutRefusal
+	}
+	return nil
+}
+
 // CutCertificates ends the streams whose certificates, as they were shown, are worth nothing
-// any more: links, those that stand by, and relays from and to other workers. It returns their hosts,
-// and workers as worker/ID. bad must not block.
+// any more: links, those that stand by, and relays from and to other workers. Connections on which other
+// workers were asked are dialled anew. It returns hosts, and workers as worker/ID. bad must not block.
 func (s *Server) CutCertificates(bad func(shown []*x509.Certificate) bool) (cut []string) {
-	const why = "the certificate of this link is revoked, or its authority retired"
-	last := &agentpb.Refusal{Reason: agentpb.Refusal_UNSPECIFIED, Detail: why}
 	s.mu.Lock()
 	wires, quiet := slices.Collect(maps.Keys(s.wires)), slices.Collect(maps.Keys(s.silent))
 	carriers, owners := slices.Collect(maps.Keys(s.inbounds)), slices.Collect(maps.Values(s.relays))
@@ -86,19 +102,19 @@ func (s *Server) CutCertificates(bad func(shown []*x509.Certificate) bool) (cut 
 			w.mu.Lock()
 			cut = append(cut, w.host)
 			w.mu.Unlock()
-			w.refuse(last)
+			w.refuse(cutRefusal)
 		}
 	}
 	for _, q := range quiet {
 		if len(q.shown) > 0 && bad(q.shown) {
 			cut = append(cut, q.host)
-			q.cancel(&refusedError{last})
+			q.cancel(&refusedError{cutRefusal})
 		}
 	}
 	for _, in := range carriers {
 		if len(in.shown) > 0 && bad(in.shown) {
 			cut = append(cut, trust.Identity{Role: trust.Worker, ID: in.carrier}.String())
-			in.cancel(errors.New(why))
+			in.cancel(errors.New(cutWhy))
 		}
 	}
 	for _, r := range owners {
@@ -107,9 +123,10 @@ func (s *Server) CutCertificates(bad func(shown []*x509.Certificate) bool) (cut 
 		r.mu.Unlock()
 		if len(shown) > 0 && bad(shown) {
 			cut = append(cut, trust.Identity{Role: trust.Worker, ID: r.peer.ID}.String())
-			r.cancel(errors.New(why))
+			r.cancel(errors.New(cutWhy))
 		}
 	}
+	s.peers.drop()
 	return cut
 }
 

@@ -84,7 +84,7 @@ func peerError(ctx context.Context, p Peer, err error) error {
 		return fmt.Errorf("worker %s: %w", p.ID, context.Cause(ctx))
 	case status.Code(err) == codes.FailedPrecondition:
 		return fmt.Errorf("worker %s: %w", p.ID, ErrNotOwner)
-	case status.Code(err) == codes.Unavailable:
+	case status.Code(err) == codes.Unavailable, status.Code(err) == codes.Canceled:
 		return fmt.Errorf("worker %s: %w: %s", p.ID, ErrUnreachable, status.Convert(err).Message())
 	}
 	return fmt.Errorf("worker %s: %s", p.ID, status.Convert(err).Message())
@@ -116,11 +116,19 @@ func (p *peers) conn(to Peer) (*grpc.ClientConn, error) {
 
 func (p *peers) close() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.closed = true
+	p.mu.Unlock()
+	p.drop()
+}
+
+// drop closes all connections, which ends the calls on them; the next call dials anew.
+func (p *peers) drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for _, c := range p.conns {
-		c.Close() // calls on it end
+		c.Close()
 	}
+	clear(p.conns)
 }
 
 // redial: a worker that comes back is reached soon after.

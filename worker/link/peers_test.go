@@ -28,12 +28,15 @@ func (p peered) Came(host string) { p.came <- host }
 // One worker asks another about its host: an answer, "not my host", an error of the agent,
 // silence and absence are five different things.
 func TestAskPeer(t *testing.T) {
+	held := make(chan struct{})
 	p := peered{came: make(chan string, 1), asked: func(ctx context.Context, q *agentpb.PeerRequest) (*agentpb.CommandAnswer, error) {
 		switch q.GetHost() {
 		case "mine":
 			return &agentpb.CommandAnswer{Body: []byte(q.GetWorker() + " " + q.GetSource())}, nil
 		case "other's":
 			return nil, ErrNotOwner
+		case "held":
+			close(held)
 		case "broken":
 			return nil, errors.New("agent broken: no journal")
 		}
@@ -69,6 +72,19 @@ func TestAskPeer(t *testing.T) {
 	}
 	if _, err := ask(300*time.Millisecond, peer, "silent"); !errors.Is(err, errSilent) {
 		t.Errorf("silence: %v, want the context's cause", err)
+	}
+	lost := make(chan error, 1)
+	go func() {
+		_, err := ask(time.Minute, peer, "held")
+		lost <- err
+	}()
+	<-held
+	asker.CutCertificates(nil) // nobody believes any more what comes over the connection as it is
+	if err := <-lost; !errors.Is(err, ErrUnreachable) {
+		t.Errorf("certificates were revoked meanwhile: %v, want ErrUnreachable", err)
+	}
+	if _, err := ask(time.Minute, peer, "mine"); err != nil {
+		t.Errorf("over a new connection: %v", err)
 	}
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -189,9 +189,14 @@ func (r *relay) converse(ctx context.Context) error {
 		}
 		silent.Reset(RelaySilence)
 		if first {
+			shown := certificatesOf(st.Context())
 			r.mu.Lock()
-			r.shown = certificatesOf(st.Context())
+			r.shown = shown
 			r.mu.Unlock()
+			if r.s.trust != nil && r.s.trust.Revoked(shown) != nil { // too late for CutCertificates
+				r.cancel(errors.New(cutWhy))
+				return fmt.Errorf("relay to owner %s: %s", r.peer.ID, cutWhy)
+			}
 			r.s.mu.Lock()
 			delete(r.s.lost, r.peer.ID)
 			r.s.mu.Unlock()
@@ -364,8 +369,14 @@ func (s *Server) Carry(st grpc.BidiStreamingServer[agentpb.FromCarrier, agentpb.
 	defer cancel(nil)
 	in := &inbound{s: s, carrier: c.Worker, shown: shown, out: make(chan *agentpb.FromOwner, relayQueue), cancel: cancel, done: ctx.Done(), sessions: map[uint64]*Session{}}
 	s.mu.Lock()
-	s.inbounds[in] = true
+	late := s.late(shown)
+	if late == nil {
+		s.inbounds[in] = true
+	}
 	s.mu.Unlock()
+	if late != nil {
+		return status.Error(codes.Unavailable, late.Detail)
+	}
 	defer func() {
 		s.mu.Lock()
 		delete(s.inbounds, in)

@@ -6,11 +6,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -63,24 +66,25 @@ func eventually(t *testing.T, what string, ok func() bool) {
 type secured struct {
 	*told
 	door    *Server
+	src     *trust.Source
 	address string
 	log     *lines
 }
 
-func secure(t *testing.T, files trust.Files) *secured {
+func secure(t *testing.T, files trust.Files, opts ...grpc.ServerOption) *secured {
 	t.Helper()
 	s := &secured{told: newTold("w1"), log: &lines{}}
 	src, err := trust.Open(trust.Config{Files: files, Fields: trust.Files{CA: "ca", Cert: "cert", Key: "key"}, Logger: slog.New(slog.NewTextHandler(s.log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.door = New("w1", s.told, slog.New(slog.DiscardHandler))
+	s.src, s.door = src, New("w1", s.told, slog.New(slog.DiscardHandler))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.address = l.Addr().String()
-	g := NewGRPC(s.door, src)
+	g := NewGRPC(s.door, src, opts...)
 	served := make(chan error, 1)
 	go func() { served <- g.Serve(l) }()
 	t.Cleanup(func() {
@@ -211,4 +215,115 @@ func TestRenewalUnderLiveLinks(t *testing.T) {
 	if s.door.Session("h1") == nil {
 		t.Error("the old link is gone")
 	}
+}
+
+// counted is a stream that counts once its handler waits for a frame: it was admitted then.
+type counted struct {
+	grpc.ServerStream
+	once *sync.Once
+	n    *atomic.Int32
+}
+
+// RecvMsg implements grpc.ServerStream.
+func (c counted) RecvMsg(m any) error {
+	c.once.Do(func() { c.n.Add(1) })
+	return c.ServerStream.RecvMsg(m)
+}
+
+// A revocation ends streams that are up, and is as good for those that were admitted before and
+// say only then what they are for: links, streams that stand by, and relays.
+func TestRevocationEndsStreams(t *testing.T) {
+	lab := pkitest.New(t)
+	var admitted atomic.Int32
+	s := secure(t, lab.Issue(t, trust.Worker, "w1"), grpc.StreamInterceptor(func(srv any, st grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+		return h(srv, counted{st, new(sync.Once), &admitted})
+	}))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	bad := map[string]string{}
+	dial := func(role trust.Role, name string) *grpc.ClientConn {
+		files := lab.Issue(t, role, name)
+		mine, err := tls.LoadX509KeyPair(files.Cert, files.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bad[trust.Serial(mine.Leaf)] = "stolen"
+		conn, err := grpc.NewClient(s.address, grpc.WithTransportCredentials(credentials.NewTLS(pkitest.Open(t, files).Dialer(trust.Peer{Role: trust.Worker, ID: "w1"}))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn
+	}
+	type link struct {
+		client
+		hello *agentpb.Up
+	}
+	linkOf := func(name string, role agentpb.Hello_Role) link {
+		st, err := agentpb.NewLinkClient(dial(trust.Host, name)).Connect(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := host(name, 1)
+		h.Role = role
+		return link{st, &agentpb.Up{Frame: &agentpb.Up_Hello{Hello: h}}}
+	}
+	type relay struct {
+		grpc.BidiStreamingClient[agentpb.FromCarrier, agentpb.FromOwner]
+		hello *agentpb.FromCarrier
+	}
+	relayOf := func(name string) relay {
+		st, err := agentpb.NewRelayClient(dial(trust.Worker, name)).Carry(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return relay{st, &agentpb.FromCarrier{What: &agentpb.FromCarrier_Carrier{Carrier: &agentpb.Carrier{Worker: name, Boot: "b"}}}}
+	}
+	up, upRelay := []link{linkOf("h1", agentpb.Hello_ACTIVE), linkOf("h2", agentpb.Hello_STANDBY)}, relayOf("w2")
+	late, lateRelay := []link{linkOf("h3", agentpb.Hello_ACTIVE), linkOf("h4", agentpb.Hello_STANDBY)}, relayOf("w3")
+	for _, l := range up {
+		if err := l.Send(l.hello); err != nil {
+			t.Fatal(err)
+		}
+		if d := recv(t, l); d.GetWelcome() == nil {
+			t.Fatalf("got %v", d)
+		}
+	}
+	if err := upRelay.Send(upRelay.hello); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := upRelay.Recv(); err != nil { // a sign of life
+		t.Fatal(err)
+	}
+	eventually(t, "all are admitted", func() bool { return admitted.Load() == 6 })
+
+	s.src.Know(trust.NewKnown(nil, bad))
+	cut := s.door.CutCertificates(func(shown []*x509.Certificate) bool { return s.src.Revoked(shown) != nil })
+	slices.Sort(cut)
+	if want := []string{"h1", "h2", "worker/w2"}; !slices.Equal(cut, want) {
+		t.Errorf("cut %v, want those in use: %v", cut, want)
+	}
+	for _, l := range late {
+		if err := l.Send(l.hello); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, l := range append(up, late...) {
+		d, err := l.Recv()
+		if err == nil && !strings.Contains(d.GetRefusal().GetDetail(), "revoked") {
+			t.Errorf("%s got %v, want to be refused", l.hello.GetHello().Host, d)
+		}
+	}
+	if err := lateRelay.Send(lateRelay.hello); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []relay{upRelay, lateRelay} {
+		for err := error(nil); err == nil; { // until it has ended
+			_, err = r.Recv()
+			if ctx.Err() != nil {
+				t.Fatalf("the relay of %s goes on", r.hello.GetCarrier().Worker)
+			}
+		}
+	}
+	eventually(t, "nothing is in use", func() bool { n := s.door.Counts(); return n.Links+n.Standby+n.Sessions == 0 })
 }

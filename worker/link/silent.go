@@ -49,8 +49,8 @@ func (s *Server) standBy(st stream, who trust.Identity, shown []*x509.Certificat
 	ctx, cancel := context.WithCancelCause(st.Context())
 	defer cancel(nil)
 	q := &silent{host: h.Host, shown: shown, out: make(chan *agentpb.Down, 1), cancel: cancel}
-	if !s.keepSilent(q) {
-		return nil, refuse(st, stopping)
+	if r := s.keepSilent(q); r != nil {
+		return nil, refuse(st, r)
 	}
 	defer s.forgetSilent(q)
 	next := &agentpb.Down{Frame: &agentpb.Down_Welcome{Welcome: &agentpb.Welcome{Worker: s.id}}}
@@ -119,15 +119,16 @@ func (q *silent) tell(d *agentpb.Down) {
 	}
 }
 
-// keepSilent notes a stream that stands by; false when the worker is stopping.
-func (s *Server) keepSilent(q *silent) bool {
+// keepSilent notes a stream that stands by, or says why it may not.
+func (s *Server) keepSilent(q *silent) *agentpb.Refusal {
 	q.heard.Store(s.now().UnixNano())
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.closed {
+	refusal := s.late(q.shown)
+	if refusal == nil {
 		s.silent[q] = true
 	}
-	return !s.closed
+	return refusal
 }
 
 func (s *Server) forgetSilent(q *silent) {

@@ -79,8 +79,8 @@ func (s *Server) Connect(st stream) error {
 	ctx, cancel := context.WithCancelCause(st.Context())
 	defer cancel(nil)
 	w := &wire{s: s, stream: st, who: who, shown: shown, out: make(chan *agentpb.Down, sendQueue), cancel: cancel, done: ctx.Done(), spread: rand.N(homeless)}
-	if !s.keep(w) {
-		return refuse(st, stopping)
+	if r := s.keep(w); r != nil {
+		return refuse(st, r)
 	}
 	sent := make(chan struct{})
 	if d := s.revoked.Load(); d != nil {
@@ -174,14 +174,15 @@ func (s *Server) examine(ctx context.Context, who trust.Identity, h *agentpb.Hel
 	return nil, s.speaksFor(ctx, who, h.Host)
 }
 
-// keep notes a stream in use; false when the worker is stopping.
-func (s *Server) keep(w *wire) bool {
+// keep notes a stream in use, or says why it may not be.
+func (s *Server) keep(w *wire) *agentpb.Refusal {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.closed {
+	refusal := s.late(w.shown)
+	if refusal == nil {
 		s.wires[w] = true
 	}
-	return !s.closed
+	return refusal
 }
 
 func (s *Server) forget(w *wire, cause error) {
