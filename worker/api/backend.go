@@ -76,7 +76,7 @@ type Backend interface {
 
 	Settings(ctx context.Context, scope string) ([]v1.Setting, error) // effective at the scope
 	PutSetting(ctx context.Context, who, scope, name, value, reason string, expires time.Time, ifRevision int64) (v1.Setting, error)
-	DeleteSetting(ctx context.Context, who, scope, name string, ifRevision int64) (v1.Setting, error)
+	DeleteSetting(ctx context.Context, who, scope, name, reason string, ifRevision int64) (v1.Setting, error)
 	Arm(ctx context.Context, who, scope string, s v1.Switch) (v1.Setting, error) // scope: global, zone/…, pod/…, cluster/…, host/…
 
 	Pools() Shelf[v1.Pool]

@@ -249,7 +249,7 @@ func routeCases() []routeCase {
 		{name: "put setting bad value", method: "PUT", target: "/v1/settings/ha.policy", body: `{"value":"kill"}`, status: 400, code: "bad-request", field: "value", has: "observe, recover, fence"},
 		{name: "put setting bad duration", method: "PUT", target: "/v1/settings/ha.policy", body: `{"value":"observe","for":"soon"}`, status: 400, code: "bad-request", field: "for"},
 		{name: "put setting unknown", method: "PUT", target: "/v1/settings/nope", body: `{"value":"1"}`, status: 404, code: "not-found"},
-		{name: "delete setting", method: "DELETE", target: "/v1/settings/ha.policy", status: 200, has: "recover", call: "ann@10.1.1.1: delete setting global ha.policy"},
+		{name: "delete setting", method: "DELETE", target: "/v1/settings/ha.policy?reason=done", status: 200, has: "recover", call: `ann@10.1.1.1: delete setting global ha.policy "done"`},
 		{name: "arm", method: "POST", target: "/v1/ha/arm", body: `{"scope":"zone/z1"}`, status: 200, call: `ann@10.1.1.1: arm zone/z1 true "" ""`},
 		{name: "arm with limit", method: "POST", target: "/v1/ha/arm", body: `{"for":"2h"}`, status: 400, code: "bad-request", field: "for"},
 		{name: "disarm", method: "POST", target: "/v1/ha/disarm", body: `{"for":"2h","reason":"switches"}`, status: 200, call: `ann@10.1.1.1: arm global false "2h" "switches"`},

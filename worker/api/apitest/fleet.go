@@ -551,7 +551,7 @@ func (f *Fleet) PutSetting(ctx context.Context, who, scope, name, value, reason 
 	return s, nil
 }
 
-func (f *Fleet) DeleteSetting(ctx context.Context, who, scope, name string, rev int64) (v1.Setting, error) {
+func (f *Fleet) DeleteSetting(ctx context.Context, who, scope, name, reason string, rev int64) (v1.Setting, error) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
 	defer f.trial(ctx)()
@@ -562,7 +562,7 @@ func (f *Fleet) DeleteSetting(ctx context.Context, who, scope, name string, rev 
 		return v1.Setting{}, err
 	}
 	delete(f.Set, scope+" "+name)
-	f.note(who, "delete setting %s %s", scope, name)
+	f.note(who, "delete setting %s %s %q", scope, name, reason)
 	s, _ := f.effective(scope, name)
 	return s, nil
 }

@@ -296,9 +296,11 @@ func (c *Client) PutSetting(ctx context.Context, scope, name string, r SettingRe
 }
 
 // DeleteSetting takes a value back; the answer is what is effective then.
-func (c *Client) DeleteSetting(ctx context.Context, scope, name string) (Setting, error) {
+func (c *Client) DeleteSetting(ctx context.Context, scope, name, reason string) (Setting, error) {
+	q := scopeOf(scope)
+	set(q, "reason", reason)
 	var out Setting
-	err := c.do(ctx, request{method: http.MethodDelete, path: "/v1/settings/" + url.PathEscape(name), query: scopeOf(scope), revision: -1}, &out)
+	err := c.do(ctx, request{method: http.MethodDelete, path: "/v1/settings/" + url.PathEscape(name), query: q, revision: -1}, &out)
 	return out, err
 }
 

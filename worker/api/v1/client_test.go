@@ -163,7 +163,7 @@ func TestEveryCall(t *testing.T) {
 	check("PutSetting", s.Value, "fence", err)
 	ss, err := c.Settings(ctx, "zone/z1")
 	check("Settings", ss[1].Value, "fence", err)
-	s, err = c.DeleteSetting(ctx, "zone/z1", "ha.policy")
+	s, err = c.DeleteSetting(ctx, "zone/z1", "ha.policy", "done")
 	check("DeleteSetting", s.Value, "recover", err)
 	s, err = c.Disarm(ctx, v1.ArmRequest{Scope: "zone/z1", For: "2h"})
 	check("Disarm", s.Value, "false", err)
