@@ -110,6 +110,13 @@ func post[T any](ctx context.Context, c *Client, path string, q url.Values, body
 	return out, err
 }
 
+// tell is post for what is answered with a secret.
+func tell[T any](ctx context.Context, c *Client, path string, body any) (T, error) {
+	var out T
+	err := c.do(ctx, request{method: http.MethodPost, path: path, body: body, told: true}, &out)
+	return out, err
+}
+
 // Hosts lists hosts, sorted by id unless q says otherwise.
 func (c *Client) Hosts(ctx context.Context, q HostQuery) ([]Host, error) {
 	return all[Host](ctx, c, "/v1/hosts", q.values())

@@ -368,6 +368,71 @@ func TestNamedRequestIsTriedAgain(t *testing.T) {
 	}
 }
 
+// A client that says on whose behalf it asks names each POST: the only worker, whose first
+// answer was lost, is asked again, and told to wait while it is still at it; two requests have
+// two names, and one that answers a secret has none.
+func TestRunNamesItsRequests(t *testing.T) {
+	f, h := apitest.NewFleet(), http.Handler(nil)
+	var mu sync.Mutex
+	var keys []string
+	s := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		keys = append(keys, r.Header.Get(v1.KeyHeader))
+		n := len(keys)
+		mu.Unlock()
+		switch n {
+		case 1: // it is done, and nobody hears of it
+			h.ServeHTTP(httptest.NewRecorder(), r)
+			panic(http.ErrAbortHandler)
+		case 2:
+			w.Header().Set("Retry-After", "1")
+			w.WriteHeader(http.StatusConflict)
+			_, _ = w.Write([]byte(`{"code":"conflict","status":409,"detail":"is still carried out"}`))
+		default:
+			h.ServeHTTP(w, r)
+		}
+	}))
+	h = api.NewHandler(f, api.HandlerOptions{Repeats: &apitest.Repeats{}, Keeper: &apitest.Keeper{}})
+	c, err := v1.NewClient(v1.Options{Endpoints: []string{s.URL}, Run: "run", Timeout: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := c.Order(t.Context(), "h-1", v1.OrderRequest{Verb: "on"})
+	if err != nil || o.Message != "on record" || len(f.Noted()) != 1 {
+		t.Errorf("%+v %v, done: %v", o, err, f.Noted())
+	}
+	if _, err := c.Order(t.Context(), "h-1", v1.OrderRequest{Verb: "on"}); err != nil || len(f.Noted()) != 2 {
+		t.Errorf("asked for again: %v, done: %v", err, f.Noted())
+	}
+	if _, err := c.PlanOrder(t.Context(), "h-1", v1.OrderRequest{Verb: "on"}); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.CreateToken(t.Context(), v1.TokenRequest{Name: "x", Role: "viewer"}); err != nil {
+		t.Error(err)
+	}
+	if d := cmp.Diff([]string{"run-1", "run-1", "run-1", "run-2", "run-3", ""}, keys); d != "" {
+		t.Errorf("names (-want +got):\n%s", d)
+	}
+}
+
+// A named request of which nobody tells the end is not reported as one that was not made.
+func TestNamedRequestWithoutAnAnswer(t *testing.T) {
+	asked := 0
+	s := serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		asked++
+		panic(http.ErrAbortHandler)
+	}))
+	c, err := v1.NewClient(v1.Options{Endpoints: []string{s.URL}, Run: "run", Timeout: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Order(t.Context(), "h-1", v1.OrderRequest{Verb: "on"})
+	var p *v1.Problem
+	if !errors.As(err, &p) || p.Code != v1.CodeUnknownOutcome || asked != 2 {
+		t.Errorf("%v after %d requests, want an unknown outcome after two", err, asked)
+	}
+}
+
 // TestErrorsAreProblems proves that errors keep code, field, status and hint.
 func TestErrorsAreProblems(t *testing.T) {
 	c := client(t, worker(t, apitest.NewFleet()).URL)
