@@ -171,7 +171,7 @@ func (b *backend) DeleteHost(ctx context.Context, who, id string, ifRev int64) e
 			return refused(fmt.Sprintf("delete host %s: command %s from %s is open about it (%s)", id, c.ID, c.Host, c.State), "holdfast command explain "+c.ID)
 		}
 	}
-	x := b.audit("host.forgotten", who, "host "+id+" was removed from the record", "")
+	x := b.audit(hostForgotten, who, "host "+id+" was removed from the record", "")
 	x.Host, x.Partition = id, had.Val.Partition
 	// Compared with the record that was looked at: what began since is not forgotten.
 	_, err = b.write(ctx, "host "+id, at(leases.HostSpecKey(id), ifRev, had.Rev).At(leases.HostHAKey(id), rec.Rev), x, append(b.secretsOf(id, had.Val.Power, nil),

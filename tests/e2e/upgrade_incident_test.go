@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
@@ -72,17 +74,31 @@ func (f *fleet) upgradeUnderIncident(t *testing.T, binary string) string {
 		t.Errorf("power commands %v while it was held", got)
 	}
 	f.must(t, "ha", "arm", "--reason", "upgrade")
-	f.await(t, recoveryLimit, id, "RECOVERING, power OFF", func(s v1.HostStatus) bool { return s.State == "RECOVERING" && s.Power == "OFF" })
+	etcd := f.etcd(t)
+	until(t, recoveryLimit, func() string { // it is proven off, and to be switched on by the next owner
+		var r ha.Record
+		kv, err := etcd.Get(t.Context(), leases.HostHAKey(id))
+		if err == nil {
+			err = kv.Decode(&r)
+		}
+		switch {
+		case err != nil:
+			return err.Error()
+		case r.Proof == nil:
+			return fmt.Sprintf("no proof: %s (%s)", r.State, r.Reason)
+		}
+		return ""
+	})
 	before := f.slots(t)
 	f.must(t, "dev", "stop-worker", was.Owner)
-	f.unknownFields(t, id) // nobody writes it meanwhile
+	unknownFields(t, etcd, id) // nobody writes it meanwhile
 	f.must(t, "dev", "start-worker", was.Owner, "--binary", binary)
 	f.awaitReborn(t, was.Owner, before)
 	f.await(t, recoveryLimit, id, "AVAILABLE with a new boot", func(s v1.HostStatus) bool { return s.State == "AVAILABLE" && s.Boot != was.Boot })
 	f.awaitAllAvailable(t, time.Minute)
-	// An ON whose answer was lost with the old process may be repeated, a cut never.
+	// An ON that was under way when its owner ended is sent again, a cut that is proven never.
 	if got := verbs(f.truth(t, id)); len(got) < 2 || got[0] != "off" || slices.ContainsFunc(got[1:], func(v string) bool { return v != "on" }) {
-		t.Errorf("power commands %v, want one off, then on", got)
+		t.Errorf("power commands %v, want one off, then on: %+v", got, f.truth(t, id))
 	}
 	f.checkOthers(t, id)
 
@@ -95,6 +111,9 @@ func (f *fleet) upgradeUnderIncident(t *testing.T, binary string) string {
 		t.Errorf("incident ended at %v with %q and proof %+v, want one of boot %s", i.Ended, i.Outcome, i.Proof, was.Boot)
 	}
 	x := &table{fleet: f}
+	if used := x.budget(t, id); used != 1 {
+		t.Errorf("%d power-downs spent, want one", used)
+	}
 	x.inOrder(t, id, "ha.suspect", "ha.checking", "ha.hold-placed", "ha.recovering", "ha.safe-to-restart", "ha.initializing", "ha.available")
 	if released := ofType(f.events(t, id), "ha.safe-to-restart"); len(released) != 1 {
 		t.Errorf("released %d times, want once: %+v", len(released), released)
@@ -103,7 +122,7 @@ func (f *fleet) upgradeUnderIncident(t *testing.T, binary string) string {
 		t.Errorf("released instances (-want +got): %s", d)
 	}
 	for _, key := range []string{leases.HostHAKey(id), leases.IncidentKey(id, i.ID)} {
-		if got := string(f.fields(t, key)["later"]); got != later {
+		if got := string(fields(t, etcd, key)["later"]); got != later {
 			t.Errorf("%s: later is %q, want %s, which no version of today knows", key, got, later)
 		}
 	}
@@ -115,10 +134,9 @@ const later = `{"since":"tomorrow"}`
 
 // unknownFields puts fields of a version to come into the record of a host and into its open
 // incident. Nobody else may write it meanwhile.
-func (f *fleet) unknownFields(t *testing.T, host string) {
+func unknownFields(t *testing.T, c *leases.Client, host string) {
 	t.Helper()
 	key := leases.HostHAKey(host)
-	c := f.etcd(t)
 	kv, err := c.Get(t.Context(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -144,9 +162,9 @@ func (f *fleet) unknownFields(t *testing.T, host string) {
 }
 
 // fields are those of a record in etcd.
-func (f *fleet) fields(t *testing.T, key string) map[string]json.RawMessage {
+func fields(t *testing.T, c *leases.Client, key string) map[string]json.RawMessage {
 	t.Helper()
-	kv, err := f.etcd(t).Get(t.Context(), key)
+	kv, err := c.Get(t.Context(), key)
 	if err != nil {
 		t.Fatal(err)
 	}

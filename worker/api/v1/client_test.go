@@ -5,6 +5,7 @@ package v1_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -641,6 +642,60 @@ func TestWatchHosts(t *testing.T) {
 	}
 	if d := cmp.Diff([]string{"h-1 AVAILABLE false", "h-2 SUSPECT false", "h-3 FENCED false", "h-1 SUSPECT false", "h-1  true"}, got); d != "" {
 		t.Errorf("hosts (-want +got):\n%s", d)
+	}
+}
+
+// TestWatchHostsResumes proves that a watch of hosts goes on from the revision up to which all
+// was told, and where that is no longer kept finds out itself who is gone.
+func TestWatchHostsResumes(t *testing.T) {
+	host := func(id, state string, deleted bool) string {
+		b, err := json.Marshal(v1.Host{Spec: v1.HostSpec{ID: id}, Status: v1.HostStatus{State: state}, Deleted: deleted})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return "event: host\ndata: " + string(b) + "\n\n"
+	}
+	streams := []string{
+		host("h-1", "a", false) + host("h-2", "a", false) + host("h-3", "a", false) + "id: 100\n\n" + host("h-1", "b", false) + "id: 105\n\n" + host("h-2", "b", false),
+		host("h-2", "b", false) + host("h-9", "", true) + host("h-3", "", true) + "id: 110\n\n",
+		"", // 410
+		host("h-1", "c", false) + "id: 200\n\n",
+	}
+	var mu sync.Mutex
+	var ids []string
+	s := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		n := len(ids)
+		ids = append(ids, r.Header.Get("Last-Event-ID"))
+		mu.Unlock()
+		if n >= len(streams) || streams[n] == "" {
+			w.WriteHeader(http.StatusGone)
+			_, _ = w.Write([]byte(`{"code":"compacted","status":410,"detail":"too long ago"}`))
+			return
+		}
+		_, _ = w.Write([]byte(streams[n]))
+	}))
+	end := errors.New("enough")
+	var got []string
+	err := client(t, s.URL).WatchHosts(t.Context(), v1.HostQuery{}, func(h v1.Host) error {
+		if h.Deleted {
+			got = append(got, "-"+h.Spec.ID)
+		} else {
+			got = append(got, h.Spec.ID+" "+h.Status.State)
+		}
+		if len(got) == 9 {
+			return end
+		}
+		return nil
+	})
+	if !errors.Is(err, end) {
+		t.Fatalf("watch ended with %v after %q", err, got)
+	}
+	if d := cmp.Diff([]string{"h-1 a", "h-2 a", "h-3 a", "h-1 b", "h-2 b", "h-2 b", "-h-3", "h-1 c", "-h-2"}, got); d != "" {
+		t.Errorf("hosts (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff([]string{"", "105", "110", ""}, ids); d != "" {
+		t.Errorf("asked from (-want +got):\n%s", d)
 	}
 }
 
