@@ -196,7 +196,7 @@ func (b *backend) WatchHosts(ctx context.Context, f api.HostFilter, watch api.Ho
 	defer cancel()
 	sent := map[string]string{} // a host that the caller may know and that is not told of: ""
 	if watch.After > 0 {
-		if err := b.catchUp(ctx, b.mirror); err != nil { // the caller may have been told by a worker that was ahead
+		if err := b.upToDate(ctx, b.mirror); err != nil { // the caller may have been told by a worker that was ahead
 			return err
 		}
 	}
@@ -271,7 +271,7 @@ const unchanged = "unchanged"
 // that are there, and those that were forgotten since. Errors: CodeUnavailable, the log has not
 // come to the present in time.
 func (b *backend) knownAt(ctx context.Context, after int64) (map[string]string, error) {
-	if err := b.catchUp(ctx, b.eventsMirror); err != nil {
+	if err := b.upToDate(ctx, b.eventsMirror); err != nil {
 		return nil, err
 	}
 	known := map[string]string{}
@@ -290,16 +290,12 @@ func (b *backend) knownAt(ctx context.Context, after int64) (map[string]string, 
 	return known, err
 }
 
-// catchUp waits until a mirror shows all that etcd has now. Errors: CodeUnavailable, it does
-// not in time.
-func (b *backend) catchUp(ctx context.Context, m *leases.Mirror) error {
+// upToDate waits until a mirror shows all that is on record now. Errors: CodeUnavailable, it
+// does not in time.
+func (b *backend) upToDate(ctx context.Context, m *leases.Mirror) error {
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
-	rev, err := b.client.Revision(ctx)
-	if err == nil {
-		err = m.WaitRevision(ctx, rev)
-	}
-	if err != nil {
+	if err := b.w().catchUp(ctx, m); err != nil {
 		return v1.Problemf(v1.CodeUnavailable, "this worker does not see all that is on record now: %v", err).WithHint("try again, or at another worker")
 	}
 	return nil
