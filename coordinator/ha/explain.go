@@ -54,17 +54,18 @@ type explainer struct {
 	out Explanation
 }
 
-// heldFirst says first what holds a suspect, where its reason tells of what is under way: a
-// check that runs or a place that is waited for changes nothing as long as that holds.
+// heldFirst says first what holds a suspect, where its reason tells only of what is under way:
+// a check that runs or a place that is waited for changes nothing as long as that holds.
 func (e *explainer) heldFirst() {
 	if !slices.Contains([]State{Suspect, Checking, Degraded}, e.r.State) {
 		return
 	}
 	var held []string
 	for _, h := range e.out.Holds {
-		if !strings.Contains(e.r.Reason, h.Reason) {
-			held = append(held, h.By+": "+h.Reason)
+		if strings.Contains(e.r.Reason, h.Reason) {
+			return
 		}
+		held = append(held, h.By+": "+h.Reason)
 	}
 	if len(held) > 0 {
 		e.out.Why = fmt.Sprintf("held by %s; %s", strings.Join(held, "; "), e.r.Reason)
