@@ -208,7 +208,7 @@ func routeCases() []routeCase {
 		{name: "resolve command", method: "POST", target: "/v1/commands/c-1/resolve", body: `{"completed":false}`, status: 200, call: "ann@10.1.1.1: resolve command c-1"},
 		{name: "resolve command without an outcome", method: "POST", target: "/v1/commands/c-1/resolve", body: `{}`, status: 400, code: "bad-request", field: "completed"},
 		{name: "workers", method: "GET", target: "/v1/workers", status: 200, has: `"id":"w-2"`},
-		{name: "worker", method: "GET", target: "/v1/workers/w-1", status: 200, has: `"answers":"yes","links":2,"leaseLeft":"4.2s"`},
+		{name: "worker", method: "GET", target: "/v1/workers/w-1", status: 200, has: `"answers":"yes","links":2,"standby":1,"leaseLeft":"4.2s"`},
 		{name: "worker unknown", method: "GET", target: "/v1/workers/w-9", status: 404, code: "not-found"},
 		{name: "drain", method: "POST", target: "/v1/workers/w-1/drain", body: `{"reason":"new kernel"}`, status: 200, has: `"by":"ann@10.1.1.1"`, call: `ann@10.1.1.1: drain worker w-1 true "new kernel" false`},
 		{name: "drain dry", method: "POST", target: "/v1/workers/w-1/drain?dryRun=true", body: `{}`, status: 200, has: `"moves":512,"hostsMoved":2`},
