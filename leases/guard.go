@@ -44,7 +44,11 @@ type Op struct {
 	err   error
 	whole bool         // nothing of what was there is kept
 	known reflect.Type // of the record; nil: bytes, which are written as they are
+	part  part         // of another record, that this one was
 }
+
+// part names a field of a record.
+type part struct{ key, field string }
 
 // Put writes value as JSON, with "v": Version where it has none; a []byte or
 // json.RawMessage is taken as it is. Where the record is rewritten, fields that it has and
@@ -71,6 +75,13 @@ func Fresh(key string, value any) Op {
 	op := Put(key, value)
 	op.whole = true
 	return op
+}
+
+// Inherit says that the record was a field of the record at key, which is rewritten in the
+// same transaction: what that field has and this build does not know is kept here.
+func (o Op) Inherit(key, field string) Op {
+	o.part = part{key, field}
+	return o
 }
 
 // Delete removes key; deleting what does not exist is no error.

@@ -92,6 +92,16 @@ type keptRecord struct {
 // Errors: ErrTooNew; etcd did not answer a look at what is to be rewritten. A deletion is looked at as far as a mirror shows the record.
 func (c *Client) keep(ctx context.Context, g Guard, ops []Op) ([]Op, []*unknown, error) {
 	out, kept := ops, make([]*unknown, len(ops))
+	put := func(i int, more *unknown) (err error) {
+		if &out[0] == &ops[0] {
+			out = slices.Clone(ops)
+		}
+		if out[i].value, err = more.into(out[i].value); err != nil {
+			return fmt.Errorf("keep what is not known of %s: %w", ops[i].key, err)
+		}
+		return nil
+	}
+	parts := map[part]*unknown{} // of records that are rewritten
 	for i, op := range ops {
 		if op.err != nil || op.known == nil && !op.del {
 			continue
@@ -104,14 +114,22 @@ func (c *Client) keep(ctx context.Context, g Guard, ops []Op) ([]Op, []*unknown,
 		if err != nil {
 			return nil, nil, err
 		}
-		if kept[i] = more; more == nil || op.del {
+		if more == nil || op.del {
 			continue
 		}
-		if &out[0] == &ops[0] {
-			out = slices.Clone(ops)
+		for field, m := range more.within {
+			parts[part{op.key, field}] = m
 		}
-		if out[i].value, err = more.into(op.value); err != nil {
-			return nil, nil, fmt.Errorf("keep what is not known of %s: %w", op.key, err)
+		if err := put(i, more); err != nil {
+			return nil, nil, err
+		}
+		kept[i] = unknownOf(op.known, out[i].value) // without what was in fields that are left out now
+	}
+	for i, op := range ops {
+		if more := parts[op.part]; more != nil {
+			if err := put(i, more); err != nil {
+				return nil, nil, err
+			}
 		}
 	}
 	return out, kept, nil

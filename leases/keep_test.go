@@ -69,6 +69,36 @@ func TestRewriteKeepsWhatIsNotKnown(t *testing.T) {
 	write("again") // it remembers
 }
 
+// A part of a record that becomes a record of its own takes along what is not known of it,
+// and the next one in its place has nothing of it.
+func TestPartKeepsWhatIsNotKnown(t *testing.T) {
+	c := etcdtest.Start(t).Client(t)
+	whole, alone := leases.PoolKey("p1"), leases.PoolKey("p2")
+	rev, err := c.Commit(t.Context(), leases.Unowned(), leases.Put(whole, json.RawMessage(`{"v":1,"mine":"m","one":{"name":"x","size":7}}`)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	holds := func(key, want string) {
+		t.Helper()
+		kv, err := c.Get(t.Context(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, string(kv.Value)); d != "" {
+			t.Errorf("%s (-want +got):\n%s", key, d)
+		}
+	}
+	if rev, err = c.Commit(t.Context(), leases.Unowned().At(whole, rev),
+		leases.Put(whole, sample{Mine: "left"}), leases.Put(alone, child{Name: "y"}).Inherit(whole, "one")); err != nil {
+		t.Fatal(err)
+	}
+	holds(alone, `{"name":"y","size":7,"v":1}`)
+	if _, err = c.Commit(t.Context(), leases.Unowned().At(whole, rev), leases.Put(whole, sample{Mine: "next", One: &child{Name: "z"}})); err != nil {
+		t.Fatal(err)
+	}
+	holds(whole, `{"v":1,"deep":{"name":""},"mine":"next","one":{"name":"z"}}`)
+}
+
 // A record of a newer version is neither read nor written over; one without a version, and one that was written without, are of this version.
 func TestNewerVersionIsLeftAlone(t *testing.T) {
 	c := etcdtest.Start(t).Client(t)

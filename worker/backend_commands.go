@@ -21,7 +21,10 @@ import (
 // CommandHost implements api.Backend: the host that an instance is on, or one that has
 // both pools.
 func (b *backend) CommandHost(ctx context.Context, r v1.CommandRequest) (string, error) {
-	w := b.w()
+	return lookAgain(ctx, b.w(), func() (string, error) { return b.w().commandHost(ctx, r) })
+}
+
+func (w *Worker) commandHost(ctx context.Context, r v1.CommandRequest) (string, error) {
 	subjects := 0
 	for _, s := range []string{r.Volume, r.Template, r.Instance} {
 		if s != "" {
@@ -66,12 +69,12 @@ func (b *backend) CommandHost(ctx context.Context, r v1.CommandRequest) (string,
 	}
 	if r.Host != "" {
 		if _, ok := w.view.spec(r.Host); !ok {
-			return "", badField("host", fmt.Sprintf("host: %q is not on record", r.Host))
+			return "", unseen(badField("host", fmt.Sprintf("host: %q is not on record", r.Host)))
 		}
 		return r.Host, nil
 	}
 	if _, ok := w.pool(r.Pool); !ok {
-		return "", badField("pool", fmt.Sprintf("pool: %q is not on record, see holdfast get pools", r.Pool))
+		return "", unseen(badField("pool", fmt.Sprintf("pool: %q is not on record, see holdfast get pools", r.Pool)))
 	}
 	return w.carrier(from, r.Pool)
 }
@@ -98,7 +101,7 @@ func (w *Worker) carrier(from []string, to string) (string, error) {
 		all = append(all, candidate{host, rec.Val.Health == ha.Pass && !spec.Val.Maintenance})
 	}
 	if len(all) == 0 {
-		return "", badField("pool", fmt.Sprintf("pool: no host has both %s and %s; allowed are two pools of one host, a shared pool in between serves the others", strings.Join(from, " or "), to))
+		return "", unseen(badField("pool", fmt.Sprintf("pool: no host has both %s and %s; allowed are two pools of one host, a shared pool in between serves the others", strings.Join(from, " or "), to)))
 	}
 	best := slices.MinFunc(all, func(a, b candidate) int {
 		if a.well != b.well {

@@ -184,8 +184,9 @@ func (b *backend) WatchEvents(ctx context.Context, f api.EventFilter, fn func(v1
 	}
 }
 
-// WatchHosts implements api.Backend.
-func (b *backend) WatchHosts(ctx context.Context, f api.HostFilter, fn func(v1.Host) error) error {
+// WatchHosts implements api.Backend. What changed since a revision is told by the revisions of
+// the records that hosts are shown from, and which hosts were forgotten by the log.
+func (b *backend) WatchHosts(ctx context.Context, f api.HostFilter, watch api.HostWatch) error {
 	box := newMailbox()
 	cancel := b.mirror.Subscribe(leases.HostsPrefix, func(c leases.Change) {
 		if host, _, ok := leases.SplitHostKey(c.Key); ok {
@@ -193,22 +194,38 @@ func (b *backend) WatchHosts(ctx context.Context, f api.HostFilter, fn func(v1.H
 		}
 	})
 	defer cancel()
-	sent := map[string]string{}
-	for {
+	sent := map[string]string{} // a host that the caller may know and that is not told of: ""
+	if watch.After > 0 {
+		if err := b.upToDate(ctx, b.mirror); err != nil { // the caller may have been told by a worker that was ahead
+			return err
+		}
+	}
+	for first := true; ; first = false {
 		for _, ok := box.take(); ok; _, ok = box.take() {
 		}
+		upTo := b.mirror.Revision() // subscribers, the view among them, have come at least as far
 		hosts, err := b.Hosts(ctx, f)
 		if err != nil {
 			return err
 		}
+		if first && watch.After > 0 {
+			if sent, err = b.knownAt(ctx, watch.After); err != nil {
+				return err
+			}
+		}
+		told := first
 		present := map[string]bool{}
 		for _, h := range hosts {
 			present[h.Spec.ID] = true
 		}
-		for id := range sent {
+		for id, text := range sent {
 			if !present[id] { // it is gone, or the filter selects it no more
 				delete(sent, id)
-				if err := fn(v1.Host{Spec: v1.HostSpec{ID: id}, Deleted: true}); err != nil {
+				if text == unchanged {
+					continue
+				}
+				told = true
+				if err := watch.Host(v1.Host{Spec: v1.HostSpec{ID: id}, Deleted: true}); err != nil {
 					return err
 				}
 			}
@@ -220,11 +237,18 @@ func (b *backend) WatchHosts(ctx context.Context, f api.HostFilter, fn func(v1.H
 			if err != nil {
 				return err
 			}
-			if sent[h.Spec.ID] == string(text) {
+			was := sent[h.Spec.ID]
+			sent[h.Spec.ID] = string(text)
+			if was == string(text) || was == unchanged {
 				continue
 			}
-			sent[h.Spec.ID] = string(text)
-			if err := fn(h); err != nil {
+			told = true
+			if err := watch.Host(h); err != nil {
+				return err
+			}
+		}
+		if told {
+			if err := watch.UpTo(upTo); err != nil {
 				return err
 			}
 		}
@@ -238,6 +262,56 @@ func (b *backend) WatchHosts(ctx context.Context, f api.HostFilter, fn func(v1.H
 		}
 	}
 }
+
+// unchanged stands for what was told of a host before a watch was taken up again, when it is
+// the same now.
+const unchanged = "unchanged"
+
+// knownAt are the hosts that somebody may know who was told of them up to a revision: those
+// that are there, and those that were forgotten since. Errors: CodeUnavailable, the log has not
+// come to the present in time.
+func (b *backend) knownAt(ctx context.Context, after int64) (map[string]string, error) {
+	if err := b.upToDate(ctx, b.eventsMirror); err != nil {
+		return nil, err
+	}
+	known := map[string]string{}
+	for id, spec := range b.view.hosts() {
+		known[id] = ""
+		if b.changedAt(id, spec) <= after {
+			known[id] = unchanged
+		}
+	}
+	gone, err := b.Events(ctx, api.EventFilter{Type: hostForgotten, After: after})
+	for _, x := range gone {
+		if _, there := known[x.Host]; !there {
+			known[x.Host] = ""
+		}
+	}
+	return known, err
+}
+
+// upToDate waits until a mirror shows all that is on record now. Errors: CodeUnavailable, it
+// does not in time.
+func (b *backend) upToDate(ctx context.Context, m *leases.Mirror) error {
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	if err := b.w().catchUp(ctx, m); err != nil {
+		return v1.Problemf(v1.CodeUnavailable, "this worker does not see all that is on record now: %v", err).WithHint("try again, or at another worker")
+	}
+	return nil
+}
+
+// changedAt is the revision of the newest of the records that a host is shown from.
+func (b *backend) changedAt(id string, spec versioned[v1.HostSpec]) int64 {
+	state, _ := get(b.view, b.view.ha, id)
+	power, _ := get(b.view, b.view.power, id)
+	link, _ := get(b.view, b.view.links, id)
+	_, owned, _ := b.view.slotOwner(b.w().slotOf(spec.Val.Partition, id))
+	return max(spec.Rev, state.Rev, power.Rev, link.Rev, owned)
+}
+
+// hostForgotten is the event that tells of a host's end.
+const hostForgotten = "host.forgotten"
 
 const (
 	maxEvents   = 20000

@@ -171,7 +171,7 @@ func (b *backend) DeleteHost(ctx context.Context, who, id string, ifRev int64) e
 			return refused(fmt.Sprintf("delete host %s: command %s from %s is open about it (%s)", id, c.ID, c.Host, c.State), "holdfast command explain "+c.ID)
 		}
 	}
-	x := b.audit("host.forgotten", who, "host "+id+" was removed from the record", "")
+	x := b.audit(hostForgotten, who, "host "+id+" was removed from the record", "")
 	x.Host, x.Partition = id, had.Val.Partition
 	// Compared with the record that was looked at: what began since is not forgotten.
 	_, err = b.write(ctx, "host "+id, at(leases.HostSpecKey(id), ifRev, had.Rev).At(leases.HostHAKey(id), rec.Rev), x, append(b.secretsOf(id, had.Val.Power, nil),
@@ -365,7 +365,7 @@ func didYouMean(name string) string {
 }
 
 // DeleteSetting implements api.Backend.
-func (b *backend) DeleteSetting(ctx context.Context, who, scope, name string, ifRev int64) (v1.Setting, error) {
+func (b *backend) DeleteSetting(ctx context.Context, who, scope, name, reason string, ifRev int64) (v1.Setting, error) {
 	path, host, err := b.scopePath(scope)
 	if err != nil {
 		return v1.Setting{}, err
@@ -374,7 +374,7 @@ func (b *backend) DeleteSetting(ctx context.Context, who, scope, name string, if
 	if !ok {
 		return v1.Setting{}, badField("name", fmt.Sprintf("name: %q is no setting%s", name, didYouMean(name)))
 	}
-	x := b.audit("setting.unset", who, fmt.Sprintf("%s is no longer set at %s", name, scope), "")
+	x := b.audit("setting.unset", who, fmt.Sprintf("%s is no longer set at %s", name, scope), reason)
 	x.Host, x.Partition = host, path
 	key := leases.SettingKey(scope, name)
 	if _, err := b.write(ctx, "setting "+name, b.settingAt(key, ifRev), x, leases.Delete(key)); err != nil {
@@ -401,7 +401,7 @@ func (b *backend) settingAt(key string, ifRev int64) leases.Guard {
 // Arm implements api.Backend: `ha.armed` is a setting with an expiry.
 func (b *backend) Arm(ctx context.Context, who, scope string, s v1.Switch) (v1.Setting, error) {
 	if s.On {
-		return b.DeleteSetting(ctx, who, scope, settingArmed, -1)
+		return b.DeleteSetting(ctx, who, scope, settingArmed, s.Reason, -1)
 	}
 	var until time.Time
 	if s.For != "" {

@@ -61,9 +61,35 @@ func busy(what, id, open string) error {
 	return refused(fmt.Sprintf("%s %s: command %s is open about it", what, id, open), "holdfast command show "+open)
 }
 
+// unseenError is a refusal because of what the mirror does not show, which may be behind.
+type unseenError struct{ error }
+
+func (e unseenError) Unwrap() error { return e.error }
+
+func unseen(refusal error) error { return unseenError{refusal} }
+
+// lookAgain repeats what was refused because of what the mirror does not show, once it shows
+// all that is on record now: a request may follow a declaration by a moment, at another
+// worker. Errors beside those of look: CodeUnavailable, the mirror is behind and stays so.
+func lookAgain[T any](ctx context.Context, w *Worker, look func() (T, error)) (T, error) {
+	out, err := look()
+	var e unseenError
+	if !errors.As(err, &e) {
+		return out, err
+	}
+	if err := (*backend)(w).upToDate(ctx, w.mirror); err != nil {
+		return out, err
+	}
+	return look()
+}
+
 // plan checks a request and says what it comes to; host is the one whose owner asks. It
 // changes nothing.
 func (w *Worker) plan(ctx context.Context, id, host string, r v1.CommandRequest) (*commandPlan, error) {
+	return lookAgain(ctx, w, func() (*commandPlan, error) { return w.planAsSeen(ctx, id, host, r) })
+}
+
+func (w *Worker) planAsSeen(ctx context.Context, id, host string, r v1.CommandRequest) (*commandPlan, error) {
 	p := &commandPlan{spec: command.Spec{V: command.Version, Kind: command.Kind(r.Kind), Rate: r.Rate}, guard: map[string]int64{}, puts: map[string]any{}}
 	if r.Rate < 0 {
 		return nil, badField("bytesPerSecond", fmt.Sprintf("bytesPerSecond: %d, allowed is a number from 0, which is no bound", r.Rate))
@@ -84,9 +110,9 @@ func (w *Worker) poolFor(host, id string) (v1.Pool, error) {
 	case id == "":
 		return to, badField("pool", "pool: empty, the pool that it goes to is needed")
 	case !ok:
-		return to, badField("pool", fmt.Sprintf("pool: %q is not on record, see holdfast get pools", id))
+		return to, unseen(badField("pool", fmt.Sprintf("pool: %q is not on record, see holdfast get pools", id)))
 	case !w.hasPool(host, id):
-		return to, badField("pool", fmt.Sprintf("pool: host %s does not have pool %q, allowed are pools of that host", host, id))
+		return to, unseen(badField("pool", fmt.Sprintf("pool: host %s does not have pool %q, allowed are pools of that host", host, id)))
 	}
 	return to, nil
 }
@@ -109,7 +135,7 @@ func (w *Worker) planCopy(ctx context.Context, p *commandPlan, id, host string, 
 		from, ok := w.copyOn(host, t)
 		switch {
 		case !ok:
-			return badField("template", fmt.Sprintf("template: host %s has no pool with a copy of %s", host, r.Template))
+			return unseen(badField("template", fmt.Sprintf("template: host %s has no pool with a copy of %s", host, r.Template)))
 		case r.As == "" && slices.ContainsFunc(t.Copies, func(x v1.Place) bool { return x.Pool == to.ID }):
 			return badField("pool", fmt.Sprintf("pool: template %s is on %s already; with `as` a volume is made of it", r.Template, to.ID))
 		}
@@ -171,7 +197,7 @@ func (w *Worker) mayRead(_ context.Context, host string, v v1.Volume) error {
 	case v.Command != "":
 		return busy("volume", v.ID, v.Command)
 	case !w.hasPool(host, v.Pool):
-		return badField("host", fmt.Sprintf("host: %s does not have pool %s, on which volume %s is", host, v.Pool, v.ID))
+		return unseen(badField("host", fmt.Sprintf("host: %s does not have pool %s, on which volume %s is", host, v.Pool, v.ID)))
 	}
 	return nil
 }
@@ -280,7 +306,7 @@ func (w *Worker) planMigration(ctx context.Context, p *commandPlan, id, host str
 	case r.Host == "":
 		return badField("host", "host: empty, the host that the instance goes to is needed")
 	case !known:
-		return badField("host", fmt.Sprintf("host: %q is not on record", r.Host))
+		return unseen(badField("host", fmt.Sprintf("host: %q is not on record", r.Host)))
 	case i.Host == r.Host:
 		return badField("host", fmt.Sprintf("host: instance %s is on %s already", i.ID, r.Host))
 	case i.Host != host:
@@ -302,7 +328,7 @@ func (w *Worker) planMigration(ctx context.Context, p *commandPlan, id, host str
 		}
 		if r.Pool == "" || v.Pool == r.Pool {
 			if !w.hasPool(r.Host, v.Pool) {
-				return badField("pool", fmt.Sprintf("pool: volume %s is on %s, which host %s does not have; with a pool of that host its volumes go along", vid, v.Pool, r.Host))
+				return unseen(badField("pool", fmt.Sprintf("pool: volume %s is on %s, which host %s does not have; with a pool of that host its volumes go along", vid, v.Pool, r.Host)))
 			}
 		} else {
 			to, err := w.poolFor(r.Host, r.Pool)

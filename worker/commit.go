@@ -75,7 +75,7 @@ func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects
 				return false
 			}
 		case ha.CloseIncident:
-			ops = append(ops, leases.Put(leases.IncidentKey(o.host, e.Incident.ID), e.Incident))
+			ops = append(ops, leases.Put(leases.IncidentKey(o.host, e.Incident.ID), e.Incident).Inherit(leases.HostHAKey(o.host), "incident"))
 			ops = append(ops, o.outlived(ctx, e.Incident.ID, ev.At)...)
 		case ha.TxnDo:
 			switch e.Txn.Do {

@@ -225,10 +225,12 @@ func (r *rig) watching(t *testing.T, id string) *backend {
 	}
 	w.client, w.slotN = r.etcd.Client(t), 64
 	w.mirror = w.client.NewMirror(mirrorPrefixes...)
+	w.eventsMirror = w.client.NewMirror(leases.EventsPrefix, leases.EventsCutKey())
 	for _, p := range mirrorPrefixes {
 		w.mirror.Subscribe(p, w.view.apply)
 	}
 	background(t, w.mirror.Run)
+	background(t, w.eventsMirror.Run)
 	eventually(t, "synced", func() bool {
 		select {
 		case <-w.mirror.Synced():

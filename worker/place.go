@@ -147,7 +147,7 @@ func (o *owner) snapshot(ctx context.Context, p guard.Purpose, m placeReady) gua
 	defer cancel()
 	budgets, err := o.readBudgets(ctx)
 	if err == nil {
-		err = o.w.catchUp(ctx)
+		err = o.w.catchUp(ctx, o.w.mirror)
 	}
 	s.At = o.now()
 	if err != nil {
@@ -310,12 +310,12 @@ func (o *owner) latch(ctx context.Context, asked time.Time) {
 	o.place.budgets = nil
 }
 
-// catchUp waits until this worker's copy of etcd shows all that was written before the
-// call: no switch that an operator has been told of may be missed by the guards.
-func (w *Worker) catchUp(ctx context.Context) error {
+// catchUp waits until a copy of etcd shows all that was written before the call: no switch
+// that an operator has been told of may be missed by the guards.
+func (w *Worker) catchUp(ctx context.Context, m *leases.Mirror) error {
 	rev, err := w.client.Revision(ctx)
 	if err == nil {
-		err = w.mirror.WaitRevision(ctx, rev)
+		err = m.WaitRevision(ctx, rev)
 	}
 	return err
 }

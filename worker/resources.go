@@ -95,7 +95,8 @@ func (s shelf[T]) Put(ctx context.Context, who string, r T, o api.PutOptions) (T
 	case err != nil:
 		return r, err
 	}
-	if err := s.upToDate(ctx); err != nil {
+	// Hosts and pools of the same file may have gone to another worker a moment ago.
+	if err := (*backend)(s.w).upToDate(ctx, s.w.mirror); err != nil {
 		return r, err
 	}
 	x := &extra{guard: at(s.key(id), o.IfRevision, rev)}
@@ -110,14 +111,6 @@ func (s shelf[T]) Put(ctx context.Context, who string, r T, o api.PutOptions) (T
 	}
 	s.stamp(&r, rev)
 	return r, nil
-}
-
-// upToDate waits until this worker sees all that was declared before the call: hosts and
-// pools of the same file may have gone to another worker a moment ago.
-func (s shelf[T]) upToDate(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
-	defer cancel()
-	return etcdProblem(s.name()+"s", s.w.catchUp(ctx))
 }
 
 // Delete implements api.Shelf.

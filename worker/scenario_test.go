@@ -267,7 +267,7 @@ func TestScenario13OneHostHasItsOwnTimeout(t *testing.T) {
 	r.host(t, "h2", false)
 	a, b := loaded(t, r, "h1", time.Minute), "h2"
 	r.put(t, leases.SettingKey("host/h1", "power.status.deadline"), v1.SettingRecord{V: 1, Value: "15s"})
-	if err := a.w.catchUp(t.Context()); err != nil {
+	if err := a.w.catchUp(t.Context(), a.w.mirror); err != nil {
 		t.Fatal(err)
 	}
 	a.refreshPolicy()
@@ -281,7 +281,7 @@ func TestScenario13OneHostHasItsOwnTimeout(t *testing.T) {
 		t.Errorf("h2 waits %v", got)
 	}
 	r.put(t, leases.ProfileKey("cluster/"+cluster), v1.ProfileRecord{V: 1, Fields: map[string]string{"class": "slow"}})
-	if err := a.w.catchUp(t.Context()); err != nil {
+	if err := a.w.catchUp(t.Context(), a.w.mirror); err != nil {
 		t.Fatal(err)
 	}
 	if v, origin := a.w.view.effective(cluster, b, time.Now()).Value("power.command.deadline"); v != "30s" || origin != "class slow at cluster/"+cluster {

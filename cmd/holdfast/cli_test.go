@@ -8,12 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,12 +34,14 @@ func cliNow() time.Time { return apitest.Start.Add(5 * time.Minute) }
 type script struct {
 	fleet  *apitest.Fleet
 	server *httptest.Server
+	drop   atomic.Bool // the answer of the next POST
 }
 
 // TestCLI runs the scripts: the tool in-process against the real server over a fleet in
 // memory. Commands: holdfast; exits CODE (holdfast with this exit code); typed TEXT
 // (holdfast on a terminal where TEXT is typed); piped FILE (holdfast with this standard
-// input); calls (what was written to the API); owner HOST URL|none;
+// input); calls (what was written to the API); owner HOST URL|none; drops (the answer of the
+// next POST is lost);
 // expand IN OUT (puts the API's address into a file); secure (trust_test.go).
 func TestCLI(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -45,7 +49,7 @@ func TestCLI(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			s := &script{fleet: apitest.NewFleet()}
 			s.fleet.Exports = exportedIncidents(t)
-			s.server = httptest.NewServer(api.NewHandler(s.fleet, api.HandlerOptions{Version: "1.2", Hooks: apitest.NewHooks(), Support: apitest.Support{}}))
+			s.server = httptest.NewServer(s.dropping(api.NewHandler(s.fleet, api.HandlerOptions{Version: "1.2", Hooks: apitest.NewHooks(), Support: apitest.Support{}, Repeats: &apitest.Repeats{}})))
 			env.Defer(s.server.Close)
 			env.Values["script"] = s
 			env.Setenv("HOLDFAST_ENDPOINT", s.server.URL)
@@ -87,6 +91,7 @@ func TestCLI(t *testing.T) {
 				text := strings.ReplaceAll(ts.ReadFile(args[0]), "ENDPOINT", ts.Getenv("ENDPOINT"))
 				ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(text), 0o600))
 			},
+			"drops":  func(ts *testscript.TestScript, _ bool, _ []string) { ts.Value("script").(*script).drop.Store(true) },
 			"secure": func(ts *testscript.TestScript, _ bool, _ []string) { secureFleet(t, ts) },
 			"owner": func(ts *testscript.TestScript, _ bool, args []string) {
 				f := ts.Value("script").(*script).fleet
@@ -96,6 +101,17 @@ func TestCLI(t *testing.T) {
 			},
 		},
 		UpdateScripts: os.Getenv("UPDATE") != "",
+	})
+}
+
+// dropping carries out what it is asked for, and loses an answer where the script says so.
+func (s *script) dropping(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost && s.drop.CompareAndSwap(true, false) {
+			h.ServeHTTP(httptest.NewRecorder(), r)
+			panic(http.ErrAbortHandler)
+		}
+		h.ServeHTTP(w, r)
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -43,7 +44,7 @@ func newDevCmd(e *env) *cobra.Command {
 		devBreakCmd(e), devRepairCmd(e), devKillCmd(e),
 		devWorkerCmd(e, "stop-worker", "Stop a worker in order (SIGTERM); it leaves its slots to itself as it is started next"),
 		devWorkerCmd(e, "restart-worker", "Replace a worker's process in place (SIGHUP)"),
-		devPauseCmd(e), devWorkerCmd(e, "start-worker", "Start a worker that has ended, wake one that is paused"),
+		devPauseCmd(e), devStartCmd(e),
 		devStatusCmd(e), devTruthCmd(e))
 	c.RunE = func(cmd *cobra.Command, _ []string) error { return dev(cmd.Context(), e, o) }
 	f := c.Flags()
@@ -138,6 +139,23 @@ func devKillCmd(e *env) *cobra.Command {
 		return devDo(cmd.Context(), e, o)
 	}
 	c.Flags().BoolVar(&o.Parent, "parent", false, "its parent too: nobody knows that it is dead, its lease has to run out")
+	return c
+}
+
+func devStartCmd(e *env) *cobra.Command {
+	o := devOrder{Verb: "start-worker"}
+	c := devWorkerCmd(e, o.Verb, "Start a worker that has ended, wake one that is paused")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		o.Name = args[0]
+		if o.Binary != "" {
+			var err error
+			if o.Binary, err = filepath.Abs(o.Binary); err != nil {
+				return usage(fmt.Errorf("binary: %w", err))
+			}
+		}
+		return devDo(cmd.Context(), e, o)
+	}
+	c.Flags().StringVar(&o.Binary, "binary", "", "holdfast of another version to start it from: an upgrade, worker by worker (default: the one that runs the fleet)")
 	return c
 }
 

@@ -29,6 +29,7 @@ type devOrder struct {
 	Cluster bool          `json:"cluster,omitempty"`
 	Parent  bool          `json:"parent,omitempty"`
 	For     time.Duration `json:"for,omitempty"`
+	Binary  string        `json:"binary,omitempty"` // another holdfast to start a worker from; empty: this one
 }
 
 // devStatus is the truth, to be compared with what Holdfast believes.
@@ -36,6 +37,7 @@ type devStatus struct {
 	Hosts   []world.Status    `json:"hosts"`
 	Workers []devWorkerStatus `json:"workers"`
 	Dir     string            `json:"dir"`
+	Etcd    string            `json:"etcd"` // URL
 }
 
 // obey carries out an order. Errors are Problems where the order is at fault.
@@ -55,7 +57,7 @@ func (f *devFleet) obey(o devOrder) error {
 	case "pause-worker":
 		return f.workers.pause(o.Name, o.For)
 	case "start-worker":
-		return f.workers.start(o.Name)
+		return f.workers.start(o.Name, o.Binary)
 	default:
 		return v1.BadField("verb", "%q, allowed are break, repair, kill-worker, stop-worker, restart-worker, pause-worker, start-worker", o.Verb)
 	}
@@ -71,7 +73,7 @@ func (f *devFleet) obey(o devOrder) error {
 }
 
 func (f *devFleet) status() devStatus {
-	return devStatus{Hosts: f.world.Status(), Workers: f.workers.status(), Dir: f.dir.path}
+	return devStatus{Hosts: f.world.Status(), Workers: f.workers.status(), Dir: f.dir.path, Etcd: f.etcdURL}
 }
 
 // controlSocket is where a dev fleet takes orders: an abstract socket, which leaves no

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -86,15 +87,16 @@ func mapped[T any](in []T, f func(T) string) []string {
 
 func (w *devWorkers) startAll() error {
 	for _, d := range w.all {
-		if err := w.start(d.spec.ID); err != nil {
+		if err := w.start(d.spec.ID, ""); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// start starts a worker that has ended and wakes one that is paused.
-func (w *devWorkers) start(id string) error {
+// start starts a worker that has ended and wakes one that is paused. binary is another
+// holdfast to start it from, of another version; empty: this one.
+func (w *devWorkers) start(id, binary string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	d, err := w.find(id)
@@ -102,7 +104,7 @@ func (w *devWorkers) start(id string) error {
 		return err
 	}
 	if d.running() {
-		if d.resume == nil {
+		if d.resume == nil || binary != "" {
 			return v1.Problemf(v1.CodeConflict, "start worker %s: it runs already (process %d)", id, d.proc.PID())
 		}
 		return d.wake()
@@ -112,7 +114,7 @@ func (w *devWorkers) start(id string) error {
 		return fmt.Errorf("start worker %s: %w", id, err)
 	}
 	d.proc, err = w.spawner.Start(world.Child{
-		Exec: selfExe, Args: []string{"child", "worker", id}, Log: d.log,
+		Exec: cmp.Or(binary, selfExe), Args: []string{"child", "worker", id}, Log: d.log,
 		Env: []string{world.ChildEnv + "=" + string(text), bmcUser + "=" + id},
 	})
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
@@ -154,7 +155,7 @@ func (e *env) client() (*v1.Client, error) {
 		return nil, err
 	}
 	e.api, err = v1.NewClient(v1.Options{
-		Endpoints: endpoints, Timeout: e.timeout, Actor: e.actor(), Token: e.Getenv(tokenVariable), Transport: transport,
+		Endpoints: endpoints, Timeout: e.timeout, Actor: e.actor(), Token: e.Getenv(tokenVariable), Transport: transport, Run: uuid.NewString(),
 		Lost: func(err error) { fmt.Fprintf(e.Stderr, "connection lost: %v; trying again\n", err) },
 	})
 	if err != nil {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -137,24 +138,16 @@ func newSettingsSetCmd(e *env) *cobra.Command {
 		},
 		ValidArgsFunction: e.completeSettings,
 	}
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		o, err := out.options(e)
-		if err != nil {
-			return err
-		}
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
+	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, args []string) error {
 		r.Value = args[1]
-		s, err := api.PutSetting(cmd.Context(), scope, args[0], r, false)
+		s, err := api.PutSetting(ctx, scope, args[0], r, false)
 		if err != nil {
 			return fmt.Errorf("set %s: %w", args[0], err)
 		}
 		return e.show(o, s, func(t *text) {
 			t.printf("%s = %s (%s), effect: %s\n", s.Name, s.Value, s.Origin, s.Effect)
 		})
-	}
+	})
 	out.registerFormat(c)
 	e.scopeFlag(c, &scope)
 	c.Flags().StringVar(&r.For, "for", "", "how long, such as 2h; without it for good")
@@ -165,30 +158,23 @@ func newSettingsSetCmd(e *env) *cobra.Command {
 
 func newSettingsUnsetCmd(e *env) *cobra.Command {
 	var out outputFlags
-	var scope string
+	var scope, reason string
 	c := &cobra.Command{
 		Use: "unset SETTING", Short: "Take a setting back at a scope", Args: cobra.ExactArgs(1),
 		Long:              "Removes what was set at a scope and shows what holds there then. Unsetting what is not set changes nothing.",
-		Example:           "  holdfast settings unset ha.policy\n  holdfast settings unset agent.ping.interval --scope cluster/z1/p1/c1\n  holdfast settings unset ha.policy --scope host/h-17 -o json",
+		Example:           "  holdfast settings unset ha.policy\n  holdfast settings unset agent.ping.interval --scope cluster/z1/p1/c1 --reason 'line is fast again'\n  holdfast settings unset ha.policy --scope host/h-17 -o json",
 		ValidArgsFunction: e.completeSettings,
 	}
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		o, err := out.options(e)
-		if err != nil {
-			return err
-		}
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
-		s, err := api.DeleteSetting(cmd.Context(), scope, args[0])
+	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, args []string) error {
+		s, err := api.DeleteSetting(ctx, scope, args[0], reason)
 		if err != nil {
 			return fmt.Errorf("unset %s: %w", args[0], err)
 		}
 		return e.show(o, s, func(t *text) { t.printf("%s = %s (%s)\n", s.Name, s.Value, s.Origin) })
-	}
+	})
 	out.registerFormat(c)
 	e.scopeFlag(c, &scope)
+	c.Flags().StringVar(&reason, "reason", "", "why, for the record")
 	e.tryable(c)
 	return c
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -258,21 +259,13 @@ func newWebhookShowCmd(e *env) *cobra.Command {
 		Long:    "Shows what a hook is told of, how far it is, and what was wrong last. Of a URL no more than scheme and host are shown.",
 		Example: "  holdfast webhook show pager\n  holdfast webhook show pager -o json\n  holdfast webhook show pager -o jsonpath='{.status.state}'",
 	}
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		o, err := out.options(e)
-		if err != nil {
-			return err
-		}
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
-		h, err := api.Hook(cmd.Context(), args[0])
+	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, args []string) error {
+		h, err := api.Hook(ctx, args[0])
 		if err != nil {
 			return err
 		}
 		return e.show(o, h, func(t *text) { printHook(t, h) })
-	}
+	})
 	out.registerFormat(c)
 	return c
 }
@@ -308,16 +301,8 @@ func newWebhookTestCmd(e *env) *cobra.Command {
 		Long:    "Sends one event of type com.github.holdfast-ha.test, signed like any other, once, from the worker that answers. Whatever comes of it changes nothing on record. Exit code 5: it was not taken.",
 		Example: "  holdfast webhook test pager\n  holdfast webhook test pager -o json\n  holdfast webhook test ticket",
 	}
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		o, err := out.options(e)
-		if err != nil {
-			return err
-		}
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
-		r, err := api.TestHook(cmd.Context(), args[0])
+	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, args []string) error {
+		r, err := api.TestHook(ctx, args[0])
 		if err != nil {
 			return err
 		}
@@ -329,7 +314,7 @@ func newWebhookTestCmd(e *env) *cobra.Command {
 			return err
 		}
 		return &exitError{fmt.Errorf("webhook %s: did not take the test event from worker %s: %s", r.Hook, r.Worker, r.Error), exitUnhealthy}
-	}
+	})
 	out.registerFormat(c)
 	return c
 }
@@ -343,18 +328,14 @@ func newWebhookEnableCmd(e *env, on bool) *cobra.Command {
 	c := &cobra.Command{
 		Use: verb + " NAME", Short: short, Long: long, Args: cobra.ExactArgs(1), ValidArgsFunction: e.completeHooks,
 		Example: fmt.Sprintf("  holdfast webhook %[1]s pager\n  holdfast webhook %[1]s pager --reason 'receiver was moved'\n  holdfast webhook show pager", verb),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			api, err := e.client()
-			if err != nil {
-				return err
-			}
-			h, err := api.EnableHook(cmd.Context(), args[0], s)
+		RunE: e.asking(nil, func(ctx context.Context, api *v1.Client, _ print.Options, args []string) error {
+			h, err := api.EnableHook(ctx, args[0], s)
 			if err != nil {
 				return err
 			}
 			_, err = fmt.Fprintf(e.Stdout, "webhook %s: %s, %d events behind\n", h.Name, h.Status.State, h.Status.Behind)
 			return err
-		},
+		}),
 	}
 	c.Flags().StringVar(&s.Reason, "reason", "", "why, for the audit log")
 	e.tryable(c)
@@ -368,12 +349,8 @@ func newWebhookRemoveCmd(e *env) *cobra.Command {
 		Long:    "Forgets a hook, its secrets and its place in the log. Declared anew it begins with new events.",
 		Example: "  holdfast webhook remove pager --dry-run\n  holdfast webhook remove pager\n  holdfast webhook remove pager --yes",
 	}
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
-		h, err := api.Hook(cmd.Context(), args[0])
+	c.RunE = e.asking(nil, func(ctx context.Context, api *v1.Client, _ print.Options, args []string) error {
+		h, err := api.Hook(ctx, args[0])
 		if err != nil {
 			return err
 		}
@@ -383,15 +360,15 @@ func newWebhookRemoveCmd(e *env) *cobra.Command {
 			return err
 		}
 		fmt.Fprint(e.Stderr, plan)
-		if err := e.confirm(cmd.Context(), s, "remove webhook "+h.Name, h.Name); err != nil {
+		if err := e.confirm(ctx, s, "remove webhook "+h.Name, h.Name); err != nil {
 			return err
 		}
-		if err := api.DeleteHook(cmd.Context(), h.Name, h.Revision); err != nil {
+		if err := api.DeleteHook(ctx, h.Name, h.Revision); err != nil {
 			return err
 		}
 		_, err = fmt.Fprintf(e.Stdout, "webhook %s: removed\n", h.Name)
 		return err
-	}
+	})
 	s.register(c)
 	return c
 }

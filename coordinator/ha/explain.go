@@ -34,6 +34,7 @@ func Explain(r Record, p Policy, now time.Time) Explanation {
 	if i := r.Incident; i != nil && i.Guards != nil {
 		e.out.Guards = slices.Clone(i.Guards.Answers)
 	}
+	e.heldFirst()
 	e.state()
 	e.common()
 	e.whyNot()
@@ -51,6 +52,24 @@ type explainer struct {
 	p   Policy
 	now time.Time
 	out Explanation
+}
+
+// heldFirst says first what holds a suspect, where its reason tells only of what is under way:
+// a check that runs or a place that is waited for changes nothing as long as that holds.
+func (e *explainer) heldFirst() {
+	if !slices.Contains([]State{Suspect, Checking, Degraded}, e.r.State) {
+		return
+	}
+	var held []string
+	for _, h := range e.out.Holds {
+		if strings.Contains(e.r.Reason, h.Reason) {
+			return
+		}
+		held = append(held, h.By+": "+h.Reason)
+	}
+	if len(held) > 0 {
+		e.out.Why = fmt.Sprintf("held by %s; %s", strings.Join(held, "; "), e.r.Reason)
+	}
 }
 
 func (e *explainer) next(format string, args ...any) {
@@ -148,6 +167,8 @@ func (e *explainer) suspicion() {
 	switch {
 	case i.CheckID != "":
 		e.next("neighbours are looking whether it still writes or answers; the answer counts until %s", clock(i.CheckBy))
+	case i.Waiting != "" && len(e.out.Holds) > 0:
+		e.next("all guards are asked again once there is a place to %s; nothing is sent while one holds", i.Waiting)
 	case i.Waiting != "":
 		e.next("it waits for a place to %s; then all guards are asked", i.Waiting)
 	case !i.CheckAt.IsZero():

@@ -6,5 +6,6 @@
 // the BMCs.
 //
 // The tests here run at preset fast; with the build tag e2e_full (make e2e) at preset
-// default too, with hooks. With the tag e2e_upgrade a fleet is upgraded from an older commit.
+// default too, with hooks. A fleet is upgraded with an incident open, with the tag
+// e2e_upgrade from an older commit too.
 package e2e

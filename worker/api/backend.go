@@ -9,6 +9,16 @@ import (
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
 
+// HostWatch is how a watch of hosts begins and who is told.
+type HostWatch struct {
+	// After is the revision up to which the caller was told: it is told of hosts that changed
+	// since, or were forgotten, or that the filter does not select any more (which it may not
+	// have known). 0: of all that are there.
+	After int64
+	Host  func(v1.Host) error        // one is so now, or with Deleted gone
+	UpTo  func(revision int64) error // all up to a revision was told
+}
+
 // HostFilter selects hosts. Empty fields select all.
 type HostFilter struct {
 	Partition string   // a path or a prefix of one
@@ -72,11 +82,11 @@ type Backend interface {
 	Events(ctx context.Context, f EventFilter) ([]v1.Event, error)                                          // oldest first
 	EventsKept(ctx context.Context, after int64) error                                                      // CodeCompacted where events after a revision are no longer kept
 	WatchEvents(ctx context.Context, f EventFilter, fn func(v1.Event) error) error                          // replays after f.After, then follows until ctx ends
-	WatchHosts(ctx context.Context, f HostFilter, fn func(v1.Host) error) error                             // present ones, then changes
+	WatchHosts(ctx context.Context, f HostFilter, w HostWatch) error                                        // until ctx ends
 
 	Settings(ctx context.Context, scope string) ([]v1.Setting, error) // effective at the scope
 	PutSetting(ctx context.Context, who, scope, name, value, reason string, expires time.Time, ifRevision int64) (v1.Setting, error)
-	DeleteSetting(ctx context.Context, who, scope, name string, ifRevision int64) (v1.Setting, error)
+	DeleteSetting(ctx context.Context, who, scope, name, reason string, ifRevision int64) (v1.Setting, error)
 	Arm(ctx context.Context, who, scope string, s v1.Switch) (v1.Setting, error) // scope: global, zone/…, pod/…, cluster/…, host/…
 
 	Pools() Shelf[v1.Pool]

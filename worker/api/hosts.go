@@ -5,6 +5,7 @@ package api
 import (
 	"encoding/json"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -41,8 +42,19 @@ func listHosts(c *call) error {
 		return err
 	}
 	if c.watch {
+		after, err := revision("Last-Event-ID", c.r.Header.Get("Last-Event-ID"))
+		if err == nil && after > 0 {
+			err = c.b.EventsKept(c.ctx(), after) // they tell which hosts were forgotten
+		}
+		if err != nil {
+			return err
+		}
 		return c.stream("host", func(send func(string, any) error) error {
-			return c.b.WatchHosts(c.ctx(), f, func(h v1.Host) error { return send("", h) })
+			return c.b.WatchHosts(c.ctx(), f, HostWatch{
+				After: after,
+				Host:  func(h v1.Host) error { return send("", h) },
+				UpTo:  func(rev int64) error { return send(strconv.FormatInt(rev, 10), nil) },
+			})
 		})
 	}
 	by, down := strings.CutPrefix(c.query.Get("sort"), "-")

@@ -167,7 +167,7 @@ func (d *describer) operation(r *Route, path string) object {
 		params = append(params, x)
 	}
 	if r.Knows(watchParam.Name) {
-		params = append(params, object{"name": "Last-Event-ID", "in": "header", "description": "with watch: go on after the event with this id, which is its revision", "schema": object{"type": "string"}})
+		params = append(params, object{"name": "Last-Event-ID", "in": "header", "description": "with watch: go on after this id, which is a revision", "schema": object{"type": "string"}})
 	}
 	if len(params) > 0 {
 		op["parameters"] = params

@@ -106,6 +106,7 @@ func (c *call) again(was *Repeat, now Repeat) error {
 		return v1.Problemf(v1.CodeKeyReused, "Idempotency-Key: given with another request at %s by %s", was.At.Format(time.RFC3339), was.By).
 			WithHint("take a new key for a new request; the same key only for the very same method, address and body")
 	case was.Status == 0 && now.At.Sub(was.At) < stillWorks:
+		c.w.Header().Set("Retry-After", "1")
 		return v1.Problemf(v1.CodeConflict, "the request with this Idempotency-Key, begun at %s, is still carried out", was.At.Format(time.RFC3339)).WithHint("ask again in a moment")
 	case was.Status == 0:
 		return v1.Problemf(v1.CodeUnknownOutcome, "the request with this Idempotency-Key began at %s and was not seen to end, it may or may not have been done", was.At.Format(time.RFC3339)).

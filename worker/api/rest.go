@@ -360,7 +360,7 @@ func deleteSetting(c *call) error {
 	if err != nil {
 		return err
 	}
-	out, err := c.b.DeleteSetting(c.ctx(), c.who, at, c.r.PathValue("name"), rev)
+	out, err := c.b.DeleteSetting(c.ctx(), c.who, at, c.r.PathValue("name"), c.query.Get("reason"), rev)
 	if err != nil {
 		return err
 	}

@@ -184,7 +184,7 @@ var Routes = append([]Route{
 	{"GET", "/v1/settings", "settings:read", nil, v1.List[v1.Setting]{}, join([]Param{scopeParam}, pageParams), "Settings as they are effective at a scope.", listSettings},
 	{"GET", "/v1/settings/{name}", "settings:read", nil, v1.Setting{}, []Param{scopeParam}, "One setting as it is effective at a scope. Its ETag is that of the value at that very scope; none where there is none.", getSetting},
 	{"PUT", "/v1/settings/{name}", "settings:write", v1.SettingRequest{}, v1.Setting{}, join([]Param{scopeParam}, matchParams), "Set a setting at a scope.", putSetting},
-	{"DELETE", "/v1/settings/{name}", "settings:write", nil, v1.Setting{}, join([]Param{scopeParam}, matchParam), "Take a setting back at a scope.", deleteSetting},
+	{"DELETE", "/v1/settings/{name}", "settings:write", nil, v1.Setting{}, join([]Param{scopeParam, reasonParam}, matchParam), "Take a setting back at a scope.", deleteSetting},
 
 	{"POST", "/v1/ha/arm", "ha:write", v1.ArmRequest{}, v1.Setting{}, nil, "Let automation act at a scope.", arm(true)},
 	{"POST", "/v1/ha/disarm", "ha:write", v1.ArmRequest{}, v1.Setting{}, nil, "Forbid automation to act at a scope, for good or for a while.", arm(false)},

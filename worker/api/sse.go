@@ -17,7 +17,7 @@ const (
 )
 
 // stream answers with server-sent events of one kind. The watch sends with an id ("" for
-// none) until it ends; an error after the first byte goes out as an event `error` that
+// none; a nil value for an id alone) until it ends; an error after the first byte goes out as an event `error` that
 // carries the Problem.
 func (c *call) stream(kind string, watch func(send func(id string, v any) error) error) error {
 	s := &sse{w: c.w, rc: http.NewResponseController(c.w)}
@@ -45,6 +45,9 @@ func (c *call) stream(kind string, watch func(send func(id string, v any) error)
 		}
 	})
 	err := watch(func(id string, v any) error {
+		if v == nil {
+			return s.write("id: " + id + "\n\n")
+		}
 		b, err := json.Marshal(v)
 		if err != nil {
 			return fmt.Errorf("encode %s: %w", kind, err)

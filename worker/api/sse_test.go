@@ -5,7 +5,9 @@ package api_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -68,11 +70,40 @@ func TestStreamResumes(t *testing.T) {
 	})
 }
 
+// TestHostStreamResumes: a watch of hosts says up to which revision all was told, and with that
+// as Last-Event-ID tells what changed since.
+func TestHostStreamResumes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := apitest.NewFleet()
+		all := stream(t, f, "/v1/hosts?watch=true&partition=z1", time.Second)
+		at := fmt.Sprintf("id: %d\n\n", f.Revision)
+		if strings.Count(all, "data:") != 3 || !strings.HasSuffix(all, "}\n\n"+at) {
+			t.Errorf("%q", all)
+		}
+		last := strconv.FormatInt(f.Revision, 10)
+		f.Change("h-2", func(h *v1.Host) { h.Status.State = "DEGRADED" })
+		if err := f.DeleteHost(t.Context(), "ann", "h-3", -1); err != nil {
+			t.Fatal(err)
+		}
+		since := stream(t, f, "/v1/hosts?watch=true&partition=z1", time.Second, "Last-Event-ID", last)
+		if strings.Count(since, "data:") != 2 || !strings.Contains(since, `"DEGRADED"`) || !strings.Contains(since, `"deleted":true`) || strings.Contains(since, `"h-1"`) {
+			t.Errorf("%q", since)
+		}
+		f.Kept = f.Revision
+		w := httptest.NewRecorder()
+		r := httptest.NewRequestWithContext(t.Context(), "GET", "/v1/hosts?watch=true", nil)
+		r.Header.Set("Last-Event-ID", last)
+		if api.NewHandler(f, api.HandlerOptions{}).ServeHTTP(w, r); w.Code != 410 {
+			t.Errorf("from what is not kept: %d %s", w.Code, w.Body)
+		}
+	})
+}
+
 // failingWatch sends one host and fails.
 type failingWatch struct{ *apitest.Fleet }
 
-func (failingWatch) WatchHosts(_ context.Context, _ api.HostFilter, fn func(v1.Host) error) error {
-	return errors.Join(fn(v1.Host{}), v1.Problemf(v1.CodeUnavailable, "lost etcd"))
+func (failingWatch) WatchHosts(_ context.Context, _ api.HostFilter, w api.HostWatch) error {
+	return errors.Join(w.Host(v1.Host{}), v1.Problemf(v1.CodeUnavailable, "lost etcd"))
 }
 
 // TestStreamEndsWithAProblem proves that a watch that fails says why as its last event.

@@ -54,7 +54,7 @@ func NewFleet() *Fleet {
 				Disarmed: []string{"cluster/z1/p1/c1"}, Budget: &v1.Budget{Scope: "cluster/z1/p1/c1", Used: 1, Limit: 3, Window: "1h"}},
 		},
 		WorkerL: []v1.Worker{
-			{ID: "w-1", Boot: "wb-1", API: "10.0.0.1:7080", Agents: "10.0.0.1:7081", Zone: "z1", Weight: 1, State: "ready", Since: at(0), Started: at(0), Version: "1.0", Slots: 512, Hosts: 2, Answers: v1.AnswersYes, Links: new(2), LeaseLeft: "4.2s", Keys: []string{NewestKey, "k1"}},
+			{ID: "w-1", Boot: "wb-1", API: "10.0.0.1:7080", Agents: "10.0.0.1:7081", Zone: "z1", Weight: 1, State: "ready", Since: at(0), Started: at(0), Version: "1.0", Slots: 512, Hosts: 2, Answers: v1.AnswersYes, Links: new(2), Standby: new(1), LeaseLeft: "4.2s", Keys: []string{NewestKey, "k1"}},
 			{ID: "w-2", Boot: "wb-2", API: "10.0.0.2:7080", Agents: "10.0.0.2:7081", Zone: "z1", Weight: 1, State: "ready", Since: at(1), Started: at(1), Version: "1.0", Slots: 512, Hosts: 2, Answers: v1.AnswersUnknown},
 		},
 		PoolL:     []v1.Pool{{V: 1, ID: "p-1", Type: "nfs", Role: "primary", Revision: 31}},

@@ -47,6 +47,7 @@ type Fleet struct {
 	NotReady  error
 	Warnings  []api.Warning
 
+	hostLog []hostChange
 	changed chan struct{} // closed and replaced at each change
 }
 
@@ -110,7 +111,15 @@ func (f *Fleet) Change(id string, change func(*v1.Host)) {
 	h := f.HostMap[id]
 	change(&h)
 	f.HostMap[id] = h
+	f.Revision++
+	f.hostLog = append(f.hostLog, hostChange{f.Revision, id})
 	f.touch()
+}
+
+// hostChange says that a host was changed or is gone.
+type hostChange struct {
+	revision int64
+	id       string
 }
 
 // Noted is a copy of Calls.
@@ -193,6 +202,8 @@ func (f *Fleet) DeleteHost(ctx context.Context, who, id string, rev int64) error
 		return err
 	}
 	delete(f.HostMap, id)
+	f.Revision++
+	f.hostLog = append(f.hostLog, hostChange{f.Revision, id})
 	f.note(who, "delete host %s", id)
 	f.touch()
 	return nil
@@ -286,12 +297,26 @@ func (f *Fleet) WatchEvents(ctx context.Context, q api.EventFilter, fn func(v1.E
 	}
 }
 
-func (f *Fleet) WatchHosts(ctx context.Context, q api.HostFilter, fn func(v1.Host) error) error {
+func (f *Fleet) WatchHosts(ctx context.Context, q api.HostFilter, w api.HostWatch) error {
 	match, err := q.Matcher()
 	if err != nil {
 		return err
 	}
 	seen := map[string]string{}
+	if w.After > 0 {
+		f.Mu.Lock()
+		for id, h := range f.HostMap {
+			if match(h) {
+				seen[id] = fmt.Sprint(h)
+			}
+		}
+		for _, c := range f.hostLog {
+			if c.revision > w.After {
+				seen[c.id] = "older"
+			}
+		}
+		f.Mu.Unlock()
+	}
 	for {
 		f.Mu.Lock()
 		now := map[string]v1.Host{}
@@ -300,12 +325,12 @@ func (f *Fleet) WatchHosts(ctx context.Context, q api.HostFilter, fn func(v1.Hos
 				now[id] = h
 			}
 		}
-		wake := f.changed
+		wake, upTo := f.changed, f.Revision
 		f.Mu.Unlock()
 		for id := range seen {
 			if _, ok := now[id]; !ok {
 				delete(seen, id)
-				if err := fn(v1.Host{Spec: v1.HostSpec{ID: id}, Deleted: true}); err != nil {
+				if err := w.Host(v1.Host{Spec: v1.HostSpec{ID: id}, Deleted: true}); err != nil {
 					return err
 				}
 			}
@@ -316,9 +341,12 @@ func (f *Fleet) WatchHosts(ctx context.Context, q api.HostFilter, fn func(v1.Hos
 				continue
 			}
 			seen[h.Spec.ID] = text
-			if err := fn(h); err != nil {
+			if err := w.Host(h); err != nil {
 				return err
 			}
+		}
+		if err := w.UpTo(upTo); err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():
@@ -386,7 +414,7 @@ func (f *Fleet) PutSetting(ctx context.Context, who, scope, name, value, reason 
 	return s, nil
 }
 
-func (f *Fleet) DeleteSetting(ctx context.Context, who, scope, name string, rev int64) (v1.Setting, error) {
+func (f *Fleet) DeleteSetting(ctx context.Context, who, scope, name, reason string, rev int64) (v1.Setting, error) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
 	defer f.trial(ctx)()
@@ -397,7 +425,7 @@ func (f *Fleet) DeleteSetting(ctx context.Context, who, scope, name string, rev 
 		return v1.Setting{}, err
 	}
 	delete(f.Set, scope+" "+name)
-	f.note(who, "delete setting %s %s", scope, name)
+	f.note(who, "delete setting %s %s %q", scope, name, reason)
 	s, _ := f.effective(scope, name)
 	return s, nil
 }

@@ -110,6 +110,13 @@ func post[T any](ctx context.Context, c *Client, path string, q url.Values, body
 	return out, err
 }
 
+// tell is post for what is answered with a secret.
+func tell[T any](ctx context.Context, c *Client, path string, body any) (T, error) {
+	var out T
+	err := c.do(ctx, request{method: http.MethodPost, path: path, body: body, told: true}, &out)
+	return out, err
+}
+
 // Hosts lists hosts, sorted by id unless q says otherwise.
 func (c *Client) Hosts(ctx context.Context, q HostQuery) ([]Host, error) {
 	return all[Host](ctx, c, "/v1/hosts", q.values())
@@ -296,9 +303,11 @@ func (c *Client) PutSetting(ctx context.Context, scope, name string, r SettingRe
 }
 
 // DeleteSetting takes a value back; the answer is what is effective then.
-func (c *Client) DeleteSetting(ctx context.Context, scope, name string) (Setting, error) {
+func (c *Client) DeleteSetting(ctx context.Context, scope, name, reason string) (Setting, error) {
+	q := scopeOf(scope)
+	set(q, "reason", reason)
 	var out Setting
-	err := c.do(ctx, request{method: http.MethodDelete, path: "/v1/settings/" + url.PathEscape(name), query: scopeOf(scope), revision: -1}, &out)
+	err := c.do(ctx, request{method: http.MethodDelete, path: "/v1/settings/" + url.PathEscape(name), query: q, revision: -1}, &out)
 	return out, err
 }
 

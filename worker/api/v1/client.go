@@ -44,6 +44,12 @@ type Options struct {
 	Token     string            // bearer token; sent to every endpoint
 	Transport http.RoundTripper // default: a pool of its own
 	Lost      func(error)       // told each time a watch loses its connection and will try again
+
+	// Run names what asks, such as one run of a program, by an id that nobody else uses. Each
+	// POST then has a name of its own made of it (see WithKey), so that one whose answer was
+	// lost is asked again and not carried out again. Those that answer a secret, which is told
+	// once, have none.
+	Run string
 }
 
 // Client talks to the workers of one fleet. It is safe for concurrent use and starts no
@@ -55,7 +61,9 @@ type Client struct {
 	token     string
 	http      *http.Client
 	lost      func(error)
+	run       string
 
+	posts    atomic.Int64 // asked for, to name them
 	good     atomic.Int64 // index of the endpoint that answered last
 	answered atomic.Bool  // some endpoint has answered
 
@@ -99,7 +107,7 @@ func NewClient(o Options) (*Client, error) {
 	if len(o.Endpoints) == 0 {
 		return nil, errors.New("endpoints: empty, at least one is needed")
 	}
-	c := &Client{timeout: o.Timeout, actor: o.Actor, token: o.Token, lost: o.Lost, idle: 3 * heartbeat, backoff: 200 * time.Millisecond}
+	c := &Client{timeout: o.Timeout, actor: o.Actor, token: o.Token, lost: o.Lost, run: o.Run, idle: 3 * heartbeat, backoff: 200 * time.Millisecond}
 	if c.timeout <= 0 {
 		c.timeout = defaultTimeout
 	}
@@ -140,6 +148,7 @@ type request struct {
 	body         any
 	revision     int64         // of If-Match; -1: whatever is there; 0: must not exist
 	timeout      time.Duration // 0: the client's
+	told         bool          // the answer tells a secret once: a repetition would not have it
 }
 
 // do calls the API and decodes the answer into out, which may be nil.
@@ -161,7 +170,8 @@ func (c *Client) do(ctx context.Context, r request, out any) error {
 			out = how.will
 		}
 	}
-	named := how.key != "" && r.method == http.MethodPost
+	key := c.nameOf(r, how)
+	named := key != ""
 	timeout := c.timeout
 	if r.timeout > timeout {
 		timeout = r.timeout
@@ -177,16 +187,23 @@ func (c *Client) do(ctx context.Context, r request, out any) error {
 	}
 	var failed []string
 	var last *Problem
-	first := int(c.good.Load())
-	for i := range c.endpoints {
+	unheard := false // it was sent, and what became of it is not known
+	first, tries := int(c.good.Load()), len(c.endpoints)
+	if named {
+		tries++ // so that the only worker is asked again, too
+	}
+	for i := range tries {
+		if i == len(c.endpoints) && (!unheard || !pause(ctx, defaultBusy)) {
+			break
+		}
 		n := (first + i) % len(c.endpoints)
 		share := timeout
 		if !write && i < len(c.endpoints)-1 {
 			share = max(timeout/time.Duration(len(c.endpoints)+1), minShare) // a paused worker accepts and stays mute
 		}
-		err := c.try(ctx, n, share, r, body, out)
+		err := c.try(ctx, n, share, key, r, body, out)
 		for busy := 0; c.waitOut(ctx, err, busy); busy++ {
-			err = c.try(ctx, n, share, r, body, out) // nothing was done: a write, too
+			err = c.try(ctx, n, share, key, r, body, out) // nothing was done, or it has a name: a write, too
 		}
 		var p *Problem
 		switch {
@@ -206,15 +223,18 @@ func (c *Client) do(ctx context.Context, r request, out any) error {
 				return context.Canceled
 			}
 			failed = append(failed, fmt.Sprintf("%s: %s", c.endpoints[n].Host, plain(err)))
-			if write && !named && !notSent(err) {
+			unheard = unheard || write && !notSent(err)
+			if unheard && !named {
 				c.good.Store(int64((n + 1) % len(c.endpoints)))
-				return Problemf(CodeUnknownOutcome, "no answer, it may or may not have been done: %s", failed[len(failed)-1]).
-					WithHint("look before you repeat it: holdfast events")
+				return unknownOutcome(failed)
 			}
 		}
 		if ctx.Err() != nil {
 			break
 		}
+	}
+	if unheard {
+		return unknownOutcome(failed)
 	}
 	if last != nil && len(failed) <= 1 {
 		return last
@@ -225,6 +245,26 @@ func (c *Client) do(ctx context.Context, r request, out any) error {
 		p.Hint = last.Hint
 	}
 	return p
+}
+
+// unknownOutcome is what is known of a write that was sent and got no answer.
+func unknownOutcome(failed []string) *Problem {
+	return Problemf(CodeUnknownOutcome, "no answer, it may or may not have been done: %s", strings.Join(failed, "; ")).
+		WithHint("look before you repeat it: holdfast events")
+}
+
+// nameOf is the Idempotency-Key of a request; empty: it has none, and is not asked again
+// once it was sent.
+func (c *Client) nameOf(r request, how asked) string {
+	switch {
+	case r.method != http.MethodPost || how.dry:
+		return ""
+	case how.key != "":
+		return how.key
+	case c.run == "" || r.told:
+		return ""
+	}
+	return fmt.Sprintf("%s-%d", c.run, c.posts.Add(1))
 }
 
 const (
@@ -247,7 +287,12 @@ func (c *Client) waitOut(ctx context.Context, err error, times int) bool {
 	if end, limited := ctx.Deadline(); limited && time.Until(end) < wait+minShare/4 {
 		return false
 	}
-	t := time.NewTimer(wait)
+	return pause(ctx, wait)
+}
+
+// pause waits; false: ctx ended before.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
@@ -257,7 +302,8 @@ func (c *Client) waitOut(ctx context.Context, err error, times int) bool {
 	}
 }
 
-// busyError is a 429: the caller has sent more requests than its share, nothing was done.
+// busyError is a 429: the caller has sent more requests than its share, nothing was done. Or
+// a 409 that says when to ask again: a request of that name is still carried out.
 type busyError struct {
 	*Problem
 	after time.Duration // as the worker has it; 0: it does not say
@@ -279,10 +325,10 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 }
 
 // try asks one endpoint.
-func (c *Client) try(ctx context.Context, n int, share time.Duration, r request, body []byte, out any) error {
+func (c *Client) try(ctx context.Context, n int, share time.Duration, key string, r request, body []byte, out any) error {
 	ctx, cancel := withTimeout(ctx, share)
 	defer cancel()
-	resp, err := c.send(ctx, n, r, body)
+	resp, err := c.send(ctx, n, key, r, body)
 	if err != nil {
 		return err
 	}
@@ -292,7 +338,7 @@ func (c *Client) try(ctx context.Context, n int, share time.Duration, r request,
 		return cause(ctx, err)
 	}
 	switch {
-	case resp.StatusCode == http.StatusTooManyRequests:
+	case resp.StatusCode == http.StatusTooManyRequests, resp.StatusCode == http.StatusConflict && key != "" && resp.Header.Get("Retry-After") != "":
 		return &busyError{problemOf(resp, b), retryAfter(resp.Header, time.Now())}
 	case resp.StatusCode/100 != 2:
 		return problemOf(resp, b)
@@ -306,7 +352,7 @@ func (c *Client) try(ctx context.Context, n int, share time.Duration, r request,
 	return nil
 }
 
-func (c *Client) send(ctx context.Context, n int, r request, body []byte) (*http.Response, error) {
+func (c *Client) send(ctx context.Context, n int, key string, r request, body []byte) (*http.Response, error) {
 	target := c.endpoints[n].String() + r.path
 	if len(r.query) > 0 {
 		target += "?" + r.query.Encode()
@@ -322,7 +368,7 @@ func (c *Client) send(ctx context.Context, n int, r request, body []byte) (*http
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	if key := askedOf(ctx).key; key != "" && r.method == http.MethodPost {
+	if key != "" {
 		req.Header.Set(KeyHeader, key)
 	}
 	if c.actor != "" {

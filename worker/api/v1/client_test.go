@@ -5,6 +5,7 @@ package v1_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -163,7 +164,7 @@ func TestEveryCall(t *testing.T) {
 	check("PutSetting", s.Value, "fence", err)
 	ss, err := c.Settings(ctx, "zone/z1")
 	check("Settings", ss[1].Value, "fence", err)
-	s, err = c.DeleteSetting(ctx, "zone/z1", "ha.policy")
+	s, err = c.DeleteSetting(ctx, "zone/z1", "ha.policy", "done")
 	check("DeleteSetting", s.Value, "recover", err)
 	s, err = c.Disarm(ctx, v1.ArmRequest{Scope: "zone/z1", For: "2h"})
 	check("Disarm", s.Value, "false", err)
@@ -365,6 +366,71 @@ func TestNamedRequestIsTriedAgain(t *testing.T) {
 	o, err := c.Order(v1.WithKey(t.Context(), "k-1"), "h-1", v1.OrderRequest{Verb: "on"})
 	if err != nil || o.Message != "on record" || len(f.Noted()) != 1 {
 		t.Errorf("%+v %v, done: %v", o, err, f.Noted())
+	}
+}
+
+// A client that says on whose behalf it asks names each POST: the only worker, whose first
+// answer was lost, is asked again, and told to wait while it is still at it; two requests have
+// two names, and one that answers a secret has none.
+func TestRunNamesItsRequests(t *testing.T) {
+	f, h := apitest.NewFleet(), http.Handler(nil)
+	var mu sync.Mutex
+	var keys []string
+	s := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		keys = append(keys, r.Header.Get(v1.KeyHeader))
+		n := len(keys)
+		mu.Unlock()
+		switch n {
+		case 1: // it is done, and nobody hears of it
+			h.ServeHTTP(httptest.NewRecorder(), r)
+			panic(http.ErrAbortHandler)
+		case 2:
+			w.Header().Set("Retry-After", "1")
+			w.WriteHeader(http.StatusConflict)
+			_, _ = w.Write([]byte(`{"code":"conflict","status":409,"detail":"is still carried out"}`))
+		default:
+			h.ServeHTTP(w, r)
+		}
+	}))
+	h = api.NewHandler(f, api.HandlerOptions{Repeats: &apitest.Repeats{}, Keeper: &apitest.Keeper{}})
+	c, err := v1.NewClient(v1.Options{Endpoints: []string{s.URL}, Run: "run", Timeout: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := c.Order(t.Context(), "h-1", v1.OrderRequest{Verb: "on"})
+	if err != nil || o.Message != "on record" || len(f.Noted()) != 1 {
+		t.Errorf("%+v %v, done: %v", o, err, f.Noted())
+	}
+	if _, err := c.Order(t.Context(), "h-1", v1.OrderRequest{Verb: "on"}); err != nil || len(f.Noted()) != 2 {
+		t.Errorf("asked for again: %v, done: %v", err, f.Noted())
+	}
+	if _, err := c.PlanOrder(t.Context(), "h-1", v1.OrderRequest{Verb: "on"}); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.CreateToken(t.Context(), v1.TokenRequest{Name: "x", Role: "viewer"}); err != nil {
+		t.Error(err)
+	}
+	if d := cmp.Diff([]string{"run-1", "run-1", "run-1", "run-2", "run-3", ""}, keys); d != "" {
+		t.Errorf("names (-want +got):\n%s", d)
+	}
+}
+
+// A named request of which nobody tells the end is not reported as one that was not made.
+func TestNamedRequestWithoutAnAnswer(t *testing.T) {
+	asked := 0
+	s := serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		asked++
+		panic(http.ErrAbortHandler)
+	}))
+	c, err := v1.NewClient(v1.Options{Endpoints: []string{s.URL}, Run: "run", Timeout: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Order(t.Context(), "h-1", v1.OrderRequest{Verb: "on"})
+	var p *v1.Problem
+	if !errors.As(err, &p) || p.Code != v1.CodeUnknownOutcome || asked != 2 {
+		t.Errorf("%v after %d requests, want an unknown outcome after two", err, asked)
 	}
 }
 
@@ -576,6 +642,60 @@ func TestWatchHosts(t *testing.T) {
 	}
 	if d := cmp.Diff([]string{"h-1 AVAILABLE false", "h-2 SUSPECT false", "h-3 FENCED false", "h-1 SUSPECT false", "h-1  true"}, got); d != "" {
 		t.Errorf("hosts (-want +got):\n%s", d)
+	}
+}
+
+// TestWatchHostsResumes proves that a watch of hosts goes on from the revision up to which all
+// was told, and where that is no longer kept finds out itself who is gone.
+func TestWatchHostsResumes(t *testing.T) {
+	host := func(id, state string, deleted bool) string {
+		b, err := json.Marshal(v1.Host{Spec: v1.HostSpec{ID: id}, Status: v1.HostStatus{State: state}, Deleted: deleted})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return "event: host\ndata: " + string(b) + "\n\n"
+	}
+	streams := []string{
+		host("h-1", "a", false) + host("h-2", "a", false) + host("h-3", "a", false) + "id: 100\n\n" + host("h-1", "b", false) + "id: 105\n\n" + host("h-2", "b", false),
+		host("h-2", "b", false) + host("h-9", "", true) + host("h-3", "", true) + "id: 110\n\n",
+		"", // 410
+		host("h-1", "c", false) + "id: 200\n\n",
+	}
+	var mu sync.Mutex
+	var ids []string
+	s := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		n := len(ids)
+		ids = append(ids, r.Header.Get("Last-Event-ID"))
+		mu.Unlock()
+		if n >= len(streams) || streams[n] == "" {
+			w.WriteHeader(http.StatusGone)
+			_, _ = w.Write([]byte(`{"code":"compacted","status":410,"detail":"too long ago"}`))
+			return
+		}
+		_, _ = w.Write([]byte(streams[n]))
+	}))
+	end := errors.New("enough")
+	var got []string
+	err := client(t, s.URL).WatchHosts(t.Context(), v1.HostQuery{}, func(h v1.Host) error {
+		if h.Deleted {
+			got = append(got, "-"+h.Spec.ID)
+		} else {
+			got = append(got, h.Spec.ID+" "+h.Status.State)
+		}
+		if len(got) == 9 {
+			return end
+		}
+		return nil
+	})
+	if !errors.Is(err, end) {
+		t.Fatalf("watch ended with %v after %q", err, got)
+	}
+	if d := cmp.Diff([]string{"h-1 a", "h-2 a", "h-3 a", "h-1 b", "h-2 b", "h-2 b", "-h-3", "h-1 c", "-h-2"}, got); d != "" {
+		t.Errorf("hosts (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff([]string{"", "105", "110", ""}, ids); d != "" {
+		t.Errorf("asked from (-want +got):\n%s", d)
 	}
 }
 

@@ -154,7 +154,7 @@ func (c *Client) Tokens(ctx context.Context) ([]Token, error) {
 
 // CreateToken makes a bearer token; the answer alone has it.
 func (c *Client) CreateToken(ctx context.Context, r TokenRequest) (Token, error) {
-	return post[Token](ctx, c, "/v1/auth/tokens", nil, r)
+	return tell[Token](ctx, c, "/v1/auth/tokens", r)
 }
 
 // RevokeToken ends a bearer token.
@@ -169,7 +169,7 @@ func (c *Client) JoinTokens(ctx context.Context) ([]JoinToken, error) {
 
 // CreateJoinToken makes a join token; the answer alone has it.
 func (c *Client) CreateJoinToken(ctx context.Context, r JoinTokenRequest) (JoinToken, error) {
-	return post[JoinToken](ctx, c, "/v1/join-tokens", nil, r)
+	return tell[JoinToken](ctx, c, "/v1/join-tokens", r)
 }
 
 // RevokeJoinToken ends a join token.

@@ -36,7 +36,10 @@ func (c *Client) WatchEvents(ctx context.Context, q EventQuery, fn func(Event) e
 			return ""
 		}
 		return strconv.FormatInt(last, 10)
-	}, func(data []byte) error {
+	}, func(_ string, data []byte) error {
+		if len(data) == 0 {
+			return nil
+		}
 		var e Event
 		if err := json.Unmarshal(data, &e); err != nil {
 			return Problemf(CodeInternal, "decode event: %v", err)
@@ -54,16 +57,79 @@ func (c *Client) WatchEvents(ctx context.Context, q EventQuery, fn func(Event) e
 }
 
 // WatchHosts calls fn for each selected host, then for each change, until ctx ends or fn
-// returns an error, which it passes on. A host that is gone comes with Deleted. After a
-// lost connection all present hosts come again.
+// returns an error, which it passes on. A host that is gone, or not selected any more, comes
+// with Deleted. A lost connection is taken up again at the next endpoint where it was left:
+// hosts that changed meanwhile come, some of them perhaps again. Where that is too long ago
+// all present hosts come again.
 func (c *Client) WatchHosts(ctx context.Context, q HostQuery, fn func(Host) error) error {
-	return c.watch(ctx, "/v1/hosts", q.values(), func() string { return "" }, func(data []byte) error {
-		var h Host
-		if err := json.Unmarshal(data, &h); err != nil {
-			return Problemf(CodeInternal, "decode host: %v", err)
+	w := hostWatch{fn: fn, known: map[string]bool{}}
+	for {
+		err := c.watch(ctx, "/v1/hosts", q.values(), w.resume, w.take)
+		var p *Problem
+		if w.last == "" || !errors.As(err, &p) || p.Code != CodeCompacted {
+			return err
 		}
-		return fn(h)
-	})
+		w.last = ""
+	}
+}
+
+// hostWatch is how far a watch of hosts has come.
+type hostWatch struct {
+	fn    func(Host) error
+	last  string          // id up to which all was told; empty: nothing to go on from
+	known map[string]bool // hosts that were told of and are not gone
+	again map[string]bool // of a stream that begins with all hosts: those told of so far; else nil
+}
+
+func (w *hostWatch) resume() string {
+	w.again = nil
+	if w.last == "" {
+		w.again = map[string]bool{}
+	}
+	return w.last
+}
+
+func (w *hostWatch) take(id string, data []byte) error {
+	if len(data) == 0 {
+		w.last = id
+		return w.forget()
+	}
+	var h Host
+	if err := json.Unmarshal(data, &h); err != nil {
+		return Problemf(CodeInternal, "decode host: %v", err)
+	}
+	return w.tell(h)
+}
+
+func (w *hostWatch) tell(h Host) error {
+	switch {
+	case !h.Deleted:
+		w.known[h.Spec.ID] = true
+		if w.again != nil {
+			w.again[h.Spec.ID] = true
+		}
+	case !w.known[h.Spec.ID]:
+		return nil
+	default:
+		delete(w.known, h.Spec.ID)
+	}
+	return w.fn(h)
+}
+
+// forget tells of hosts that are not among all that are there.
+func (w *hostWatch) forget() error {
+	if w.again == nil {
+		return nil
+	}
+	for id := range w.known {
+		if !w.again[id] {
+			if err := w.tell(Host{Spec: HostSpec{ID: id}, Deleted: true}); err != nil {
+				return err
+			}
+		}
+	}
+	w.again = nil
+	return nil
 }
 
 // lostError marks what a watch survives by connecting again.
@@ -74,16 +140,16 @@ func (e *lostError) Unwrap() error { return e.err }
 
 // watch keeps one stream of server-sent events going. The first connection must succeed
 // at some endpoint; later ones are tried until ctx ends.
-func (c *Client) watch(ctx context.Context, path string, q url.Values, resume func() string, fn func([]byte) error) error {
+func (c *Client) watch(ctx context.Context, path string, q url.Values, resume func() string, fn func(id string, data []byte) error) error {
 	q.Set("watch", "true")
 	pause := c.backoff
 	connected := false
 	var failed []string
 	for n := int(c.good.Load()); ; n = (n + 1) % len(c.endpoints) {
 		got := false
-		err := c.stream(ctx, n, path, q, resume(), func(data []byte) error {
+		err := c.stream(ctx, n, path, q, resume(), func(id string, data []byte) error {
 			got = true
-			return fn(data)
+			return fn(id, data)
 		}, func() {
 			connected = true
 			c.good.Store(int64(n))
@@ -120,8 +186,8 @@ func (c *Client) watch(ctx context.Context, path string, q url.Values, resume fu
 }
 
 // stream reads one connection to its end. It returns a *lostError for everything that
-// another endpoint may do better.
-func (c *Client) stream(ctx context.Context, n int, path string, q url.Values, lastID string, fn func([]byte) error, open func()) error {
+// another endpoint may do better. fn gets each event with its id, and ids that come alone.
+func (c *Client) stream(ctx context.Context, n int, path string, q url.Values, lastID string, fn func(id string, data []byte) error, open func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	silence := time.AfterFunc(c.idle, func() { cancel(fmt.Errorf("no word for %v", c.idle)) })
@@ -154,7 +220,7 @@ func (c *Client) stream(ctx context.Context, n int, path string, q url.Values, l
 	open()
 	s := bufio.NewScanner(resp.Body)
 	s.Buffer(nil, maxLine)
-	var kind string
+	var kind, id string
 	var data []byte
 	for s.Scan() {
 		silence.Reset(c.idle)
@@ -165,12 +231,14 @@ func (c *Client) stream(ctx context.Context, n int, path string, q url.Values, l
 			if kind == "error" {
 				return streamProblem(data)
 			}
-			if len(data) > 0 {
-				if err := fn(data); err != nil {
+			if len(data) > 0 || id != "" {
+				if err := fn(id, data); err != nil {
 					return err
 				}
 			}
-			kind, data = "", nil
+			kind, id, data = "", "", nil
+		case string(name) == "id":
+			id = string(value)
 		case string(name) == "event":
 			kind = string(value)
 		case string(name) == "data":

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ha
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/holdfast-ha/holdfast/coordinator/guard"
+)
+
+// The BMC is dead, then the host: while a place is waited for to ask the guards again, what is
+// said first is what holds it. Without a hold it is that place.
+func TestExplainSaysFirstWhatHolds(t *testing.T) {
+	power := Hold{By: "power", Reason: "level 1 is unreadable (bmc: Timeout)", Clears: "some power level that is tested and reads ON"}
+	const waits = "idle: no probe answered; waiting for a place to recover"
+	for _, c := range []struct {
+		holds     []Hold
+		reason    string
+		why, next string
+	}{
+		{[]Hold{power}, waits, "held by power: level 1 is unreadable (bmc: Timeout); " + waits, "all guards are asked again once there is a place to recover; nothing is sent while one holds"},
+		{[]Hold{power}, "idle, and held by power: level 1 is unreadable (bmc: Timeout)", "idle, and held by power: level 1 is unreadable (bmc: Timeout)", "all guards are asked again once there is a place to recover; nothing is sent while one holds"},
+		{nil, waits, waits, "it waits for a place to recover; then all guards are asked"},
+	} {
+		r := Record{Host: "h1", State: Checking, Reason: c.reason, Health: Fail, Incident: &Incident{ID: "i1", Waiting: guard.Recover, Holds: c.holds}}
+		x := Explain(r, testPolicy(""), time.Unix(60, 0))
+		if d := cmp.Diff([]string{c.why, c.next}, []string{x.Why, x.Next[0]}); d != "" {
+			t.Errorf("held by %v (-want +got):\n%s", c.holds, d)
+		}
+	}
+}
