@@ -122,9 +122,7 @@ func (o *owner) onPing() {
 	verdict, why := kvmProvider.Health(o.facts(), report)
 	o.step(ha.Event{Kind: ha.EvHealth, Verdict: verdict, Reason: why, Boot: boot, Life: o.wall(), Instances: runs, Local: o.local(), Lost: lostPools(report)})
 	o.f.rules.lived(o)
-	if o.rec.State == ha.Available && o.baselineAt.IsZero() && !(o.rec.SeenDisks && o.rec.SeenProbe) {
-		o.baselineAt = o.f.now
-	}
+	o.baselineDue()
 	o.confirmGate()
 	gated := o.rec.Gate != nil && !o.rec.Gate.Confirmed
 	o.calm = before == o.f.rules.commits && restful(o.rec.State) && !gated
@@ -207,7 +205,12 @@ func (o *owner) publish() {
 // readersMayHaveChanged: what is held for want of readers is asked again.
 func (o *owner) readersMayHaveChanged() {
 	for _, h := range o.f.members[o.h.Partition] {
-		if n := h.owner; n != nil && n != o && len(n.rec.Holds()) > 0 && !n.nudged {
+		n := h.owner
+		if n != nil && !n.renewed.IsZero() { // others may be asked from the next look on
+			n.renew()
+			n.arm()
+		}
+		if n != nil && n != o && len(n.rec.Holds()) > 0 && !n.nudged {
 			n.nudged = true
 			o.f.after(0, func() {
 				n.nudged = false
