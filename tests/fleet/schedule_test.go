@@ -71,7 +71,9 @@ func (g *generator) forgetting() []string {
 	}
 	victim, reader, when := g.host(), g.host(), g.span(20*time.Minute)
 	back := when + g.span(8*time.Second) + 100*time.Millisecond
-	at := func(d time.Duration, format string, args ...any) string { return d.String() + " " + fmt.Sprintf(format, args...) }
+	at := func(d time.Duration, format string, args ...any) string {
+		return d.String() + " " + fmt.Sprintf(format, args...)
+	}
 	dies := at(when+g.span(6*time.Second), "%s %s", pick(g, "crash", "crash", "hang", "panic", "agent-crash"), victim)
 	switch g.IntN(5) {
 	case 0: // a reader's agent is restarted
