@@ -88,7 +88,7 @@ func (h *host) notice() {
 		h.stood, h.thawed = time.Time{}, now
 	}
 	for i, p := range h.pools {
-		h.sight[i].see(now, h.readable(p), h.works() && h.agent)
+		h.sight[i].see(now, h.poolFor(p), h.works() && h.agent)
 	}
 	for subject, w := range h.watches {
 		w.feel(h, subject)
@@ -111,31 +111,33 @@ func (h *host) readable(p string) bool {
 // sight is since when an agent reads a pool without a look that failed. A look that hangs
 // for less than the agent's patience, or with the whole machine, is late and did not fail.
 type sight struct {
-	from time.Time    // unbroken since
-	gap  [2]time.Time // in which looks were late
-	lost time.Time    // no look was possible since; zero: they are
-	bad  time.Time    // of that: the pool was at fault since
+	from   time.Time    // unbroken since
+	gap    [2]time.Time // in which looks were late
+	lost   time.Time    // no look was possible since; zero: they are
+	hung   time.Time    // of that: the pool hangs since
+	failed bool         // and it failed
 }
 
-func (s *sight) see(now time.Time, readable, works bool) {
-	switch {
-	case readable && works:
-		if s.lost.IsZero() {
+func (s *sight) see(now time.Time, mode poolMode, works bool) {
+	readable := mode == poolOK || mode == poolReadOnly || mode == poolSlow
+	if readable && works {
+		switch {
+		case s.lost.IsZero():
 			return
+		case s.failed, !s.hung.IsZero() && now.Sub(s.hung) >= hungAfter:
+			*s = sight{from: now}
+		default:
+			*s = sight{from: later(s.from, s.gap[1]), gap: [2]time.Time{s.lost, now}}
 		}
-		broken := !s.bad.IsZero() && now.Sub(s.bad) >= hungAfter
-		if broken {
-			s.from, s.gap = now, [2]time.Time{}
-		} else {
-			s.from, s.gap = later(s.from, s.gap[1]), [2]time.Time{s.lost, now}
-		}
-		s.lost, s.bad = time.Time{}, time.Time{}
-	case s.lost.IsZero():
+		return
+	}
+	if s.lost.IsZero() {
 		s.lost = now
 	}
-	if !readable && s.bad.IsZero() {
-		s.bad = now
+	if mode == poolHung && s.hung.IsZero() {
+		s.hung = now
 	}
+	s.failed = s.failed || mode == poolFailed
 }
 
 // firstLook is the earliest look at a pool that may be compared with one at present: the
