@@ -210,7 +210,7 @@ func onWhileConfirming(s *step) bool {
 }
 
 func lifeWhileConfirming(s *step) bool {
-	return confirming(s) && !s.otherBoot() && utc(s.ev.Life).After(s.r.Incident.OffSeen)
+	return confirming(s) && !s.otherBoot() && s.livedAt().After(s.r.Incident.OffSeen)
 }
 
 func abandonOn(s *step) {
@@ -223,6 +223,9 @@ func abandonOn(s *step) {
 
 func abandonLife(s *step) {
 	s.because("alive since its power was found OFF: confirmation abandoned, the device is not to be believed")
+	if at := s.livedAt(); at.After(s.life) {
+		s.life = at
+	}
 	s.r.LastLife = s.life
 	s.contradict(s.r.Incident.OffSentTo, s.why)
 	s.abandon()
