@@ -87,12 +87,20 @@ func sayNotRunning(s *step) {
 func foundOff(s *step) bool {
 	owes := s.r.Protected || s.r.Unhealthy()
 	return s.r.Power == power.Off && s.r.Off == nil && owes && !s.r.OrderedOff && len(s.r.Contradicted) == 0 &&
-		!(s.ev.Kind == EvPower && s.ev.Ordered) && !running(s.r.OrderTxn) && s.r.Boot.Seen.Before(s.r.PowerSince) && s.r.OffVoid.Before(s.r.PowerSince)
+		!(s.ev.Kind == EvPower && s.ev.Ordered) && !running(s.r.OrderTxn) && s.r.Boot.Seen.Before(s.r.PowerSince) && (s.r.OffVoid.Before(s.r.PowerSince) || s.offAgain())
 }
+
+// offAgain: a confirmation saw the power ON (or an order explained its OFF), nobody has seen it
+// ON since, and it reads OFF all the same now
+// that the host would have booted: what switched it off was that confirmation's own packet.
+func (s *step) offAgain() bool { return past(s.r.OffVoid.Add(s.p.QuietPeriod), s.now) }
 
 // findOff begins the wait before a confirmation: a manual restart may pass, and after
 // UNKNOWN mains may be coming back.
 func findOff(s *step) {
+	if !s.r.OffVoid.Before(s.r.PowerSince) {
+		s.r.PowerSince = s.now // since when is not known: it was ON in between
+	}
 	delay := s.p.confirmDelay()
 	if s.ev.Kind == EvPower && s.was.Power == power.Unknown {
 		delay = s.p.QuietPeriod
