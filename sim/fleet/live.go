@@ -206,7 +206,7 @@ func (o *owner) publish() {
 func (o *owner) readersMayHaveChanged() {
 	for _, h := range o.f.members[o.h.Partition] {
 		n := h.owner
-		if n != nil && !n.renewed.IsZero() { // others may be asked from the next look on
+		if n != nil && !n.renewed.IsZero() && h.asks(o.h, n.eff.Int("ha.activity.checkers")) { // others may be asked from the next look on
 			n.renew()
 			n.arm()
 		}

@@ -50,6 +50,25 @@ func (h *host) remember(subject *host, w *watch, lasts time.Duration) {
 	}
 }
 
+// asks: whether a neighbour can look now makes a difference to who is asked about h. It does
+// not to one who comes after all who are (kvm.Chosen).
+func (h *host) asks(neighbour *host, most int) bool {
+	if len(h.watchers) < most || slices.Contains(h.watchers, neighbour) {
+		return true
+	}
+	for i, w := range h.watchers {
+		if neighbour.idx < w.idx {
+			return true
+		}
+		for _, o := range h.watchers[:i] {
+			if o.Rack == w.Rack && neighbour.Rack != w.Rack { // another failure domain would be preferred
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // watching is what the agent of h remembers of a host, if anything.
 func (h *host) watching(subject *host) *watch {
 	if w := h.watches[subject]; w != nil && h.f.now.Before(w.until) {
