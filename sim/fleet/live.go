@@ -71,6 +71,9 @@ func restful(s ha.State) bool {
 }
 
 func (o *owner) heard() {
+	if o.hearing.Missing { // its pings bring something new
+		o.calm = false
+	}
 	o.heardAt, o.hearing.Missing = o.f.now, false
 	delete(o.w.lost, o.h.ID)
 	o.publish()
