@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -331,6 +332,35 @@ func TestWatchesAreBounded(t *testing.T) {
 		defer w.mu.Unlock()
 		if n := len(w.saw.all); n > maxLooks {
 			t.Errorf("%d looks are kept, want %d at most", n, maxLooks)
+		}
+	})
+}
+
+// A memory whose last look is long ago answers nothing: what moved since may have moved and
+// stopped again.
+func TestOldMemoryIsNoAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.watch(time.Minute)
+		r.kill()
+		sleep(t.Context(), 20*time.Second)
+		q, asked := r.question(), time.Now()
+		w := r.a.watches.get(q.Host)
+		span := since(asked, 19*time.Second, short)
+		if answer, _ := r.a.recall(t.Context(), w, q.Pools[0], span); answer == nil {
+			t.Fatal("nothing is remembered")
+		}
+		p := w.pools[q.Pools[0].Pool]
+		p.mu.Lock()
+		saw := p.saw
+		p.mu.Unlock()
+		saw.all = slices.DeleteFunc(slices.Clone(saw.all), func(l past) bool { return asked.Sub(l.done) < 5*time.Second })
+		old := &watch{what: w.what, pools: map[string]*poolWatch{p.pool.ID(): {pool: p.pool, query: p.query, saw: saw}}}
+		if len(saw.all) == 0 {
+			t.Fatal("no old look is remembered")
+		}
+		if answer, _ := r.a.recall(t.Context(), old, q.Pools[0], span); answer != nil {
+			t.Errorf("an answer from looks of 5s ago and before: %v", answer)
 		}
 	})
 }

@@ -485,6 +485,24 @@ func TestNoPacketAfterTheLease(t *testing.T) {
 	}
 }
 
+// TestNoPacketBeyondTheRate: where the worker's rate of power commands is used up no packet
+// leaves, and the command says so; none waits longer than it may.
+func TestNoPacketBeyondTheRate(t *testing.T) {
+	r := newRig(t)
+	r.host(t, "h1", false)
+	o := loaded(t, r, "h1", time.Minute)
+	for _, burst := range []int{1, 0} {
+		o.w.pools.powerRate.SetLimit(0)
+		o.w.pools.powerRate.SetBurst(burst)
+		packets := 0
+		var ev power.TxnEvent
+		err := (&exchanger{o: o}).send(t.Context(), target{}, packetConn{packet: func() { packets++ }}, &power.TxnEffect{Verb: power.HardOff}, &ev)
+		if packets != burst || ev.Sent != (burst > 0) || (err == nil) != (burst > 0) {
+			t.Errorf("with room for %d commands: %d packets, sent %t, error %v", burst, packets, ev.Sent, err)
+		}
+	}
+}
+
 // TestBusyIsNotFailed: a power test that could not be carried out does not take the last
 // good one back; one that was answered with a refusal does.
 func TestBusyIsNotFailed(t *testing.T) {

@@ -121,6 +121,16 @@ func (l *liveFacts) lastLife() time.Time {
 	return l.lastPing
 }
 
+// laterStandstill is when the later of two standstills ended, this worker's own and that of
+// the one that carries the host's link: pings wait with either. False: neither stood still.
+func laterStandstill(own, carrier func() (time.Time, bool)) (woke time.Time, stood bool) {
+	woke, stood = own()
+	if back, silent := carrier(); silent && (!stood || back.After(woke)) {
+		return back, true
+	}
+	return woke, stood
+}
+
 // missed tells the machine that pings are overdue.
 func (o *owner) missed(ctx context.Context, now time.Time) {
 	if why, _ := o.w.frozen(o.host); why != "" {

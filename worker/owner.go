@@ -405,10 +405,7 @@ func (o *owner) onTime(ctx context.Context, now time.Time) {
 		o.cannotHear(ctx, now)
 	}
 	if at := o.missAt(); !at.IsZero() && !at.After(now) {
-		woke, stood := o.w.still.ended()
-		if back, silent := o.w.door.CarrierStood(o.host); silent && back.After(woke) {
-			woke, stood = back, true
-		}
+		woke, stood := laterStandstill(o.w.still.ended, func() (time.Time, bool) { return o.w.door.CarrierStood(o.host) })
 		deaf, missed := o.live.judged(o.policy).Overdue(now, woke, stood, o.policy)
 		if o.live.deaf = deaf; missed {
 			o.missed(ctx, now)

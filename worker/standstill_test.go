@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/holdfast-ha/holdfast/coordinator/ha"
 )
 
 // Who did not listen must not judge: a gap between two beats is noticed by whoever asks
@@ -36,4 +38,31 @@ func TestStandstill(t *testing.T) {
 			t.Errorf("it ended at %v, later it is said to have ended at %v", at, again)
 		}
 	})
+}
+
+// Pings that wait with whoever stood still, this worker or the one that carries the link, are
+// not missed before they had time to arrive.
+func TestStandstillOfTheCarrier(t *testing.T) {
+	at := func(s int) time.Time { return time.Unix(int64(1000+s), 0) }
+	ends := func(s int) func() (time.Time, bool) { return func() (time.Time, bool) { return at(s), s > 0 } }
+	policy := ha.Policy{PingInterval: time.Second, HealthFailures: 3}
+	for _, c := range []struct {
+		own, carrier, woke int
+		missed             bool
+	}{
+		{0, 0, 0, true},
+		{0, 13, 13, false},
+		{13, 0, 13, false},
+		{11, 13, 13, false},
+		{13, 11, 13, false},
+		{2, 3, 3, true},
+	} {
+		woke, stood := laterStandstill(ends(c.own), ends(c.carrier))
+		if !woke.Equal(at(c.woke)) || stood != (c.woke > 0) {
+			t.Errorf("own %d, carrier %d: ended at %v, %t", c.own, c.carrier, woke, stood)
+		}
+		if _, missed := (ha.Hearing{Last: at(10)}).Overdue(at(13), woke, stood, policy); missed != c.missed {
+			t.Errorf("own %d, carrier %d: missed %t", c.own, c.carrier, missed)
+		}
+	}
 }

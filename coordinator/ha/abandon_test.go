@@ -16,7 +16,7 @@ func TestConfirmationIsAbandonedToWhereItCameFrom(t *testing.T) { abandonAll(t, 
 
 func abandonAll(t *testing.T, visited map[*Row]bool) {
 	for _, origin := range []State{Initializing, Available, Unsupported, Degraded, Suspect, Checking, Failed} {
-		for _, by := range []string{"reading", "transaction", "ping"} {
+		for _, by := range []string{"reading", "transaction", "ping", "hello"} {
 			w := confirmingFrom(t, origin)
 			for r := range w.visited {
 				visited[r] = true
@@ -29,10 +29,13 @@ func abandonAll(t *testing.T, visited map[*Row]bool) {
 				w.feed(Event{Kind: EvTxn, Txn: &power.TxnEvent{Txn: out.Txn, Seq: out.Seq, At: w.now, Matched: true, Reading: power.Reading{State: power.On, Authentic: true, At: w.now}}})
 			case "ping":
 				w.feed(Event{Kind: EvHealth, Verdict: Pass, Boot: "b1", Life: w.now})
+			case "hello":
+				w.feed(Event{Kind: EvHello, Boot: "b1"})
 			}
 			for r := range w.visited {
 				visited[r] = true
 			}
+			life := by == "ping" || by == "hello"
 			want := origin
 			if origin == Checking {
 				want = Suspect
@@ -46,10 +49,10 @@ func abandonAll(t *testing.T, visited map[*Row]bool) {
 			if open := origin == Degraded || origin == Suspect || origin == Checking; w.rec.open() != open {
 				t.Errorf("%s by %s: incident open %v, want %v", origin, by, w.rec.open(), open)
 			}
-			if by == "ping" != (len(w.rec.Contradicted) > 0) {
+			if life != (len(w.rec.Contradicted) > 0) {
 				t.Errorf("%s by %s: contradicted %v", origin, by, w.rec.Contradicted)
 			}
-			if by != "ping" && !w.rec.QuietUntil.After(w.now) {
+			if !life && !w.rec.QuietUntil.After(w.now) {
 				t.Errorf("%s by %s: no quiet period", origin, by)
 			}
 		}

@@ -87,12 +87,20 @@ func sayNotRunning(s *step) {
 func foundOff(s *step) bool {
 	owes := s.r.Protected || s.r.Unhealthy()
 	return s.r.Power == power.Off && s.r.Off == nil && owes && !s.r.OrderedOff && len(s.r.Contradicted) == 0 &&
-		!(s.ev.Kind == EvPower && s.ev.Ordered) && !running(s.r.OrderTxn) && s.r.Boot.Seen.Before(s.r.PowerSince) && s.r.OffVoid.Before(s.r.PowerSince)
+		!(s.ev.Kind == EvPower && s.ev.Ordered) && !running(s.r.OrderTxn) && s.r.Boot.Seen.Before(s.r.PowerSince) && (s.r.OffVoid.Before(s.r.PowerSince) || s.offAgain())
 }
+
+// offAgain: a confirmation saw the power ON (or an order explained its OFF), nobody has seen it
+// ON since, and it reads OFF all the same now
+// that the host would have booted: what switched it off was that confirmation's own packet.
+func (s *step) offAgain() bool { return past(s.r.OffVoid.Add(s.p.QuietPeriod), s.now) }
 
 // findOff begins the wait before a confirmation: a manual restart may pass, and after
 // UNKNOWN mains may be coming back.
 func findOff(s *step) {
+	if !s.r.OffVoid.Before(s.r.PowerSince) {
+		s.r.PowerSince = s.now // since when is not known: it was ON in between
+	}
 	delay := s.p.confirmDelay()
 	if s.ev.Kind == EvPower && s.was.Power == power.Unknown {
 		delay = s.p.QuietPeriod
@@ -210,7 +218,7 @@ func onWhileConfirming(s *step) bool {
 }
 
 func lifeWhileConfirming(s *step) bool {
-	return confirming(s) && !s.otherBoot() && utc(s.ev.Life).After(s.r.Incident.OffSeen)
+	return confirming(s) && !s.otherBoot() && s.livedAt().After(s.r.Incident.OffSeen)
 }
 
 func abandonOn(s *step) {
@@ -223,6 +231,9 @@ func abandonOn(s *step) {
 
 func abandonLife(s *step) {
 	s.because("alive since its power was found OFF: confirmation abandoned, the device is not to be believed")
+	if at := s.livedAt(); at.After(s.life) {
+		s.life = at
+	}
 	s.r.LastLife = s.life
 	s.contradict(s.r.Incident.OffSentTo, s.why)
 	s.abandon()

@@ -165,6 +165,22 @@ func lifeUnsent(s *step) bool {
 	return fail(s) && unsent(s) && i.Last != nil && s.ev.Life.After(i.Last.Asked)
 }
 
+// helloUnsent: the boot that was seen idle says Hello. Whether it is healthy its pings will
+// tell; it lives, and nothing may be sent any more.
+func helloUnsent(s *step) bool {
+	i := s.r.Incident
+	return s.hello == helloSame && unsent(s) && i.Last != nil && s.now.After(i.Last.Asked)
+}
+
+func cancelledHello(s *step) {
+	s.because("said Hello before any packet was sent: action cancelled")
+	s.drop(s.why)
+	s.scheduleFirst()
+	if ungated(s) {
+		pushGate(s)
+	}
+}
+
 func cancelled(s *step) {
 	s.because("answered before any packet was sent: action cancelled")
 	s.drop(s.why)
@@ -187,15 +203,24 @@ func survived(s *step) bool {
 	return life.After(s.r.LastOff.Add(s.p.silence())) || s.recorded() && life.After(s.r.Proof.At)
 }
 
+// livedAt is when the host gave the sign of life that the event tells of; a Hello of the boot
+// on record is one.
+func (s *step) livedAt() time.Time {
+	if s.hello == helloSame {
+		return s.now
+	}
+	return utc(s.ev.Life)
+}
+
 // lifeUnsettles: a sign of life after the first OFF reading of a run that is not settled
 // yet; too early to convict the device, but the readings before it prove nothing.
 func lifeUnsettles(s *step) bool {
 	a := s.r.Incident.Action
-	return !s.otherBoot() && running(a) && a.Unsettles(utc(s.ev.Life))
+	return !s.otherBoot() && running(a) && a.Unsettles(s.livedAt())
 }
 
 func unsettle(s *step) {
-	s.ev.Txn = &power.TxnEvent{Txn: s.r.Incident.Action.ID, At: s.now, Life: utc(s.ev.Life)}
+	s.ev.Txn = &power.TxnEvent{Txn: s.r.Incident.Action.ID, At: s.now, Life: s.livedAt()}
 	feedAction(s)
 	s.note("seen", "alive since its power read OFF: OFF must settle anew")
 }

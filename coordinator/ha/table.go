@@ -122,6 +122,7 @@ var actingRows = []Row{
 	{From: in(Recovering), On: EvHealth, When: "failing, but alive since the check, before the irreversible packet was sent", cond: lifeUnsent, To: Suspect, Event: "ha.suspect", Do: cancelledFailing},
 	{From: in(Recovering), On: EvHealth, When: "still passing, old boot, after the proof or later than failures × interval after the last hard off", cond: passSurvived, To: Available, Event: "ha.available", Do: survivedWell},
 	{From: in(Recovering), On: EvHealth, When: "failing, but alive, old boot, after the proof or later than failures × interval after the last hard off", cond: lifeSurvived, To: Suspect, Event: "ha.suspect", Do: survivedFailing},
+	{From: in(Recovering), On: EvHello, When: "the same boot, since the check, before the irreversible packet was sent", cond: helloUnsent, To: Suspect, Event: "ha.suspect", Do: cancelledHello},
 	{From: acting, On: EvTxn, When: "answer to the running action", cond: both(actionEvent, notConfirmingOn), Do: feedAction},
 }
 
@@ -133,7 +134,10 @@ var confirmRows = concat([]Row{
 }, abandonRows(EvPower, "ON reading while confirming", onWhileConfirming, abandonOn),
 	abandonRows(EvTxn, "ON reading while confirming", onWhileConfirming, abandonOn),
 	abandonRows(EvHealth, "sign of life while confirming", lifeWhileConfirming, abandonLife),
+	abandonRows(EvHello, "sign of life while confirming", lifeWhileConfirming, abandonLife),
 	[]Row{
+		{From: in(Fencing), On: EvHello, When: "the same boot, since the check, before the irreversible packet was sent", cond: helloUnsent, To: Suspect, Event: "ha.suspect", Do: cancelledHello},
+		{From: acting, On: EvHello, When: "the same boot, alive since OFF was first read: OFF must settle anew", cond: lifeUnsettles, Do: unsettle},
 		{From: in(Fencing), On: EvHealth, When: "health pass before the irreversible packet was sent", cond: passUnsent, To: Available, Event: "ha.available", Do: cancelled},
 		{From: in(Fencing), On: EvHealth, When: "failing, but alive since the check, before the irreversible packet was sent", cond: lifeUnsent, To: Suspect, Event: "ha.suspect", Do: cancelledFailing},
 		{From: in(Fencing), On: EvHealth, When: "still passing, old boot, after the proof or later than failures × interval after the last hard off", cond: passSurvived, To: Available, Event: "ha.available", Do: survivedWell},

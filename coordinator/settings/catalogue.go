@@ -32,7 +32,7 @@ func seedFast(s, f string) map[string]string {
 // All is the catalogue, in the order in which it is shown.
 var All = []Def{
 	{Preset, Enum, PresetDefault, "", "", []string{PresetDefault, PresetSeed, PresetFast}, everywhere, nil, Live,
-		"Sets the whole column of timing figures at this scope; explicit values at this scope or a narrower one win."},
+		"Sets the whole column of timing figures at this scope; explicit values at this scope or a narrower one win. **`fast` decides about 3 s after a host falls silent**: read [what that means](ha.md#preset-fast-decides-in-three-seconds) before you set it."},
 
 	{"ha.policy", Enum, "recover", "", "", []string{"observe", "recover", "fence"}, everywhere, nil, Live,
 		"What may be done about a host that is idle: nothing (everything is decided and shown, no packet is sent), switch it off and on again, or switch it off."},

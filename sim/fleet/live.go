@@ -71,6 +71,9 @@ func restful(s ha.State) bool {
 }
 
 func (o *owner) heard() {
+	if o.hearing.Missing { // its pings bring something new
+		o.calm = false
+	}
 	o.heardAt, o.hearing.Missing = o.f.now, false
 	delete(o.w.lost, o.h.ID)
 	o.publish()
@@ -122,9 +125,7 @@ func (o *owner) onPing() {
 	verdict, why := kvmProvider.Health(o.facts(), report)
 	o.step(ha.Event{Kind: ha.EvHealth, Verdict: verdict, Reason: why, Boot: boot, Life: o.wall(), Instances: runs, Local: o.local(), Lost: lostPools(report)})
 	o.f.rules.lived(o)
-	if o.rec.State == ha.Available && o.baselineAt.IsZero() && !(o.rec.SeenDisks && o.rec.SeenProbe) {
-		o.baselineAt = o.f.now
-	}
+	o.baselineDue()
 	o.confirmGate()
 	gated := o.rec.Gate != nil && !o.rec.Gate.Confirmed
 	o.calm = before == o.f.rules.commits && restful(o.rec.State) && !gated
@@ -207,7 +208,12 @@ func (o *owner) publish() {
 // readersMayHaveChanged: what is held for want of readers is asked again.
 func (o *owner) readersMayHaveChanged() {
 	for _, h := range o.f.members[o.h.Partition] {
-		if n := h.owner; n != nil && n != o && len(n.rec.Holds()) > 0 && !n.nudged {
+		n := h.owner
+		if n != nil && !n.renewed.IsZero() && h.asks(o.h, n.eff.Int("ha.activity.checkers")) { // others may be asked from the next look on
+			n.renew()
+			n.arm()
+		}
+		if n != nil && n != o && len(n.rec.Holds()) > 0 && !n.nudged {
 			n.nudged = true
 			o.f.after(0, func() {
 				n.nudged = false

@@ -37,6 +37,7 @@ type owner struct {
 	eligWhy   string
 
 	baselineAt, powerAt time.Time
+	renewed             time.Time // looks only renew what neighbours remember since, each like the one then
 	askAt               time.Time // what a cooldown holds may be let go then
 	powerPaused         time.Time // last ordinary reading of a host whose readings bring nothing new
 	onNotBefore         time.Time
@@ -129,6 +130,7 @@ func (o *owner) end() {
 	if o.over {
 		return
 	}
+	o.renew()
 	o.over = true
 	o.leavePlace()
 	if o.w.owners[o.h.ID] == o {
@@ -185,9 +187,8 @@ func (o *owner) stir() {
 		}
 		o.powerPaused = time.Time{}
 	}
-	if o.rec.State == ha.Available && o.baselineAt.IsZero() && !(o.rec.SeenDisks && o.rec.SeenProbe) {
-		o.baselineAt = o.f.now
-	}
+	o.renew()
+	o.baselineDue()
 	o.arm()
 }
 
@@ -229,6 +230,7 @@ func (o *owner) unblock() {
 
 func (o *owner) commit(ev ha.Event, policy ha.Policy, next ha.Record, effects []ha.Effect) {
 	from := o.rec
+	o.renew()
 	if o.f.Committed != nil {
 		o.f.Committed(ev, policy, from, next, effects)
 	}
@@ -342,6 +344,7 @@ func (o *owner) onTime() {
 
 // refreshPolicy resolves the settings that are effective now.
 func (o *owner) refreshPolicy() {
+	o.renew()
 	o.eff = o.f.effective(o.h)
 	o.policy = o.eff.policy
 	o.policy.Fence.OnNotBefore = o.onNotBefore

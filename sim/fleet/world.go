@@ -91,6 +91,13 @@ type host struct {
 	writes []track
 	link   link
 
+	// What its agent remembers of others, and who remembers it (memory.go).
+	watches  map[*host]*watch
+	watchers []*host
+	sight    []sight   // by pool
+	stood    time.Time // the machine stands still since
+	thawed   time.Time // and did so last until
+
 	rec   ha.Record
 	onRec bool
 	pow   power.Machine
@@ -109,7 +116,8 @@ func (f *Fleet) newHost(i int, spec Host) *host {
 		hv: true, boots: true, quiet: spec.Quiet, badPool: map[string]poolMode{}, badFrom: map[string]time.Time{},
 		bmc: bmc{mode: bmcOK}, pools: spec.pools(), tests: map[string]test{},
 	}
-	h.stamps, h.writes = make([]track, len(h.pools)), make([]track, len(h.pools))
+	h.stamps, h.writes, h.sight = make([]track, len(h.pools)), make([]track, len(h.pools)), make([]sight, len(h.pools))
+	h.watches = map[*host]*watch{}
 	if !spec.Off {
 		h.chassis, h.wantOn = true, true
 	}
@@ -176,6 +184,9 @@ func (h *host) poolFor(p string) poolMode {
 // refresh makes what happens by itself on a host equal to what is true of it, and tells
 // its owner's timers that the world has moved.
 func (f *Fleet) refresh(h *host) {
+	if h.owner != nil {
+		h.owner.renew()
+	}
 	every := f.effective(h).stamp
 	for i, p := range h.pools {
 		mode := h.poolFor(p)
@@ -198,6 +209,7 @@ func (f *Fleet) refresh(h *host) {
 			}
 		}
 	}
+	h.notice()
 	h.relink()
 	h.stir()
 }

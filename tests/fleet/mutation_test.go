@@ -26,7 +26,8 @@ var backstops = map[string]string{
 }
 
 // TestMutation removes each guard in turn: some script must tell another story, or some
-// seed break a rule. What fails for which guard is logged. Without -mutate only the
+// seed break a rule. What fails for which guard is logged, as docs/simulate.md shows it
+// (guard, scripts that differ, those that switch more off, seeds). Without -mutate only the
 // guards are looked at that no script of testdata names as holding.
 func TestMutation(t *testing.T) {
 	files := stories(t)
@@ -72,7 +73,7 @@ func TestMutation(t *testing.T) {
 				seeds = append(seeds, seed)
 			}
 		}
-		t.Logf("without %s: %d scripts differ, %d of them switch more off (%s); seeds that break a rule: %v", g.Name, len(differ), len(packets), strings.Join(first(packets, 4), ", "), seeds)
+		t.Logf("| %s | %d: %s | %d %s | %v |", g.Name, len(differ), strings.Join(first(differ, 3), ", "), len(packets), strings.Join(first(packets, 3), ", "), seeds)
 		if _, backstop := backstops[g.Name]; len(differ) == 0 && len(seeds) == 0 && !backstop {
 			t.Errorf("without guard %s nothing fails", g.Name)
 		}

@@ -124,8 +124,13 @@ func kindOf(why string) string {
 
 // BenchmarkFleet measures simulated host-hours a second: a fleet of 1,000 hosts with a
 // fault an hour.
-func BenchmarkFleet(b *testing.B) {
-	top, err := fleet.ParseTopology([]byte("clusters: [{path: z1/p1/c1, hosts: 500, racks: [r1, r2, r3, r4]}, {path: z1/p2/c2, hosts: 500, racks: [r5, r6, r7, r8]}]"))
+func BenchmarkFleet(b *testing.B) { benchmarkFleet(b, "default") }
+
+// BenchmarkFleetFast is the same where neighbours remember each other.
+func BenchmarkFleetFast(b *testing.B) { benchmarkFleet(b, "fast") }
+
+func benchmarkFleet(b *testing.B, preset string) {
+	top, err := fleet.ParseTopology([]byte("settings: {global: {preset: " + preset + "}}\nclusters: [{path: z1/p1/c1, hosts: 500, racks: [r1, r2, r3, r4]}, {path: z1/p2/c2, hosts: 500, racks: [r5, r6, r7, r8]}]"))
 	if err != nil {
 		b.Fatal(err)
 	}

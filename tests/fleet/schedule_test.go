@@ -50,7 +50,43 @@ func newScenario(seed uint64) scenario {
 	for range 1 + g.IntN(9) {
 		s.lines = append(s.lines, g.happening()...)
 	}
+	m := generator{Rand: rand.New(rand.NewPCG(seed, 11)), top: g.top, hosts: g.hosts}
+	s.lines = append(s.lines, m.forgetting()...)
 	return s
+}
+
+// forgetting is about what neighbours remember of each other: in some scenarios it is on
+// beside the default preset, or off beside the fast one, or agents lose it at a bad moment.
+// It is drawn apart, so that the rest of a seed stays what it was.
+func (g *generator) forgetting() []string {
+	switch g.IntN(6) {
+	case 0:
+		g.top.Settings["global"]["ha.activity.memory"] = "true"
+	case 1:
+		g.top.Settings["global"]["preset"] = "fast"
+	case 2:
+		g.top.Settings["global"]["ha.activity.memory"] = pick(g, "true", "false")
+	default:
+		return nil
+	}
+	victim, reader, when := g.host(), g.host(), g.span(20*time.Minute)
+	back := when + g.span(8*time.Second) + 100*time.Millisecond
+	at := func(d time.Duration, format string, args ...any) string {
+		return d.String() + " " + fmt.Sprintf(format, args...)
+	}
+	dies := at(when+g.span(6*time.Second), "%s %s", pick(g, "crash", "crash", "hang", "panic", "agent-crash"), victim)
+	switch g.IntN(5) {
+	case 0: // a reader's agent is restarted
+		return []string{at(when, "agent-crash %s", reader), at(back, "agent-start %s", reader), dies}
+	case 1: // a reader stands still
+		return []string{at(when, "hang %s", reader), at(back, "thaw %s", reader), dies}
+	case 2: // a reader's pool does
+		return []string{at(when, "mount %s nfs1 %s", reader, pick(g, "hung", "failed")), at(back, "mount %s nfs1 ok", reader), dies}
+	case 3: // a short pause of the victim, or of what it hangs on
+		return []string{at(when, "hang %s", victim), at(back, "thaw %s", victim)}
+	}
+	n := pick(g, "mgmt", "storage")
+	return []string{at(when, "cut %s %s", victim, n), at(back, "mend %s %s", victim, n), dies}
 }
 
 type generator struct {
