@@ -41,6 +41,11 @@ func TestIncidentIsTold(t *testing.T) {
 	}
 	s.chassis.Force(false)
 	s.until("it is FENCED", func(_ power.Machine, _ deviceRecord, r ha.Record) bool { return r.State == ha.Fenced })
+	for _, m := range []*leases.Mirror{s.w.mirror, s.w.eventsMirror} { // what is answered from them is what until has read
+		if err := s.w.catchUp(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+	}
 	all, err := b.Incidents(t.Context(), "h1")
 	if err != nil || len(all) != 1 {
 		t.Fatalf("incidents: %+v, %v", all, err)
