@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -112,24 +111,10 @@ func (s *Server) tell(host string, a *abuseError) {
 }
 
 // firstFrame waits for a stream's first frame, but not for ever.
-func firstFrame(stream grpc.BidiStreamingServer[agentpb.Up, agentpb.Down]) (*agentpb.Up, error) {
-	type got struct {
-		up  *agentpb.Up
-		err error
-	}
-	first := make(chan got, 1)
-	go func() { // ends with the stream, which ends with the handler
-		up, err := stream.Recv()
-		first <- got{up, err}
-	}()
-	limit := time.NewTimer(helloLimit)
+func firstFrame(out *outbox) (*agentpb.Up, error) {
+	limit := time.AfterFunc(helloLimit, func() { out.cancel(&abuseError{NoHello, fmt.Sprintf("no Hello within %v", helloLimit)}) })
 	defer limit.Stop()
-	select {
-	case g := <-first:
-		return g.up, g.err
-	case <-limit.C:
-		return nil, &abuseError{NoHello, fmt.Sprintf("no Hello within %v", helloLimit)}
-	}
+	return out.stream.Recv()
 }
 
 // guards are the allowances of all hosts; those at rest are forgotten.

@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/agent/trust"
@@ -38,14 +36,12 @@ type stream = grpc.BidiStreamingServer[agentpb.Up, agentpb.Down]
 // its link is good.
 type wire struct {
 	s      *Server
-	stream stream
+	out    *outbox
+	ctx    context.Context // of the stream
 	who    trust.Identity
 	shown  []*x509.Certificate // nil on plaintext
 	last   *agentpb.Hello      // of this stream
-	out    chan *agentpb.Down
-	cancel context.CancelCauseFunc
-	done   <-chan struct{}
-	spread time.Duration // added to homeless
+	spread time.Duration       // added to homeless
 
 	heard atomic.Int64 // when the last frame came, unix nanoseconds
 	limit atomic.Int64 // silence after which the link is half-open, nanoseconds; 0: not known yet
@@ -57,105 +53,44 @@ type wire struct {
 	lost    time.Time // since when no owner has said welcome; zero: one has
 }
 
-// Connect implements agentpb.LinkServer.
+// Connect implements agentpb.LinkServer. One goroutine reads a stream from the beginning to
+// the end, and sends what it answers.
 func (s *Server) Connect(st stream) error {
 	who, shown, err := s.admit(st.Context(), trust.Host)
 	if err != nil {
 		return err
 	}
-	up, err := firstFrame(st)
+	out, err := newOutbox(st)
+	if err != nil {
+		return err
+	}
+	up, err := firstFrame(out)
 	for err == nil && up.GetHello().GetRole() == agentpb.Hello_STANDBY {
-		up, err = s.standBy(st, who, shown, up)
+		up, err = s.standBy(out, who, shown, up)
+	}
+	if err == nil && up.GetHello() == nil {
+		err = &refusedError{badHello("the first frame must be a Hello")}
 	}
 	if err != nil {
-		return s.cut(who.ID, orElse(who.ID, up.GetHello().GetHost()), err)
+		return out.end(s.cut(who.ID, orElse(who.ID, up.GetHello().GetHost()), out.why(err)))
 	}
-	if up == nil { // refused
-		return nil
-	}
-	if up.GetHello() == nil {
-		return refuse(st, badHello("the first frame must be a Hello"))
-	}
-	ctx, cancel := context.WithCancelCause(st.Context())
-	defer cancel(nil)
-	w := &wire{s: s, stream: st, who: who, shown: shown, out: make(chan *agentpb.Down, sendQueue), cancel: cancel, done: ctx.Done(), spread: rand.N(homeless)}
+	w := &wire{s: s, out: out, ctx: st.Context(), who: who, shown: shown, spread: rand.N(homeless)}
 	if !s.keep(w) {
-		return refuse(st, stopping)
+		return out.end(&refusedError{stopping})
 	}
-	sent := make(chan struct{})
 	if d := s.revoked.Load(); d != nil {
 		w.send(d)
 	}
-	go func() {
-		defer close(sent)
-		w.write(ctx)
-	}()
-	go func() {
-		// Recv returns only when the handler returns or the peer ends the stream, so it
-		// runs beside and the handler below waits for the wire's own end.
-		err := w.read(up)
-		w.mu.Lock()
-		host := w.host
-		w.mu.Unlock()
-		err = s.abused(who.ID, host, err)
-		var a *abuseError
-		if errors.As(err, &a) { // told here: gRPC may have ended the stream's context before us
-			s.tell(orElse(who.ID, host), a)
-		}
-		cancel(err)
-	}()
-	<-ctx.Done()
-	cause := context.Cause(ctx)
-	s.forget(w, cause)
+	err = s.abused(who.ID, w.host, out.why(w.read(up)))
+	s.forget(w, err)
 	var abuse *abuseError
-	if errors.As(cause, &abuse) && abuse.reason == SlowReader {
-		s.guards.of(w.host).punish(abuse.reason)
-		s.tell(w.host, abuse)
-	}
-	// A writer stuck in flow control is freed only by this handler's return.
-	idle := time.NewTimer(sendTimeout)
-	defer idle.Stop()
-	select {
-	case <-sent:
-		var r *refusedError
-		switch {
-		case errors.As(cause, &r):
-			return lastFrame(st, r.Refusal)
-		case abuse != nil && abuse.reason != SlowReader:
-			return lastFrame(st, &agentpb.Refusal{Reason: agentpb.Refusal_BAD_HELLO, Detail: abuse.Error()})
+	if errors.As(err, &abuse) {
+		s.tell(orElse(who.ID, w.host), abuse)
+		if abuse.reason != SlowReader {
+			err = &refusedError{&agentpb.Refusal{Reason: agentpb.Refusal_BAD_HELLO, Detail: abuse.Error()}}
 		}
-	case <-idle.C:
 	}
-	if status.Code(cause) == codes.PermissionDenied || status.Code(cause) == codes.Unavailable {
-		return cause
-	}
-	return status.Error(codes.Unavailable, "session ended")
-}
-
-func orRefuse(st stream, r *agentpb.Refusal, err error) error {
-	if err != nil {
-		return err
-	}
-	return refuse(st, r)
-}
-
-func refuse(st stream, r *agentpb.Refusal) error {
-	return st.Send(&agentpb.Down{Frame: &agentpb.Down_Refusal{Refusal: r}})
-}
-
-// lastFrame says why a session ends, to a peer that may read nothing any more: the return
-// of the handler frees a send that is stuck.
-func lastFrame(st stream, r *agentpb.Refusal) error {
-	sent := make(chan error, 1)
-	go func() { sent <- refuse(st, r) }()
-	limit := time.NewTimer(lastWord)
-	defer limit.Stop()
-	select {
-	case err := <-sent:
-		return err
-	case <-limit.C:
-		return status.Error(codes.Unavailable, "session ended")
-	}
+	return out.end(err)
 }
 
 func badHello(why string) *agentpb.Refusal {
@@ -193,34 +128,47 @@ func (s *Server) forget(w *wire, cause error) {
 
 // read takes the agent's frames, beginning with its Hello.
 func (w *wire) read(up *agentpb.Up) (err error) {
-	for ; err == nil; up, err = w.stream.Recv() {
+	for ; err == nil; up, err = w.out.stream.Recv() {
+		if over := w.out.over(); over != nil {
+			return over
+		}
 		w.heard.Store(w.s.now().UnixNano())
-		if h := up.GetHello(); h != nil {
-			if err := w.greet(up); err != nil {
-				return err
-			}
-			continue
+		held := w.out.hold()
+		err := w.handle(up)
+		if held {
+			w.out.send()
 		}
-		if err := w.s.guards.of(w.last.Host).frame(up); err != nil {
+		if err != nil {
 			return err
-		}
-		w.mu.Lock()
-		ses, ch := w.ses, w.channel
-		w.mu.Unlock()
-		switch {
-		case ses != nil && w.s.take(ses, up):
-		case ch != nil && ch.up(up):
-		case up.GetPing() != nil: // nobody owns the host now, or another one does
-			w.send(&agentpb.Down{Frame: &agentpb.Down_Pong{Pong: &agentpb.Pong{Seq: up.GetPing().Seq}}})
 		}
 	}
 	return err
 }
 
+// handle acts on one frame.
+func (w *wire) handle(up *agentpb.Up) error {
+	if up.GetHello() != nil {
+		return w.greet(up)
+	}
+	if err := w.s.guards.of(w.last.Host).frame(up); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	ses, ch := w.ses, w.channel
+	w.mu.Unlock()
+	switch {
+	case ses != nil && w.s.take(ses, up):
+	case ch != nil && ch.up(up):
+	case up.GetPing() != nil: // nobody owns the host now, or another one does
+		w.send(&agentpb.Down{Frame: &agentpb.Down_Pong{Pong: &agentpb.Pong{Seq: up.GetPing().Seq}}})
+	}
+	return nil
+}
+
 // greet begins a session: of this worker, or carried to the host's owner.
 func (w *wire) greet(up *agentpb.Up) error {
 	h := up.GetHello()
-	if r, err := w.s.examine(w.stream.Context(), w.who, h, w.last.GetHost()); err != nil {
+	if r, err := w.s.examine(w.ctx, w.who, h, w.last.GetHost()); err != nil {
 		return err
 	} else if r != nil {
 		return &refusedError{r}
@@ -286,19 +234,14 @@ func (w *wire) settings(p *agentpb.Settings) {
 	}
 }
 
-// send implements line. A peer so slow that its queue is full is cut: memory per agent is
-// bounded.
-func (w *wire) send(d *agentpb.Down) {
-	select {
-	case w.out <- d:
-	case <-w.done:
-	default:
-		w.cancel(&abuseError{SlowReader, "it reads too slowly: the send queue is full"})
-	}
-}
+// send implements line.
+func (w *wire) send(d *agentpb.Down) { w.out.put(d) }
 
 // refuse implements line.
-func (w *wire) refuse(r *agentpb.Refusal) { w.cancel(&refusedError{r}) }
+func (w *wire) refuse(r *agentpb.Refusal) { w.out.refuse(r) }
+
+// cancel ends the stream without a word.
+func (w *wire) cancel(cause error) { w.out.cancel(cause) }
 
 // again implements line.
 func (w *wire) again() {
@@ -310,33 +253,8 @@ func (w *wire) again() {
 func (w *wire) soon() {
 	w.attach(nil, nil, errMoved)
 	time.AfterFunc(time.Duration(rand.Float64()*float64(againWithin)), func() {
-		select {
-		case <-w.done:
-		default:
-			w.send(&agentpb.Down{Frame: &agentpb.Down_Again{Again: &agentpb.Again{}}})
-		}
+		w.send(&agentpb.Down{Frame: &agentpb.Down_Again{Again: &agentpb.Again{}}})
 	})
-}
-
-func (w *wire) write(ctx context.Context) {
-	stuck := time.AfterFunc(time.Hour, func() {
-		w.cancel(&abuseError{SlowReader, fmt.Sprintf("it reads too slowly: a frame was not taken within %v", sendTimeout)})
-	})
-	stuck.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case d := <-w.out:
-			stuck.Reset(sendTimeout)
-			err := w.stream.Send(d)
-			stuck.Stop()
-			if err != nil {
-				w.cancel(fmt.Errorf("send to agent: %w", err))
-				return
-			}
-		}
-	}
 }
 
 // Run cuts links, silent ones too, that are half-open, within 2 ping intervals and 1 s of
@@ -377,7 +295,7 @@ func (s *Server) sweep(now time.Time) {
 	}
 	for q := range s.silent {
 		if limit := q.limit.Load(); limit > 0 && now.UnixNano()-q.heard.Load() > limit {
-			q.cancel(errHalfOpen)
+			q.out.refuse(mute)
 		}
 	}
 }
