@@ -110,13 +110,6 @@ func (s *Server) tell(host string, a *abuseError) {
 	s.hostile(Abuse{Host: host, Reason: a.reason, Detail: a.detail})
 }
 
-// firstFrame waits for a stream's first frame, but not for ever.
-func firstFrame(out *outbox) (*agentpb.Up, error) {
-	limit := time.AfterFunc(helloLimit, func() { out.cancel(&abuseError{NoHello, fmt.Sprintf("no Hello within %v", helloLimit)}) })
-	defer limit.Stop()
-	return out.stream.Recv()
-}
-
 // guards are the allowances of all hosts; those at rest are forgotten.
 type guards struct {
 	now   func() time.Time

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
-	"github.com/holdfast-ha/holdfast/agent/trust"
 )
 
 // halfOpen is the silence after which a link is given up (agents.md "Link").
@@ -21,56 +20,49 @@ type silent struct {
 	shown []*x509.Certificate // nil on plaintext
 	out   *outbox
 
+	within time.Duration // silence after which it is half-open
+
 	heard atomic.Int64 // when the last frame came, unix nanoseconds
 	limit atomic.Int64 // as of a wire; 0 until the first ping: an agent that sends none is not cut
 }
 
 var mute = &agentpb.Refusal{Detail: "standby stream is half-open: no ping came in time"}
 
-// standBy holds a silent stream until its agent says something else than a ping, which it
-// returns.
-func (s *Server) standBy(out *outbox, who trust.Identity, shown []*x509.Certificate, up *agentpb.Up) (*agentpb.Up, error) {
-	h := up.GetHello()
-	if r, err := s.examine(out.stream.Context(), who, h, ""); err != nil {
-		return up, err
+// standBy lets the stream stand by until its agent says something else than a ping.
+func (t *talk) standBy(up *agentpb.Up) error {
+	s, h := t.s, t.hello
+	if r, err := s.examine(t.out.stream.Context(), t.who, h, ""); err != nil {
+		return err
 	} else if r != nil {
-		return up, &refusedError{r}
+		return &refusedError{r}
 	}
 	if err := s.guards.of(h.Host).hello(up); err != nil {
-		return up, err
+		return err
 	}
-	ping, refusal := s.h.Standby(h)
+	within, refusal := s.h.Standby(h)
 	if refusal != nil {
-		return up, &refusedError{refusal}
+		return &refusedError{refusal}
 	}
-	q := &silent{host: h.Host, shown: shown, out: out}
+	q := &silent{host: h.Host, shown: t.shown, out: t.out, within: halfOpen(within)}
 	if !s.keepSilent(q) {
-		return up, &refusedError{stopping}
+		return &refusedError{stopping}
 	}
-	defer s.forgetSilent(q)
-	out.put(&agentpb.Down{Frame: &agentpb.Down_Welcome{Welcome: &agentpb.Welcome{Worker: s.id}}})
+	t.silent = q
+	t.out.put(&agentpb.Down{Frame: &agentpb.Down_Welcome{Welcome: &agentpb.Welcome{Worker: s.id}}})
 	if d := s.revoked.Load(); d != nil {
-		out.put(d)
+		t.out.put(d)
 	}
-	for {
-		f, err := out.stream.Recv()
-		q.heard.Store(s.now().UnixNano())
-		switch {
-		case err != nil:
-			return up, err // up says whose stream it was
-		case f.GetPing() == nil:
-			return f, nil
-		}
-		if err := s.guards.of(h.Host).frame(f); err != nil {
-			return up, err
-		}
-		q.limit.Store(int64(halfOpen(ping)))
-		held := out.hold()
-		out.put(&agentpb.Down{Frame: &agentpb.Down_Pong{Pong: &agentpb.Pong{Seq: f.GetPing().Seq}}})
-		if held {
-			out.send()
-		}
+	return nil
+}
+
+// ping answers one; after the first it is minded when none comes.
+func (q *silent) ping(s *Server, up *agentpb.Up) error {
+	if err := s.guards.of(q.host).frame(up); err != nil {
+		return err
 	}
+	q.limit.Store(int64(q.within))
+	q.out.put(&agentpb.Down{Frame: &agentpb.Down_Pong{Pong: &agentpb.Pong{Seq: up.GetPing().Seq}}})
+	return nil
 }
 
 // keepSilent notes a stream that stands by; false when the worker is stopping.

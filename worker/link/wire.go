@@ -53,44 +53,128 @@ type wire struct {
 	lost    time.Time // since when no owner has said welcome; zero: one has
 }
 
+// talk is what an agent says on one stream, from its first frame to the end: silent while the
+// stream stands by, a wire from the first Hello that asks for more.
+type talk struct {
+	s      *Server
+	out    *outbox
+	who    trust.Identity
+	shown  []*x509.Certificate // nil on plaintext
+	hello  *agentpb.Hello      // the last one
+	silent *silent
+	wire   *wire
+	limit  *time.Timer // until the first frame
+	up     *agentpb.Up // read last
+	err    error       // it is over
+}
+
 // Connect implements agentpb.LinkServer. One goroutine reads a stream from the beginning to
-// the end, and sends what it answers.
+// the end, and sends what it answers. While it waits for a frame nothing of ours lies on its
+// stack but this: with gRPC's own frames it just fits into 8 kB, else it would keep 16
+// (docs/agents.md "What an agent costs").
 func (s *Server) Connect(st stream) error {
-	who, shown, err := s.admit(st.Context(), trust.Host)
-	if err != nil {
-		return err
+	t := s.meet(st)
+	for t.read() {
+		t.act()
 	}
-	out, err := newOutbox(st)
-	if err != nil {
-		return err
+	return t.end()
+}
+
+// meet says who it is that has opened a stream.
+func (s *Server) meet(st stream) *talk {
+	t := &talk{s: s}
+	if t.who, t.shown, t.err = s.admit(st.Context(), trust.Host); t.err != nil {
+		return t
 	}
-	up, err := firstFrame(out)
-	for err == nil && up.GetHello().GetRole() == agentpb.Hello_STANDBY {
-		up, err = s.standBy(out, who, shown, up)
+	if t.out, t.err = newOutbox(st); t.err == nil {
+		t.limit = time.AfterFunc(helloLimit, func() { t.out.cancel(&abuseError{NoHello, fmt.Sprintf("no Hello within %v", helloLimit)}) })
 	}
-	if err == nil && up.GetHello() == nil {
-		err = &refusedError{badHello("the first frame must be a Hello")}
+	return t
+}
+
+// read waits for the next frame; false: it is over.
+func (t *talk) read() bool {
+	if t.err == nil {
+		t.up = new(agentpb.Up)
+		t.err = t.out.stream.RecvMsg(t.up)
 	}
-	if err != nil {
-		return out.end(s.cut(who.ID, orElse(who.ID, up.GetHello().GetHost()), out.why(err)))
+	return t.err == nil
+}
+
+// act acts on a frame, and sends what is to be said on it.
+func (t *talk) act() {
+	t.limit.Stop()
+	if t.err = t.out.over(); t.err != nil {
+		return
 	}
-	w := &wire{s: s, out: out, ctx: st.Context(), who: who, shown: shown, spread: rand.N(homeless)}
-	if !s.keep(w) {
-		return out.end(&refusedError{stopping})
+	held := t.out.hold()
+	t.err = t.take(t.up)
+	if t.up = nil; held { // not kept while nothing happens
+		t.out.send()
 	}
-	if d := s.revoked.Load(); d != nil {
+}
+
+func (t *talk) take(up *agentpb.Up) error {
+	if t.wire != nil {
+		return t.wire.take(up)
+	}
+	if t.silent != nil {
+		t.silent.heard.Store(t.s.now().UnixNano())
+		if up.GetPing() != nil {
+			return t.silent.ping(t.s, up)
+		}
+		t.s.forgetSilent(t.silent)
+		t.silent = nil
+	}
+	switch h := up.GetHello(); {
+	case h == nil:
+		return &refusedError{badHello("the first frame must be a Hello")}
+	case h.Role == agentpb.Hello_STANDBY:
+		t.hello = h
+		return t.standBy(up)
+	default:
+		t.hello = h
+		return t.use(up)
+	}
+}
+
+// use makes a wire of the stream.
+func (t *talk) use(up *agentpb.Up) error {
+	w := &wire{s: t.s, out: t.out, ctx: t.out.stream.Context(), who: t.who, shown: t.shown, spread: rand.N(homeless)}
+	if !t.s.keep(w) {
+		return &refusedError{stopping}
+	}
+	t.wire = w
+	if d := t.s.revoked.Load(); d != nil {
 		w.send(d)
 	}
-	err = s.abused(who.ID, w.host, out.why(w.read(up)))
-	s.forget(w, err)
+	return w.take(up)
+}
+
+// end ends the stream; it returns the status that the agent hears.
+func (t *talk) end() error {
+	if t.out == nil {
+		return t.err
+	}
+	t.limit.Stop()
+	err := t.out.why(t.err)
+	if t.silent != nil {
+		t.s.forgetSilent(t.silent)
+	}
+	w := t.wire
+	if w == nil {
+		return t.out.end(t.s.cut(t.who.ID, orElse(t.who.ID, t.hello.GetHost()), err))
+	}
+	err = t.s.abused(t.who.ID, w.host, err)
+	t.s.forget(w, err)
 	var abuse *abuseError
 	if errors.As(err, &abuse) {
-		s.tell(orElse(who.ID, w.host), abuse)
+		t.s.tell(orElse(t.who.ID, w.host), abuse)
 		if abuse.reason != SlowReader {
 			err = &refusedError{&agentpb.Refusal{Reason: agentpb.Refusal_BAD_HELLO, Detail: abuse.Error()}}
 		}
 	}
-	return out.end(err)
+	return t.out.end(err)
 }
 
 func badHello(why string) *agentpb.Refusal {
@@ -126,27 +210,9 @@ func (s *Server) forget(w *wire, cause error) {
 	w.attach(nil, nil, cause)
 }
 
-// read takes the agent's frames, beginning with its Hello.
-func (w *wire) read(up *agentpb.Up) (err error) {
-	for ; err == nil; up, err = w.out.stream.Recv() {
-		if over := w.out.over(); over != nil {
-			return over
-		}
-		w.heard.Store(w.s.now().UnixNano())
-		held := w.out.hold()
-		err := w.handle(up)
-		if held {
-			w.out.send()
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return err
-}
-
-// handle acts on one frame.
-func (w *wire) handle(up *agentpb.Up) error {
+// take acts on one frame; the first is a Hello.
+func (w *wire) take(up *agentpb.Up) error {
+	w.heard.Store(w.s.now().UnixNano())
 	if up.GetHello() != nil {
 		return w.greet(up)
 	}
