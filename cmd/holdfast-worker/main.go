@@ -17,12 +17,18 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/worker"
 	"github.com/holdfast-ha/holdfast/worker/parent"
 )
+
+// gcPercent is GOGC where the environment does not say it. Nearly all that a worker keeps are
+// idle agents' connections, which the collector would let grow to twice their size; a worker
+// that has nothing to do but to answer pings spends a few hundredths more of its CPU on it.
+const gcPercent = 50
 
 // version is set by the linker.
 var version = "devel"
@@ -76,6 +82,9 @@ func serve(ctx context.Context, c *config, stdout, stderr io.Writer) (int, error
 	}
 	if child == nil {
 		return supervise(ctx, c, log, stdout, stderr)
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
 	}
 	log.Info("worker starts", "worker", c.options.ID, "version", version)
 	if err := w.Run(ctx); err != nil {
