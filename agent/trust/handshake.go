@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 )
 
 // Door is the configuration of a server that lets nobody in without a certificate of
@@ -26,31 +27,47 @@ func (s *Source) Desk(protocols ...string) *tls.Config {
 }
 
 func (s *Source) listen(auth tls.ClientAuthType, protocols []string) *tls.Config {
+	var common atomic.Pointer[doorway]
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			m, k := s.material(), s.known.Load()
-			c := &tls.Config{
+			joins := auth == tls.RequireAndVerifyClientCert && hello.ServerName == JoinName
+			d := doorway{m: m, known: k, period: ticketPeriod(s.c.now())}
+			if last := common.Load(); !joins && last != nil && last.m == d.m && last.known == d.known && last.period == d.period {
+				return last.conf, nil
+			}
+			d.conf = &tls.Config{
 				MinVersion: tls.VersionTLS13, NextProtos: protocols, Time: s.c.now,
 				Certificates: []tls.Certificate{m.pair}, ClientCAs: k.pool(m), ClientAuth: auth,
 				SessionTicketsDisabled: true,
 			}
 			switch {
-			case auth != tls.RequireAndVerifyClientCert: // Client is asked later
-			case hello.ServerName == JoinName:
-				c.ClientAuth, c.ClientCAs, c.Certificates = tls.NoClientCert, nil, []tls.Certificate{m.withAuthorities()}
-			default:
-				keys, err := m.ticketKeys(s.c.now())
+			case joins:
+				d.conf.ClientAuth, d.conf.ClientCAs, d.conf.Certificates = tls.NoClientCert, nil, []tls.Certificate{m.withAuthorities()}
+				return d.conf, nil
+			case auth == tls.RequireAndVerifyClientCert: // else Client is asked later
+				keys, err := m.ticketKeys(d.period)
 				if err != nil {
 					return nil, err
 				}
-				c.SessionTicketsDisabled = false
-				c.SetSessionTicketKeys(keys)
-				c.VerifyConnection = func(cs tls.ConnectionState) error { return k.revoked(cs.PeerCertificates[0]) }
+				d.conf.SessionTicketsDisabled = false
+				d.conf.SetSessionTicketKeys(keys)
+				d.conf.VerifyConnection = func(cs tls.ConnectionState) error { return k.revoked(cs.PeerCertificates[0]) }
 			}
-			return c, nil
+			common.Store(&d)
+			return d.conf, nil
 		},
 	}
+}
+
+// doorway is the configuration of handshakes, and what it was made of. A connection keeps the
+// one that it was made by for as long as it lives, so all share one until some of that changes.
+type doorway struct {
+	m      *material
+	known  *Known
+	period int64 // of the keys of tickets
+	conf   *tls.Config
 }
 
 // Dialer is the configuration of a client that talks to this one peer.

@@ -24,15 +24,17 @@ const ticketLife = 12 * time.Hour
 // cachedPeers is how many peers' tickets a client keeps.
 const cachedPeers = 16
 
-// ticketKeys are a door's for now and for the time before. They come from its own key, so that
+// ticketPeriod numbers the times for which there is one key.
+func ticketPeriod(now time.Time) int64 { return now.UnixNano() / int64(ticketLife) }
+
+// ticketKeys are a door's for a period and for the one before. They come from its own key, so that
 // the next process of a worker takes the tickets of this one; who has that key is the worker.
-func (m *material) ticketKeys(now time.Time) ([][32]byte, error) {
+func (m *material) ticketKeys(period int64) ([][32]byte, error) {
 	own, err := x509.MarshalPKCS8PrivateKey(m.pair.PrivateKey)
 	if err != nil {
 		return nil, fmt.Errorf("derive keys of session tickets: %w", err)
 	}
 	defer clear(own)
-	period := now.UnixNano() / int64(ticketLife)
 	keys := make([][32]byte, 2)
 	for i := range keys {
 		h := hmac.New(sha256.New, own)

@@ -107,6 +107,7 @@ func (f *fleet) hold(t *testing.T, before, raw cost) {
 	}
 	figure(t, each.memory <= 55, "each of an agent's two connections costs its worker %d kB, all else that it keeps of the host included (≤ 55 kB, %.1f × the raw connection's %d kB)", each.memory, ratio(float64(each.memory), float64(raw.memory)), raw.memory)
 	figure(t, each.cpu <= 3*raw.cpu, "a beat costs the workers %v of CPU, standby pings and all else that they do included (≤ 3 ×: %.1f × the raw frame's %v)", each.cpu, ratio(float64(each.cpu), float64(raw.cpu)), raw.cpu)
+	t.Logf("what both are made of, and what would cost less: docs/agents.md, \"What an agent costs\"")
 	figure(t, last.memory <= first.memory*11/10, "memory stays flat: %d MB of all workers at first, %d MB after %v", first.memory/1024, last.memory/1024, lasted.Round(time.Second))
 }
 

@@ -108,7 +108,7 @@ func (s *Server) CutCertificates(bad func(shown []*x509.Certificate) bool) (cut 
 	for _, q := range quiet {
 		if len(q.shown) > 0 && bad(q.shown) {
 			cut = append(cut, q.host)
-			q.cancel(&refusedError{cutRefusal})
+			q.out.refuse(cutRefusal)
 		}
 	}
 	for _, in := range carriers {

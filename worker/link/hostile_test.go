@@ -299,7 +299,7 @@ func FuzzFrames(f *testing.F) {
 		}
 		g := newGuards(time.Now).of("h1")
 		_ = g.frame(&up)
-		w := &wire{out: make(chan *agentpb.Down, sendQueue), done: make(chan struct{}), cancel: func(error) {}}
+		w := &wire{out: &outbox{sending: true}}
 		w.send(&agentpb.Down{Frame: &agentpb.Down_Pong{Pong: &agentpb.Pong{Seq: up.GetPing().GetSeq()}}})
 	})
 }

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -109,27 +108,6 @@ func says(err error, words string) bool { return err != nil && strings.Contains(
 // tell names the agent of a session that was cut.
 func (s *Server) tell(host string, a *abuseError) {
 	s.hostile(Abuse{Host: host, Reason: a.reason, Detail: a.detail})
-}
-
-// firstFrame waits for a stream's first frame, but not for ever.
-func firstFrame(stream grpc.BidiStreamingServer[agentpb.Up, agentpb.Down]) (*agentpb.Up, error) {
-	type got struct {
-		up  *agentpb.Up
-		err error
-	}
-	first := make(chan got, 1)
-	go func() { // ends with the stream, which ends with the handler
-		up, err := stream.Recv()
-		first <- got{up, err}
-	}()
-	limit := time.NewTimer(helloLimit)
-	defer limit.Stop()
-	select {
-	case g := <-first:
-		return g.up, g.err
-	case <-limit.C:
-		return nil, &abuseError{NoHello, fmt.Sprintf("no Hello within %v", helloLimit)}
-	}
 }
 
 // guards are the allowances of all hosts; those at rest are forgotten.

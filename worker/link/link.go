@@ -122,14 +122,16 @@ func New(id string, h Handler, log *slog.Logger) *Server {
 // that src admits get in, each for itself; with a nil src the door is plaintext, which only a
 // loopback address may be.
 func NewGRPC(s *Server, src *trust.Source, opts ...grpc.ServerOption) *grpc.Server {
+	readBuffer := 4 << 10
 	if s.trust = src; src != nil {
+		readBuffer = 0 // crypto/tls keeps what it has read beyond
 		opts = append(opts, grpc.Creds(newDoorCreds(src, newCrowd(s))))
 	}
 	g := grpc.NewServer(append([]grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxFrame), grpc.MaxSendMsgSize(maxFrame), grpc.ForceServerCodecV2(frugal{encoding.GetCodecV2("proto")}),
-		grpc.MaxConcurrentStreams(maxStreams), grpc.MaxHeaderListSize(8 << 10), grpc.ConnectionTimeout(handshakeLimit),
+		grpc.InTapHandle(cancellable), grpc.MaxConcurrentStreams(maxStreams), grpc.MaxHeaderListSize(8 << 10), grpc.ConnectionTimeout(handshakeLimit),
 		grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(window), // fixed: what one connection may keep here
-		grpc.ReadBufferSize(4 << 10), grpc.WriteBufferSize(4 << 10), grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(readBuffer), grpc.WriteBufferSize(4 << 10), grpc.SharedWriteBuffer(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	}, opts...)...)
@@ -450,7 +452,7 @@ func (s *Server) Close() {
 		r.cancel(&refusedError{stopping})
 	}
 	for q := range s.silent {
-		q.cancel(&refusedError{stopping})
+		q.out.refuse(stopping)
 	}
 	s.mu.Unlock()
 	for _, ses := range sessions {

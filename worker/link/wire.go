@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/agent/trust"
@@ -38,14 +36,12 @@ type stream = grpc.BidiStreamingServer[agentpb.Up, agentpb.Down]
 // its link is good.
 type wire struct {
 	s      *Server
-	stream stream
+	out    *outbox
+	ctx    context.Context // of the stream
 	who    trust.Identity
 	shown  []*x509.Certificate // nil on plaintext
 	last   *agentpb.Hello      // of this stream
-	out    chan *agentpb.Down
-	cancel context.CancelCauseFunc
-	done   <-chan struct{}
-	spread time.Duration // added to homeless
+	spread time.Duration       // added to homeless
 
 	heard atomic.Int64 // when the last frame came, unix nanoseconds
 	limit atomic.Int64 // silence after which the link is half-open, nanoseconds; 0: not known yet
@@ -57,105 +53,128 @@ type wire struct {
 	lost    time.Time // since when no owner has said welcome; zero: one has
 }
 
-// Connect implements agentpb.LinkServer.
+// talk is what an agent says on one stream, from its first frame to the end: silent while the
+// stream stands by, a wire from the first Hello that asks for more.
+type talk struct {
+	s      *Server
+	out    *outbox
+	who    trust.Identity
+	shown  []*x509.Certificate // nil on plaintext
+	hello  *agentpb.Hello      // the last one
+	silent *silent
+	wire   *wire
+	limit  *time.Timer // until the first frame
+	up     *agentpb.Up // read last
+	err    error       // it is over
+}
+
+// Connect implements agentpb.LinkServer. One goroutine reads a stream from the beginning to
+// the end, and sends what it answers. While it waits for a frame nothing of ours lies on its
+// stack but this: with gRPC's own frames it just fits into 8 kB, else it would keep 16
+// (docs/agents.md "What an agent costs").
 func (s *Server) Connect(st stream) error {
-	who, shown, err := s.admit(st.Context(), trust.Host)
-	if err != nil {
-		return err
+	t := s.meet(st)
+	for t.read() {
+		t.act()
 	}
-	up, err := firstFrame(st)
-	for err == nil && up.GetHello().GetRole() == agentpb.Hello_STANDBY {
-		up, err = s.standBy(st, who, shown, up)
+	return t.end()
+}
+
+// meet says who it is that has opened a stream.
+func (s *Server) meet(st stream) *talk {
+	t := &talk{s: s}
+	if t.who, t.shown, t.err = s.admit(st.Context(), trust.Host); t.err != nil {
+		return t
 	}
-	if err != nil {
-		return s.cut(who.ID, orElse(who.ID, up.GetHello().GetHost()), err)
+	if t.out, t.err = newOutbox(st); t.err == nil {
+		t.limit = time.AfterFunc(helloLimit, func() { t.out.cancel(&abuseError{NoHello, fmt.Sprintf("no Hello within %v", helloLimit)}) })
 	}
-	if up == nil { // refused
-		return nil
+	return t
+}
+
+// read waits for the next frame; false: it is over.
+func (t *talk) read() bool {
+	if t.err == nil {
+		t.up = new(agentpb.Up)
+		t.err = t.out.stream.RecvMsg(t.up)
 	}
-	if up.GetHello() == nil {
-		return refuse(st, badHello("the first frame must be a Hello"))
+	return t.err == nil
+}
+
+// act acts on a frame, and sends what is to be said on it.
+func (t *talk) act() {
+	t.limit.Stop()
+	if t.err = t.out.over(); t.err != nil {
+		return
 	}
-	ctx, cancel := context.WithCancelCause(st.Context())
-	defer cancel(nil)
-	w := &wire{s: s, stream: st, who: who, shown: shown, out: make(chan *agentpb.Down, sendQueue), cancel: cancel, done: ctx.Done(), spread: rand.N(homeless)}
-	if r := s.keep(w); r != nil {
-		return refuse(st, r)
+	held := t.out.hold()
+	t.err = t.take(t.up)
+	if t.up = nil; held { // not kept while nothing happens
+		t.out.send()
 	}
-	sent := make(chan struct{})
-	if d := s.revoked.Load(); d != nil {
+}
+
+func (t *talk) take(up *agentpb.Up) error {
+	if t.wire != nil {
+		return t.wire.take(up)
+	}
+	if t.silent != nil {
+		t.silent.heard.Store(t.s.now().UnixNano())
+		if up.GetPing() != nil {
+			return t.silent.ping(t.s, up)
+		}
+		t.s.forgetSilent(t.silent)
+		t.silent = nil
+	}
+	switch h := up.GetHello(); {
+	case h == nil:
+		return &refusedError{badHello("the first frame must be a Hello")}
+	case h.Role == agentpb.Hello_STANDBY:
+		t.hello = h
+		return t.standBy(up)
+	default:
+		t.hello = h
+		return t.use(up)
+	}
+}
+
+// use makes a wire of the stream.
+func (t *talk) use(up *agentpb.Up) error {
+	w := &wire{s: t.s, out: t.out, ctx: t.out.stream.Context(), who: t.who, shown: t.shown, spread: rand.N(homeless)}
+	if r := t.s.keep(w); r != nil {
+		return &refusedError{r}
+	}
+	t.wire = w
+	if d := t.s.revoked.Load(); d != nil {
 		w.send(d)
 	}
-	go func() {
-		defer close(sent)
-		w.write(ctx)
-	}()
-	go func() {
-		// Recv returns only when the handler returns or the peer ends the stream, so it
-		// runs beside and the handler below waits for the wire's own end.
-		err := w.read(up)
-		w.mu.Lock()
-		host := w.host
-		w.mu.Unlock()
-		err = s.abused(who.ID, host, err)
-		var a *abuseError
-		if errors.As(err, &a) { // told here: gRPC may have ended the stream's context before us
-			s.tell(orElse(who.ID, host), a)
-		}
-		cancel(err)
-	}()
-	<-ctx.Done()
-	cause := context.Cause(ctx)
-	s.forget(w, cause)
+	return w.take(up)
+}
+
+// end ends the stream; it returns the status that the agent hears.
+func (t *talk) end() error {
+	if t.out == nil {
+		return t.err
+	}
+	t.limit.Stop()
+	err := t.out.why(t.err)
+	if t.silent != nil {
+		t.s.forgetSilent(t.silent)
+	}
+	w := t.wire
+	if w == nil {
+		return t.out.end(t.s.cut(t.who.ID, orElse(t.who.ID, t.hello.GetHost()), err))
+	}
+	err = t.s.abused(t.who.ID, w.host, err)
+	t.s.forget(w, err)
 	var abuse *abuseError
-	if errors.As(cause, &abuse) && abuse.reason == SlowReader {
-		s.guards.of(w.host).punish(abuse.reason)
-		s.tell(w.host, abuse)
-	}
-	// A writer stuck in flow control is freed only by this handler's return.
-	idle := time.NewTimer(sendTimeout)
-	defer idle.Stop()
-	select {
-	case <-sent:
-		var r *refusedError
-		switch {
-		case errors.As(cause, &r):
-			return lastFrame(st, r.Refusal)
-		case abuse != nil && abuse.reason != SlowReader:
-			return lastFrame(st, &agentpb.Refusal{Reason: agentpb.Refusal_BAD_HELLO, Detail: abuse.Error()})
+	if errors.As(err, &abuse) {
+		t.s.tell(orElse(t.who.ID, w.host), abuse)
+		if abuse.reason != SlowReader {
+			err = &refusedError{&agentpb.Refusal{Reason: agentpb.Refusal_BAD_HELLO, Detail: abuse.Error()}}
 		}
-	case <-idle.C:
 	}
-	if status.Code(cause) == codes.PermissionDenied || status.Code(cause) == codes.Unavailable {
-		return cause
-	}
-	return status.Error(codes.Unavailable, "session ended")
-}
-
-func orRefuse(st stream, r *agentpb.Refusal, err error) error {
-	if err != nil {
-		return err
-	}
-	return refuse(st, r)
-}
-
-func refuse(st stream, r *agentpb.Refusal) error {
-	return st.Send(&agentpb.Down{Frame: &agentpb.Down_Refusal{Refusal: r}})
-}
-
-// lastFrame says why a session ends, to a peer that may read nothing any more: the return
-// of the handler frees a send that is stuck.
-func lastFrame(st stream, r *agentpb.Refusal) error {
-	sent := make(chan error, 1)
-	go func() { sent <- refuse(st, r) }()
-	limit := time.NewTimer(lastWord)
-	defer limit.Stop()
-	select {
-	case err := <-sent:
-		return err
-	case <-limit.C:
-		return status.Error(codes.Unavailable, "session ended")
-	}
+	return t.out.end(err)
 }
 
 func badHello(why string) *agentpb.Refusal {
@@ -192,36 +211,31 @@ func (s *Server) forget(w *wire, cause error) {
 	w.attach(nil, nil, cause)
 }
 
-// read takes the agent's frames, beginning with its Hello.
-func (w *wire) read(up *agentpb.Up) (err error) {
-	for ; err == nil; up, err = w.stream.Recv() {
-		w.heard.Store(w.s.now().UnixNano())
-		if h := up.GetHello(); h != nil {
-			if err := w.greet(up); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := w.s.guards.of(w.last.Host).frame(up); err != nil {
-			return err
-		}
-		w.mu.Lock()
-		ses, ch := w.ses, w.channel
-		w.mu.Unlock()
-		switch {
-		case ses != nil && w.s.take(ses, up):
-		case ch != nil && ch.up(up):
-		case up.GetPing() != nil: // nobody owns the host now, or another one does
-			w.send(&agentpb.Down{Frame: &agentpb.Down_Pong{Pong: &agentpb.Pong{Seq: up.GetPing().Seq}}})
-		}
+// take acts on one frame; the first is a Hello.
+func (w *wire) take(up *agentpb.Up) error {
+	w.heard.Store(w.s.now().UnixNano())
+	if up.GetHello() != nil {
+		return w.greet(up)
 	}
-	return err
+	if err := w.s.guards.of(w.last.Host).frame(up); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	ses, ch := w.ses, w.channel
+	w.mu.Unlock()
+	switch {
+	case ses != nil && w.s.take(ses, up):
+	case ch != nil && ch.up(up):
+	case up.GetPing() != nil: // nobody owns the host now, or another one does
+		w.send(&agentpb.Down{Frame: &agentpb.Down_Pong{Pong: &agentpb.Pong{Seq: up.GetPing().Seq}}})
+	}
+	return nil
 }
 
 // greet begins a session: of this worker, or carried to the host's owner.
 func (w *wire) greet(up *agentpb.Up) error {
 	h := up.GetHello()
-	if r, err := w.s.examine(w.stream.Context(), w.who, h, w.last.GetHost()); err != nil {
+	if r, err := w.s.examine(w.ctx, w.who, h, w.last.GetHost()); err != nil {
 		return err
 	} else if r != nil {
 		return &refusedError{r}
@@ -287,19 +301,14 @@ func (w *wire) settings(p *agentpb.Settings) {
 	}
 }
 
-// send implements line. A peer so slow that its queue is full is cut: memory per agent is
-// bounded.
-func (w *wire) send(d *agentpb.Down) {
-	select {
-	case w.out <- d:
-	case <-w.done:
-	default:
-		w.cancel(&abuseError{SlowReader, "it reads too slowly: the send queue is full"})
-	}
-}
+// send implements line.
+func (w *wire) send(d *agentpb.Down) { w.out.put(d) }
 
 // refuse implements line.
-func (w *wire) refuse(r *agentpb.Refusal) { w.cancel(&refusedError{r}) }
+func (w *wire) refuse(r *agentpb.Refusal) { w.out.refuse(r) }
+
+// cancel ends the stream without a word.
+func (w *wire) cancel(cause error) { w.out.cancel(cause) }
 
 // again implements line.
 func (w *wire) again() {
@@ -311,33 +320,8 @@ func (w *wire) again() {
 func (w *wire) soon() {
 	w.attach(nil, nil, errMoved)
 	time.AfterFunc(time.Duration(rand.Float64()*float64(againWithin)), func() {
-		select {
-		case <-w.done:
-		default:
-			w.send(&agentpb.Down{Frame: &agentpb.Down_Again{Again: &agentpb.Again{}}})
-		}
+		w.send(&agentpb.Down{Frame: &agentpb.Down_Again{Again: &agentpb.Again{}}})
 	})
-}
-
-func (w *wire) write(ctx context.Context) {
-	stuck := time.AfterFunc(time.Hour, func() {
-		w.cancel(&abuseError{SlowReader, fmt.Sprintf("it reads too slowly: a frame was not taken within %v", sendTimeout)})
-	})
-	stuck.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case d := <-w.out:
-			stuck.Reset(sendTimeout)
-			err := w.stream.Send(d)
-			stuck.Stop()
-			if err != nil {
-				w.cancel(fmt.Errorf("send to agent: %w", err))
-				return
-			}
-		}
-	}
 }
 
 // Run cuts links, silent ones too, that are half-open, within 2 ping intervals and 1 s of
@@ -378,7 +362,7 @@ func (s *Server) sweep(now time.Time) {
 	}
 	for q := range s.silent {
 		if limit := q.limit.Load(); limit > 0 && now.UnixNano()-q.heard.Load() > limit {
-			q.cancel(errHalfOpen)
+			q.out.refuse(mute)
 		}
 	}
 }
