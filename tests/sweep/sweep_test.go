@@ -184,7 +184,7 @@ func TestSweep(t *testing.T) {
 	w = newWorker(t, c, power.Limits{Packet: 400 * time.Millisecond, Answer: 1200 * time.Millisecond})
 	base := intervals(w.keep(t.Context(), time.Second, 3*time.Second))
 	c.set(t, "dead")
-	all := w.keep(t.Context(), time.Second, 3*time.Second)
+	all := w.keep(t.Context(), time.Second, 6*time.Second)
 	dead := map[int]bool{}
 	for _, r := range all {
 		if r.err != nil {
