@@ -12,8 +12,8 @@ import (
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/agent/hypervisor"
+	"github.com/holdfast-ha/holdfast/agent/metric"
 	"github.com/holdfast-ha/holdfast/agent/probe"
-	"github.com/holdfast-ha/holdfast/daemon/metric"
 )
 
 // metricsPrefix begins the names of an agent's metrics.

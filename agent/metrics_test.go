@@ -19,10 +19,10 @@ import (
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/agent/hypervisor"
 	"github.com/holdfast-ha/holdfast/agent/journal"
+	"github.com/holdfast-ha/holdfast/agent/metric/metrictest"
 	"github.com/holdfast-ha/holdfast/agent/probe"
 	"github.com/holdfast-ha/holdfast/agent/trust"
 	"github.com/holdfast-ha/holdfast/coordinator/command"
-	"github.com/holdfast-ha/holdfast/daemon/metric/metrictest"
 	"github.com/holdfast-ha/holdfast/worker/pki/pkitest"
 )
 

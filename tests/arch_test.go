@@ -98,8 +98,8 @@ var rules = []rule{
 	{"production has no pretend parts: sim is imported by cmd/holdfast and tests only", func(p pkg, path string, ours bool) bool {
 		return ours && under(path, "sim") && !under(p.name(), "sim", "cmd/holdfast", "tests")
 	}},
-	{"trust boundary: worker and agent meet in agent/agentpb and agent/trust only", func(p pkg, path string, ours bool) bool {
-		return ours && (under(p.name(), "worker") && under(path, "agent") && path != "agent/agentpb" && path != "agent/trust" || under(p.name(), "agent") && under(path, "worker"))
+	{"trust boundary: worker and agent meet in agent/agentpb and agent/trust, and in how a process shows itself, only", func(p pkg, path string, ours bool) bool {
+		return ours && (under(p.name(), "worker") && under(path, "agent") && !under(path, "agent/agentpb", "agent/trust", "agent/systemd", "agent/metric") || under(p.name(), "agent") && under(path, "worker"))
 	}},
 	{"swap gRPC in one folder: only worker/link and agent use it", func(p pkg, path string, _ bool) bool {
 		return strings.HasPrefix(path, "google.golang.org/grpc") && !under(p.name(), "worker/link", "agent", "leases")
@@ -124,8 +124,8 @@ var rules = []rule{
 		}
 		return false
 	}},
-	{"what worker and agent share knows neither: daemon imports none of our packages but its own", func(p pkg, path string, ours bool) bool {
-		return under(p.name(), "daemon") && ours && !under(path, "daemon")
+	{"how a process shows itself knows neither worker nor agent: agent/systemd and agent/metric import none of our packages but their own", func(p pkg, path string, ours bool) bool {
+		return under(p.name(), "agent/systemd", "agent/metric") && ours && !under(path, "agent/systemd", "agent/metric")
 	}},
 	{"nothing imports mains or tests", func(p pkg, path string, ours bool) bool {
 		return ours && under(path, "cmd", "tests") && !under(p.name(), "cmd", "tests")
@@ -156,7 +156,7 @@ func TestImportRulesCatch(t *testing.T) {
 		{"coordinator/ha", "net"}, {"coordinator/power", ours("coordinator/guard")}, {"worker", "go.etcd.io/etcd/client/v3"},
 		{"leases", ours("coordinator/ring")}, {"agent", ours("leases")}, {"worker", ours("sim/bmc")}, {"worker", ours("agent/probe")},
 		{"worker", "google.golang.org/grpc"}, {"worker/power", "github.com/bougou/go-ipmi/pkg/client"}, {"worker", "github.com/stmcginnis/gofish"}, {"worker", "github.com/spf13/cobra"}, {"agent", "libvirt.org/go/libvirt"},
-		{"daemon/metric", ours("agent/trust")}, {"worker/power/redfish", ours("worker/power/ipmi")}, {"worker", ours("tests/e2e")},
+		{"agent/metric", ours("agent/trust")}, {"worker/power/redfish", ours("worker/power/ipmi")}, {"worker", ours("tests/e2e")},
 	} {
 		short, own := strings.CutPrefix(c[1], module)
 		if !slices.ContainsFunc(rules, func(r rule) bool { return r.bad(pkg{ImportPath: module + c[0]}, short, own) }) {

@@ -11,10 +11,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/holdfast-ha/holdfast/agent"
+	"github.com/holdfast-ha/holdfast/agent/metric"
 	"github.com/holdfast-ha/holdfast/coordinator/command"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/settings"
-	"github.com/holdfast-ha/holdfast/daemon/metric"
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/worker"
 	"github.com/holdfast-ha/holdfast/worker/api"

@@ -9,10 +9,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/holdfast-ha/holdfast/agent/metric"
 	"github.com/holdfast-ha/holdfast/coordinator/command"
 	"github.com/holdfast-ha/holdfast/coordinator/guard"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
-	"github.com/holdfast-ha/holdfast/daemon/metric"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 	wpower "github.com/holdfast-ha/holdfast/worker/power"
 )

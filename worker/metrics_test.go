@@ -9,10 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-ha/holdfast/agent/metric/metrictest"
 	"github.com/holdfast-ha/holdfast/coordinator/budget"
 	"github.com/holdfast-ha/holdfast/coordinator/command"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
-	"github.com/holdfast-ha/holdfast/daemon/metric/metrictest"
 	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )

@@ -19,7 +19,7 @@ import (
 	"syscall"
 
 	"github.com/holdfast-ha/holdfast/agent"
-	"github.com/holdfast-ha/holdfast/daemon/systemd"
+	"github.com/holdfast-ha/holdfast/agent/systemd"
 )
 
 // version is set by the linker.

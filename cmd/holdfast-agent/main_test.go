@@ -19,8 +19,8 @@ import (
 
 	"github.com/holdfast-ha/holdfast/agent/hypervisor"
 	"github.com/holdfast-ha/holdfast/agent/hypervisor/dirs"
-	"github.com/holdfast-ha/holdfast/daemon/systemd"
-	"github.com/holdfast-ha/holdfast/daemon/systemd/systemdtest"
+	"github.com/holdfast-ha/holdfast/agent/systemd"
+	"github.com/holdfast-ha/holdfast/agent/systemd/systemdtest"
 )
 
 // asAgent makes the test binary the agent.

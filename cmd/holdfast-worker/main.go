@@ -20,7 +20,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
-	"github.com/holdfast-ha/holdfast/daemon/systemd"
+	"github.com/holdfast-ha/holdfast/agent/systemd"
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/worker"
 	"github.com/holdfast-ha/holdfast/worker/parent"

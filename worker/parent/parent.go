@@ -21,7 +21,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/holdfast-ha/holdfast/daemon/systemd"
+	"github.com/holdfast-ha/holdfast/agent/systemd"
 	"github.com/holdfast-ha/holdfast/leases"
 )
 

@@ -21,8 +21,8 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/holdfast-ha/holdfast/daemon/systemd"
-	"github.com/holdfast-ha/holdfast/daemon/systemd/systemdtest"
+	"github.com/holdfast-ha/holdfast/agent/systemd"
+	"github.com/holdfast-ha/holdfast/agent/systemd/systemdtest"
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/leases/etcdtest"
 	"github.com/holdfast-ha/holdfast/worker"

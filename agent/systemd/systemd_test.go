@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/holdfast-ha/holdfast/daemon/systemd"
-	"github.com/holdfast-ha/holdfast/daemon/systemd/systemdtest"
+	"github.com/holdfast-ha/holdfast/agent/systemd"
+	"github.com/holdfast-ha/holdfast/agent/systemd/systemdtest"
 )
 
 // A daemon that says it is not alive tells nothing until it is again.

@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
-	"github.com/holdfast-ha/holdfast/daemon/metric"
+	"github.com/holdfast-ha/holdfast/agent/metric"
 )
 
 // Check proves that names and help texts follow Prometheus' conventions (libraries.md §6),
