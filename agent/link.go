@@ -52,18 +52,24 @@ type route struct {
 	last     string // address dialled last
 	owner    string // address that a refusal named, dialled next
 	hops     int    // redirects in a row
+	tried    int    // attempts since the last session
 	failures int    // attempts in a row that got no answer
 	workers  int    // on the list
 	blind    int    // workers in a row that could not tell who owns the host
 }
 
 // next returns the address to dial: the owner when one was named, else the one that
-// follows the last in the list.
-func (r *route) next(list []string) string {
+// follows the last in the list: one that is shunned after a round of the others.
+func (r *route) next(list []string, shunned func(address string) bool) string {
 	r.workers = len(list)
-	if r.owner == "" {
-		r.owner = list[(slices.Index(list, r.last)+1)%len(list)]
+	if at := slices.Index(list, r.last) + 1; r.owner == "" {
+		order := slices.Concat(list[at:], list[:at])
+		r.owner = order[0]
+		if others := slices.DeleteFunc(order, shunned); r.tried < len(others) {
+			r.owner = others[0]
+		}
 	}
+	r.tried++
 	r.last, r.owner = r.owner, ""
 	return r.last
 }

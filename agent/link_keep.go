@@ -20,7 +20,7 @@ const (
 	standbyRetry = 5 * time.Second
 	// leaveWithin is how long a link that was replaced may take with the frame it is sending.
 	leaveWithin = 200 * time.Millisecond
-	// shunFor is how long another worker stands by in the place of one that could not.
+	// shunFor is how long others are preferred to a worker that could not stand by.
 	shunFor = 30 * time.Second
 	// raceAfter failures in a row two workers are tried at once; once, because when all are
 	// busy twice the handshakes would be no help.
@@ -90,7 +90,7 @@ func (l *links) up(ctx context.Context) bool {
 			end, ok = s.hello(ctx, agentpb.Hello_ACTIVE, within)
 		}
 	} else {
-		s, end = a.dial(ctx, l.route.next(list), agentpb.Hello_ACTIVE, within)
+		s, end = a.dial(ctx, l.route.next(list, l.shuns), agentpb.Hello_ACTIVE, within)
 		ok = end.welcomed
 	}
 	for again := 0; !ok && s != nil && s.waits(end) && end.refusal.GetReason() == agentpb.Refusal_NO_OWNER && again < helloAgain && ctx.Err() == nil; again++ {
@@ -118,7 +118,7 @@ func (l *links) race(ctx context.Context, list []string, within time.Duration) (
 	a := l.agent
 	results := make(chan opening, 2)
 	for i := range 2 {
-		address := l.route.next(list)
+		address := l.route.next(list, l.shuns)
 		a.working.Go(func() {
 			if i > 0 {
 				sleep(ctx, time.Duration(rand.Float64()*float64(raceWithin)))
@@ -172,7 +172,7 @@ func (l *links) use(ctx context.Context, s *session) {
 	}
 	l.ever = true
 	l.active, l.beating = s, make(chan struct{})
-	l.route.last = s.address
+	l.route.last, l.route.tried = s.address, 0
 	clear(l.said)
 	a.opts.Logger.Info("linked", "worker", s.worker, "address", s.address, "epoch", a.epochs.highest().GetRevision())
 	s.activate()
@@ -307,6 +307,9 @@ func (l *links) quietly() time.Duration { return l.agent.settings.get().ping * 3
 // shun lets another worker stand by for a while.
 func (l *links) shun(address string) { l.shunned[address] = time.Now().Add(shunFor) }
 
+// shuns: it could not stand by a moment ago, so it is no worker to lose time with.
+func (l *links) shuns(address string) bool { return time.Now().Before(l.shunned[address]) }
+
 // untilCheck is the time until it is looked whether another worker is preferred; jittered,
 // and never longer than the interval: after two of them every link is where it should be.
 func (l *links) untilCheck(list workerSet) time.Duration {
@@ -335,7 +338,7 @@ func (l *links) standBy(ctx context.Context, list workerSet) {
 	others := slices.DeleteFunc(slices.Clone(list.addresses), func(address string) bool { return address == l.active.address })
 	want := ""
 	if len(others) > 0 {
-		i := slices.IndexFunc(others, func(address string) bool { return time.Now().After(l.shunned[address]) })
+		i := slices.IndexFunc(others, func(address string) bool { return !l.shuns(address) })
 		want = others[max(i, 0)]
 	}
 	if l.standby != nil && l.standby.address != want {

@@ -13,6 +13,28 @@ import (
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
 )
 
+// none is shunned.
+func none(string) bool { return false }
+
+// A worker that could not stand by is asked after the others, and not later.
+func TestShunnedIsAskedLast(t *testing.T) {
+	list, shunned := []string{"a:1", "b:1", "c:1"}, func(address string) bool { return address == "b:1" }
+	r := route{last: "a:1"}
+	var went []string
+	for range 4 {
+		went = append(went, r.next(list, shunned))
+		r.after(ending{err: io.EOF}, time.Second, 0)
+	}
+	r.tried = 0 // linked again
+	went = append(went, r.next(list, shunned))
+	if got, want := fmt.Sprint(went), "[c:1 a:1 b:1 c:1 a:1]"; got != want {
+		t.Errorf("went to %s, want %s", got, want)
+	}
+	if got := r.next(list, func(string) bool { return true }); got != "b:1" {
+		t.Errorf("all are shunned: went to %s, want b:1", got)
+	}
+}
+
 // How an attempt ends decides where the next goes, and when.
 func TestRoute(t *testing.T) {
 	list := []string{"a:1", "b:1", "c:1"}
@@ -49,10 +71,10 @@ func TestRoute(t *testing.T) {
 		var went []string
 		var wait time.Duration
 		for _, e := range c.ends {
-			went = append(went, r.next(list))
+			went = append(went, r.next(list, none))
 			wait = r.after(e, retry, 1)
 		}
-		went = append(went, r.next(list))
+		went = append(went, r.next(list, none))
 		if c.next != nil && fmt.Sprint(went) != fmt.Sprint(c.next) {
 			t.Errorf("%s: went to %v, want %v", c.name, went, c.next)
 		}
@@ -85,7 +107,7 @@ func TestRouteNeverStopsAndNeverHammers(t *testing.T) {
 		var r route
 		now := 0 // attempts in a row without a wait
 		for range 50 {
-			if r.next([]string{"a:1", "b:1"}) == "" {
+			if r.next([]string{"a:1", "b:1"}, none) == "" {
 				t.Fatal("no address")
 			}
 			e := ending{welcomed: rapid.Bool().Draw(t, "welcomed"), err: io.EOF}

@@ -108,7 +108,8 @@ func (x *Executor) whichDisk(ctx context.Context, w *work, why string) result {
 	item := w.spec.Items[0]
 	end := time.Now().Add(turnLimit)
 	for wait := pollFirst; ; wait = min(2*wait, pollMost) {
-		s, job := x.lookInstance(ctx, w.spec.Instance), x.lookJob(ctx, w.spec)
+		job := x.lookJob(ctx, w.spec) // first: a job that has ended changes nothing any more
+		s := x.lookInstance(ctx, w.spec.Instance)
 		switch uses := uses(s, item.From); {
 		case ctx.Err() != nil:
 			return result{}

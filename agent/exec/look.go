@@ -30,13 +30,13 @@ func (x *Executor) Look(ctx context.Context, id string, q command.Question) comm
 	out := command.HostEvidence{
 		Host: x.o.Host, Answered: true, Boot: x.o.Boot, Process: x.o.Process, Working: x.Working(id), Files: map[string]command.FileSight{},
 	}
+	if q.Job { // before all else: what a job did that has ended stays so, what one still does does not
+		out.Job = x.lookJob(ctx, q.Spec)
+	}
 	var all sync.WaitGroup
 	var mu sync.Mutex
 	if q.Instance {
 		all.Go(func() { out.Instance = x.lookInstance(ctx, q.Spec.Instance) })
-	}
-	if q.Job {
-		all.Go(func() { out.Job = x.lookJob(ctx, q.Spec) })
 	}
 	for _, f := range q.Files {
 		all.Go(func() {

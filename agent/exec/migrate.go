@@ -113,7 +113,8 @@ func (x *Executor) awaitMigration(ctx context.Context, w *work, migrator hypervi
 // stays: it failed only if the instance is seen running here and nothing moves it. What is
 // at the target this host does not know.
 func (x *Executor) stays(ctx context.Context, w *work, why string) result {
-	s, job := x.lookInstance(ctx, w.spec.Instance), x.lookJob(ctx, w.spec)
+	job := x.lookJob(ctx, w.spec) // first: a job that has ended changes nothing any more
+	s := x.lookInstance(ctx, w.spec.Instance)
 	if s.Answer == command.Present && s.State == command.Running && job.Answer == command.Absent {
 		return failed(s.State, "%s; it runs here", why)
 	}

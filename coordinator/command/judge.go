@@ -23,7 +23,7 @@ type Judgement struct {
 	Verdict  Verdict
 	Why      string
 	Reattach bool   // in progress, and no agent waits for the end
-	Split    bool   // the instance runs twice: nobody may wait for a later look
+	Split    bool   // the instance runs twice: seen in two looks in a row, no later one is waited for
 	Ran      string // what the instance was seen to do where it is
 	Left     []Action
 }

@@ -285,3 +285,27 @@ func TestAFailedMigrationLeavesNothing(t *testing.T) {
 		t.Errorf("%s, released %v, outcome %+v", r.State, r.Released, r.Outcome)
 	}
 }
+
+// The hosts of one look are not asked in the same moment: that an instance runs on both counts
+// when two looks in a row saw it.
+func TestRunningTwiceIsSeenTwice(t *testing.T) {
+	r := New("id", "h1", "op", "", specs["migrate"], nil, at(0), time.Time{})
+	r, _ = Step(r, Event{Kind: EvStep, At: at(1), Step: &JournalStep{Seq: 1, State: Dangling}}, policy)
+	r, _ = Step(r, Event{Kind: EvTick, At: at(1)}, policy)
+	look := func(second int, text string, want State) {
+		t.Helper()
+		e := parseEvidence(t, text)
+		r, _ = Step(r, Event{Kind: EvEvidence, At: at(second), Evidence: &e}, policy)
+		if r.State != want {
+			t.Fatalf("after %q: %s, want %s", text, r.State, want)
+		}
+	}
+	both, moved := "h1: i3=running/a:old job=absent\nh2: i3=running/a:old", "h1: i3=paused/a:old job=absent\nh2: i3=running/a:old"
+	look(2, both, Reconciling)
+	if r.Next.After(at(4)) {
+		t.Errorf("looked at again at %v", r.Next)
+	}
+	look(3, moved, Reconciling)
+	look(4, both, Reconciling)
+	look(5, both, NeedsOperator)
+}

@@ -82,8 +82,13 @@ func unreleased(s *step) bool    { return !s.r.Released }
 func dueUnreleased(s *step) bool { return due(s) && unreleased(s) }
 func unacked(s *step) bool       { return s.r.Released && !s.r.Acked }
 func unwanted(s *step) bool      { return s.r.Cancel != nil || late(s) }
-func split(s *step) bool         { return s.judgement.Split }
 func runsAlone(s *step) bool     { return s.judgement.Verdict == InProgress && s.judgement.Reattach }
+
+// split: two looks in a row saw the instance run on both hosts. The hosts of one look are not
+// asked in the same moment, and a migration may end in between.
+func split(s *step) bool {
+	return s.judgement.Split && s.r.Evidence != nil && Judge(s.r, *s.r.Evidence).Split
+}
 
 func cancelled(s *step) bool { return s.r.Cancel != nil }
 

@@ -79,7 +79,7 @@ var lookRows = []Row{
 	{From: in(Reconciling), On: EvEvidence, When: "failed", cond: verdict(IsFailed), To: Reconciled, Event: "command.reconciled", Do: foundNotDone},
 	{From: in(Reconciling), On: EvEvidence, When: "in progress, nobody waits for the end", cond: runsAlone, To: Backend, Do: reattach},
 	{From: in(Reconciling), On: EvEvidence, When: "in progress: its journal will tell, looked at again all the same", cond: verdict(InProgress), Do: goesOn},
-	{From: in(Reconciling), On: EvEvidence, When: "the instance runs twice", cond: split, To: NeedsOperator, Event: "command.needs-operator", Do: handOver},
+	{From: in(Reconciling), On: EvEvidence, When: "the instance runs twice, in two looks in a row", cond: split, To: NeedsOperator, Event: "command.needs-operator", Do: handOver},
 	{From: in(Reconciling), On: EvEvidence, When: "undetermined, attempts used up", cond: usedUp, To: NeedsOperator, Event: "command.needs-operator", Do: handOver},
 	{From: in(Reconciling), On: EvEvidence, When: "undetermined", Do: lookAgain},
 }
