@@ -289,7 +289,7 @@ func (b *bench) atOnce() {
 	}
 	b.report.add(row{
 		What: fmt.Sprintf("%d commands at once over %d hosts, those of one host stuck: lost or failed", len(ids)+len(stuck), len(all)), Target: "0",
-		Value: float64(lost), Measured: fmt.Sprintf("%d; the others were over after %v", lost, took.Round(10*time.Millisecond)),
+		Value: float64(lost), Measured: fmt.Sprintf("%d; the others were over after %v", lost, took.Round(10*time.Millisecond)), Why: whyOnce,
 	})
 	b.report.add(row{
 		What: "Writes of etcd per command, of those", Target: fmt.Sprintf("≤ %d", writesLimit), Value: writes, Limit: writesLimit, Measured: fmt.Sprintf("%.1f revisions", writes),
