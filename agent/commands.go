@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/agent/agentpb/frame"
 	"github.com/holdfast-ha/holdfast/agent/exec"
 	"github.com/holdfast-ha/holdfast/agent/journal"
 	"github.com/holdfast-ha/holdfast/coordinator/command"
@@ -23,7 +24,7 @@ const (
 	progressEvery = time.Second
 	// maxSteps and maxStepBytes bound one frame of steps.
 	maxSteps     = 256
-	maxStepBytes = maxFrame / 2
+	maxStepBytes = frame.Max / 2
 )
 
 // commands is the agent's part in commands (commands.md). Until it is opened, and where
@@ -252,7 +253,7 @@ func (s *session) sendSteps() error {
 		if len(out.Steps) == 0 {
 			return nil
 		}
-		err := s.stream.Send(&agentpb.Up{Frame: &agentpb.Up_Steps{Steps: out}})
+		err := s.send(&agentpb.Up{Frame: &agentpb.Up_Steps{Steps: out}})
 		out, size = &agentpb.Steps{}, 0
 		return err
 	}
@@ -287,5 +288,5 @@ func (s *session) sendProgress() error {
 	if len(out.Progress) == 0 {
 		return nil
 	}
-	return s.stream.Send(&agentpb.Up{Frame: &agentpb.Up_Progress{Progress: out}})
+	return s.send(&agentpb.Up{Frame: &agentpb.Up_Progress{Progress: out}})
 }

@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/agent/agentpb/frame"
 	"github.com/holdfast-ha/holdfast/agent/trust"
 )
 
@@ -267,7 +268,7 @@ func (a *Agent) askWorker(ctx context.Context, address string, secure func(strin
 	}
 	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(creds), grpc.WithNoProxy(), grpc.WithDisableServiceConfig(),
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return a.opts.Dial(ctx, address) }),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxFrame)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(frame.Max)))
 	if err != nil {
 		return nil, err
 	}

@@ -113,7 +113,7 @@ func (r *route) after(e ending, retry time.Duration, jitter float64) time.Durati
 		if e.refusal.GetRetryAfterMs() == 0 { // else it was this process itself, over another stream
 			retry = replacedBackoff
 		}
-	case agentpb.Refusal_BAD_HELLO, agentpb.Refusal_UNSPECIFIED:
+	case agentpb.Refusal_BAD_HELLO, agentpb.Refusal_DENIED, agentpb.Refusal_UNSPECIFIED:
 		retry = maxBackoff
 	}
 	return time.Duration(float64(retry) * (0.8 + 0.4*jitter))

@@ -4,29 +4,21 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
+	"io"
+	"os"
 	"sync"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/peer"
-
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/agent/agentpb/frame"
 )
 
-const (
-	// goodbyeLimit is how long a goodbye may take to be heard.
-	goodbyeLimit = time.Second
-	// maxFrame bounds what is taken from a worker and sent to it, in bytes.
-	maxFrame = 1 << 20
-	// bufferSize keeps an idle link small (leases.md §7).
-	bufferSize = 4 << 10
-)
+// goodbyeLimit is how long a goodbye may take to be heard.
+const goodbyeLimit = time.Second
 
 // session is one stream to one worker: a silent one that stands by, or the active one.
 // receive receives from the beginning to the end; run pings and sends answers while the
@@ -36,9 +28,8 @@ type session struct {
 	agent   *Agent
 	address string
 	worker  string // its id, from its Welcome
-	conn    *grpc.ClientConn
-	stream  agentpb.Link_ConnectClient
-	cancel  context.CancelCauseFunc // of the stream
+	conn    *frame.Conn
+	cancel  context.CancelCauseFunc // of the stream: its connection is closed
 	cause   func() error            // why it was cancelled, nil while it was not
 	greeted chan *agentpb.Down      // answers to a Hello that is waited for
 	again   chan struct{}           // a token: the worker asks for another Hello
@@ -64,12 +55,8 @@ func (a *Agent) dial(ctx context.Context, address string, role agentpb.Hello_Rol
 	if err := a.opts.checkAddress(address); err != nil {
 		return nil, ending{err: err}
 	}
-	conn, err := a.connect(address)
-	if err != nil {
-		return nil, ending{err: fmt.Errorf("dial worker %s: %w", address, err)}
-	}
 	s := &session{
-		agent: a, address: address, conn: conn, greeted: make(chan *agentpb.Down, 1), again: make(chan struct{}, 1),
+		agent: a, address: address, greeted: make(chan *agentpb.Down, 1), again: make(chan struct{}, 1),
 		leave: make(chan struct{}), left: make(chan struct{}), ended: make(chan struct{}),
 	}
 	// The stream outlives ctx by the time of a goodbye.
@@ -79,15 +66,16 @@ func (a *Agent) dial(ctx context.Context, address string, role agentpb.Hello_Rol
 	defer opening.Stop()
 	stopping := context.AfterFunc(ctx, func() { s.cancel(context.Cause(ctx)) })
 	defer stopping()
-	if s.stream, err = agentpb.NewLinkClient(conn).Connect(live); err != nil {
-		end := a.explain(ending{err: err})
+	var err error
+	if s.conn, err = a.connect(live, address); err != nil {
+		end := a.explain(ending{err: fmt.Errorf("dial worker %s: %w", address, err)})
 		if cause := s.cause(); cause != nil {
 			end.err = cause
 		}
 		s.cancel(nil)
-		_ = conn.Close() // nothing is under way on it
 		return nil, end
 	}
+	context.AfterFunc(live, s.conn.Cut)
 	go s.receive(ctx)
 	end, ok := s.hello(ctx, role, limit)
 	if !ok && (role == agentpb.Hello_STANDBY || !s.waits(end)) {
@@ -153,11 +141,21 @@ func (s *session) hello(ctx context.Context, role agentpb.Hello_Role, within tim
 // greet sends a Hello; a failed send is explained by what comes back.
 func (s *session) greet(role agentpb.Hello_Role) {
 	a := s.agent
-	_ = s.stream.Send(&agentpb.Up{Frame: &agentpb.Up_Hello{Hello: &agentpb.Hello{
+	_ = s.send(&agentpb.Up{Frame: &agentpb.Up_Hello{Hello: &agentpb.Hello{
 		Host: a.opts.Host, BootId: a.boot, ProcessId: a.process, Session: a.sessions.Add(1), Version: a.opts.Version,
 		HighestEpoch: a.epochs.highest(), Hypervisors: []string{a.opts.Hypervisor.Name()}, Report: a.report(),
 		Journal: a.commands.entries(), JournalProblems: a.commands.problems(), Role: role, List: a.workers.wire(),
 	}}})
+}
+
+// send sends a frame. Where the worker may have said why it fails, or has hung up, whoever receives
+// knows; of any other failure nobody else would.
+func (s *session) send(up *agentpb.Up) error {
+	err := s.conn.Write(up)
+	if errors.Is(err, frame.ErrTooLarge) || errors.Is(err, os.ErrDeadlineExceeded) {
+		s.cancel(fmt.Errorf("send to worker %s: %w", s.address, err))
+	}
+	return err
 }
 
 // close ends the stream, if it has not ended, and waits until nothing of it is left.
@@ -169,24 +167,34 @@ func (s *session) close(cause error) {
 		s.silent.Stop()
 	}
 	s.mu.Unlock()
-	_ = s.conn.Close() // the stream on it has ended
 }
 
-// connect prepares a connection; the first stream dials it.
-func (a *Agent) connect(address string) (*grpc.ClientConn, error) {
-	secure, err := a.credentials(address)
+// connect dials a worker and chooses frames with it, until ctx ends.
+func (a *Agent) connect(ctx context.Context, address string) (*frame.Conn, error) {
+	conf, err := a.secure(address)
 	if err != nil {
 		return nil, err
 	}
-	return grpc.NewClient("passthrough:///"+address,
-		grpc.WithTransportCredentials(secure),
-		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return a.opts.Dial(ctx, address) }),
-		grpc.WithNoProxy(),
-		grpc.WithDisableServiceConfig(),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxFrame), grpc.MaxCallSendMsgSize(maxFrame)),
-		grpc.WithReadBufferSize(bufferSize), grpc.WithWriteBufferSize(bufferSize), grpc.WithSharedWriteBuffer(true),
-	)
+	raw, err := a.opts.Dial(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	if conf == nil {
+		if _, err := io.WriteString(raw, frame.Preface); err != nil { // few: they find room
+			_ = raw.Close()
+			return nil, err
+		}
+		return frame.New(raw), nil
+	}
+	conn := tls.Client(raw, conf)
+	if err = conn.HandshakeContext(ctx); err == nil && conn.ConnectionState().NegotiatedProtocol != frame.Protocol {
+		err = errOtherProtocol
+	}
+	if err != nil {
+		_ = raw.Close() // nothing was sent
+		return nil, otherProtocol(err)
+	}
+	return frame.New(conn), nil
 }
 
 // take acts on a welcome, unless it comes from an owner that was replaced.
@@ -234,7 +242,7 @@ func (s *session) standsBy() {
 // explained by what comes back.
 func (s *session) quietPing() {
 	s.seq++
-	_ = s.stream.Send(&agentpb.Up{Frame: &agentpb.Up_Ping{Ping: &agentpb.Ping{Seq: s.seq}}})
+	_ = s.send(&agentpb.Up{Frame: &agentpb.Up_Ping{Ping: &agentpb.Ping{Seq: s.seq}}})
 }
 
 // run pings and sends answers until the stream ends, ctx does, or another session has
@@ -273,7 +281,7 @@ func (s *session) beat(ctx context.Context) bool {
 			case <-s.agent.gate.news:
 				err = s.ping()
 			case answer := <-s.agent.outbox:
-				err = s.stream.Send(&agentpb.Up{Frame: &agentpb.Up_Answer{Answer: answer}})
+				err = s.send(&agentpb.Up{Frame: &agentpb.Up_Answer{Answer: answer}})
 			case <-s.again:
 				select {
 				case <-s.leave: // its Hello would be newer than that of the session in its place
@@ -288,7 +296,7 @@ func (s *session) beat(ctx context.Context) bool {
 				return false
 			case <-s.leave:
 				next.Stop()
-				_ = s.stream.CloseSend() // what was asked on it is still taken until the worker hangs up
+				_ = s.conn.CloseWrite() // what was asked on it is still taken until the worker hangs up
 				return true
 			case <-ctx.Done():
 				next.Stop()
@@ -307,7 +315,7 @@ func (s *session) beat(ctx context.Context) bool {
 func (s *session) ping() error {
 	s.seq++
 	s.pinged.sent(s.seq, time.Now())
-	return s.stream.Send(&agentpb.Up{Frame: &agentpb.Up_Ping{Ping: &agentpb.Ping{
+	return s.send(&agentpb.Up{Frame: &agentpb.Up_Ping{Ping: &agentpb.Ping{
 		Seq: s.seq, Report: s.agent.report(), GateConfirmed: s.agent.gate.confirmedGeneration(), Journal: s.agent.commands.entries(),
 	}}})
 }
@@ -344,8 +352,8 @@ func (p *pings) answered(seq uint64, at time.Time) (time.Duration, bool) {
 // goodbye tells the worker that the silence to come is an orderly stop. The stream ends
 // when the worker has heard it, or after goodbyeLimit.
 func (s *session) goodbye() {
-	_ = s.stream.Send(&agentpb.Up{Frame: &agentpb.Up_Goodbye{Goodbye: &agentpb.Goodbye{Kind: agentpb.Goodbye_AGENT_STOP}}})
-	_ = s.stream.CloseSend()
+	_ = s.send(&agentpb.Up{Frame: &agentpb.Up_Goodbye{Goodbye: &agentpb.Goodbye{Kind: agentpb.Goodbye_AGENT_STOP}}})
+	_ = s.conn.CloseWrite()
 }
 
 // receive acts on the worker's frames until the stream ends. ctx is the life of what is
@@ -353,18 +361,14 @@ func (s *session) goodbye() {
 func (s *session) receive(ctx context.Context) {
 	defer close(s.ended)
 	defer s.hides()
-	for first, over := true, false; !over; first = false {
-		down, err := s.stream.Recv()
-		if err != nil {
-			s.end = ending{err: err}
+	if t, ok := s.conn.Conn.(*tls.Conn); ok {
+		s.shows(t.ConnectionState().PeerCertificates)
+	}
+	for over := false; !over; {
+		down := new(agentpb.Down)
+		if _, err := s.conn.Read(down); err != nil {
+			s.end = ending{err: hungUp(err)}
 			break
-		}
-		if first {
-			if p, ok := peer.FromContext(s.stream.Context()); ok {
-				if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
-					s.shows(info.State.PeerCertificates)
-				}
-			}
 		}
 		s.end, over = s.got(ctx, down)
 	}
@@ -372,6 +376,14 @@ func (s *session) receive(ctx context.Context) {
 		s.end.err = cause
 	}
 	s.cancel(nil)
+}
+
+// hungUp says in words how a connection has ended.
+func hungUp(err error) error {
+	if errors.Is(err, io.EOF) {
+		return errors.New("the worker has hung up")
+	}
+	return err
 }
 
 // got acts on one frame; over ends the stream, and says how.

@@ -16,9 +16,8 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
-
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/agent/agentpb/frame"
 	"github.com/holdfast-ha/holdfast/agent/hypervisor"
 	"github.com/holdfast-ha/holdfast/agent/probe"
 )
@@ -26,7 +25,6 @@ import (
 // fakeWorker is a worker's door: it says what hello says, answers pings, and hands all
 // frames to the test.
 type fakeWorker struct {
-	agentpb.UnimplementedLinkServer
 	address string
 	hello   func(*agentpb.Hello) *agentpb.Down
 	pong    func(*agentpb.Ping) *agentpb.Pong // nil: an ordinary one
@@ -41,16 +39,57 @@ func startWorker(t *testing.T, hello func(*agentpb.Hello) *agentpb.Down) *fakeWo
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &fakeWorker{address: listener.Addr().String(), hello: hello, up: make(chan *agentpb.Up, 1000), down: make(chan *agentpb.Down)}
-	server := grpc.NewServer()
-	agentpb.RegisterLinkServer(server, w)
-	var served sync.WaitGroup
-	served.Go(func() { _ = server.Serve(listener) })
-	t.Cleanup(func() { server.Stop(); served.Wait() })
+	w := newFakeWorker(listener.Addr().String(), hello)
+	w.serve(t, listener, func(raw net.Conn) (net.Conn, error) {
+		preface := make([]byte, len(frame.Preface))
+		_, err := io.ReadFull(raw, preface)
+		if err == nil && string(preface) != frame.Preface {
+			_, _ = io.WriteString(raw, "no TLS is spoken here")
+			err = errors.New("no frames")
+		}
+		return raw, err
+	})
 	return w
 }
 
-func (w *fakeWorker) Connect(stream agentpb.Link_ConnectServer) error {
+func newFakeWorker(address string, hello func(*agentpb.Hello) *agentpb.Down) *fakeWorker {
+	return &fakeWorker{address: address, hello: hello, up: make(chan *agentpb.Up, 1000), down: make(chan *agentpb.Down)}
+}
+
+// serve lets agents in, as whom ready shakes hands, until the test ends.
+func (w *fakeWorker) serve(t *testing.T, listener net.Listener, ready func(net.Conn) (net.Conn, error)) {
+	var served sync.WaitGroup
+	var mu sync.Mutex
+	open := map[net.Conn]bool{}
+	served.Go(func() {
+		for {
+			raw, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			open[raw] = true
+			mu.Unlock()
+			served.Go(func() {
+				defer raw.Close()
+				if conn, err := ready(raw); err == nil {
+					w.converse(frame.New(conn))
+				}
+			})
+		}
+	})
+	t.Cleanup(func() {
+		listener.Close()
+		mu.Lock()
+		for raw := range open {
+			raw.Close()
+		}
+		mu.Unlock()
+		served.Wait()
+	})
+}
+
+func (w *fakeWorker) converse(conn *frame.Conn) {
 	w.streams.Add(1)
 	replies := make(chan *agentpb.Down, 100)
 	ended := make(chan struct{})
@@ -60,8 +99,8 @@ func (w *fakeWorker) Connect(stream agentpb.Link_ConnectServer) error {
 		defer close(ended)
 		var epoch *agentpb.Epoch
 		for {
-			up, err := stream.Recv()
-			if err != nil {
+			up := new(agentpb.Up)
+			if _, err := conn.Read(up); err != nil {
 				return
 			}
 			w.note(up)
@@ -97,13 +136,15 @@ func (w *fakeWorker) Connect(stream agentpb.Link_ConnectServer) error {
 			silent, down = nil, w.down
 			continue
 		case <-ended:
-			return nil
+			return
 		}
-		if err := stream.Send(next); err != nil {
-			return err
+		if conn.Write(next) != nil {
+			return
 		}
 		if r := next.GetRefusal(); r != nil && !stays(r) {
-			return nil
+			_ = conn.CloseWrite()
+			<-ended
+			return
 		}
 	}
 }

@@ -4,13 +4,13 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
-
+	"github.com/holdfast-ha/holdfast/agent/agentpb/frame"
 	"github.com/holdfast-ha/holdfast/agent/trust"
 )
 
@@ -26,21 +26,33 @@ func openTrust(o Options) (*trust.Source, error) {
 	})
 }
 
-// credentials secure a link to the worker at this address, which must show a worker's
-// certificate for it.
-func (a *Agent) credentials(address string) (credentials.TransportCredentials, error) {
+// secure is how a link to the worker at this address is secured, which must show a worker's
+// certificate for it; nil: by being on this machine.
+func (a *Agent) secure(address string) (*tls.Config, error) {
 	certs := a.trust.Load()
 	if certs == nil {
 		if !a.opts.InsecureLoopback {
 			return nil, errors.New("this host has no certificate yet")
 		}
-		return insecure.NewCredentials(), nil
+		return nil, nil
 	}
 	host, err := splitAddress(address)
 	if err != nil {
 		return nil, err
 	}
-	return credentials.NewTLS(certs.Dialer(trust.Peer{Role: trust.Worker, Name: host})), nil
+	conf := certs.Dialer(trust.Peer{Role: trust.Worker, Name: host})
+	conf.ServerName, conf.NextProtos = host, []string{frame.Protocol}
+	return conf, nil
+}
+
+var errOtherProtocol = fmt.Errorf("the other side does not speak %s: it is no worker, or one of another version", frame.Protocol)
+
+// otherProtocol finds a peer's word, as crypto/tls has it, that it does not speak ours.
+func otherProtocol(err error) error {
+	if strings.Contains(err.Error(), "remote error: "+tls.AlertError(120).Error()) {
+		return errOtherProtocol
+	}
+	return err
 }
 
 // explain puts into words that the worker has refused our certificate.

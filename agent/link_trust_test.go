@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"log/slog"
@@ -13,47 +14,54 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/agent/agentpb/frame"
 	"github.com/holdfast-ha/holdfast/agent/trust"
 	"github.com/holdfast-ha/holdfast/worker/link"
 	"github.com/holdfast-ha/holdfast/worker/pki"
 	"github.com/holdfast-ha/holdfast/worker/pki/pkitest"
 )
 
-// heard is what a worker's own handshakes ended with.
-type heard struct {
-	credentials.TransportCredentials
-	failed chan error
-}
-
-func (h heard) Clone() credentials.TransportCredentials { return h }
-
-func (h heard) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	c, info, err := h.TransportCredentials.ServerHandshake(raw)
-	if err != nil {
-		h.failed <- err
-	}
-	return c, info, err
-}
-
-// securedWorker is a fake worker behind a certificate of its own.
+// securedWorker is a fake worker behind a certificate of its own; it tells what its handshakes
+// failed with.
 func securedWorker(t *testing.T, files trust.Files) (*fakeWorker, chan error) {
+	t.Helper()
+	return spokenAt(t, files, frame.Protocol)
+}
+
+// spokenAt is one that speaks other protocols.
+func spokenAt(t *testing.T, files trust.Files, protocols ...string) (*fakeWorker, chan error) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &fakeWorker{address: listener.Addr().String(), hello: welcome(nil), up: make(chan *agentpb.Up, 1000), down: make(chan *agentpb.Down)}
-	creds := heard{credentials.NewTLS(pkitest.Open(t, files).Door("h2")), make(chan error, 100)}
-	server := grpc.NewServer(grpc.Creds(creds))
-	agentpb.RegisterLinkServer(server, w)
-	var served sync.WaitGroup
-	served.Go(func() { _ = server.Serve(listener) })
-	t.Cleanup(func() { server.Stop(); served.Wait() })
-	return w, creds.failed
+	w, failed := newFakeWorker(listener.Addr().String(), welcome(nil)), make(chan error, 100)
+	door := pkitest.Open(t, files).Door(protocols...)
+	w.serve(t, listener, func(raw net.Conn) (net.Conn, error) {
+		conn := tls.Server(raw, door)
+		err := conn.Handshake()
+		if err != nil {
+			failed <- err
+		}
+		return conn, err
+	})
+	return w, failed
+}
+
+// A peer that does not choose frames is no worker of ours, and is said to be none.
+func TestOtherProtocolIsNamed(t *testing.T) {
+	lab := pkitest.New(t)
+	host := lab.Issue(t, trust.Host, "h1")
+	for _, protocols := range [][]string{nil, {"h2"}} {
+		w, _ := spokenAt(t, lab.Issue(t, trust.Worker, "w1"), protocols...)
+		a := newAgent(t, func(o *Options) {
+			o.Workers, o.InsecureLoopback, o.TLS = []string{w.address}, false, host
+		})
+		if end := attempt(t, a, w.address); end.err == nil || !strings.Contains(end.cause(), "does not speak "+frame.Protocol) {
+			t.Errorf("of one that speaks %v the agent says %q", protocols, end.cause())
+		}
+	}
 }
 
 // An agent links to workers only, by their certificates; both sides say why not.
@@ -127,7 +135,7 @@ func realDoor(t *testing.T, files trust.Files) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := link.NewGRPC(link.New("w1", nil, slog.New(slog.DiscardHandler)), pkitest.Open(t, files))
+	server := link.NewDoor(link.New("w1", nil, slog.New(slog.DiscardHandler)), pkitest.Open(t, files))
 	var served sync.WaitGroup
 	served.Go(func() { _ = server.Serve(listener) })
 	t.Cleanup(func() { server.Stop(); served.Wait() })

@@ -202,7 +202,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.door.OnAbuse(w.agentCut)
 	w.door.Answer((*peerDoor)(w))
 
-	grpcS := link.NewGRPC(w.door, w.wire.own)
+	port := link.NewDoor(w.door, w.wire.own)
 	httpS := &http.Server{
 		Handler:           api.NewHandler((*backend)(w), api.HandlerOptions{Metrics: w.metrics.Handler(), Logger: w.log, Version: w.o.Version, Trust: w.wire.own, Forward: w.forward(), Keeper: (*backend)(w), Repeats: (*backend)(w), Hooks: (*backend)(w), Support: (*backend)(w), Rate: w.apiRate}),
 		ReadHeaderTimeout: 10 * time.Second,
@@ -231,7 +231,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		if !w.turn(ctx) {
 			return nil
 		}
-		if err := grpcS.Serve(agentsL); err != nil && ctx.Err() == nil {
+		if err := port.Serve(agentsL); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("serve agents: %w", err)
 		}
 		return nil
@@ -248,7 +248,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	g.Go(func() error {
 		<-ctx.Done()
 		w.door.Close()
-		grpcS.Stop()
+		port.Stop()
 		return httpS.Close()
 	})
 	g.Go(func() error { return w.member(ctx) })

@@ -132,6 +132,8 @@ const (
 	Refusal_BAD_HELLO     Refusal_Reason = 5
 	Refusal_SHUTTING_DOWN Refusal_Reason = 6
 	Refusal_BLIND         Refusal_Reason = 7 // this worker has no fresh word from etcd and cannot tell who owns the host: ask another; the stream stays
+	Refusal_DENIED        Refusal_Reason = 8 // the certificate that was shown may not say what was said
+	Refusal_CUT           Refusal_Reason = 9 // for what the agent sent, or has sent a moment ago: retry after retry_after_ms
 )
 
 // Enum value maps for Refusal_Reason.
@@ -145,6 +147,8 @@ var (
 		5: "BAD_HELLO",
 		6: "SHUTTING_DOWN",
 		7: "BLIND",
+		8: "DENIED",
+		9: "CUT",
 	}
 	Refusal_Reason_value = map[string]int32{
 		"UNSPECIFIED":   0,
@@ -155,6 +159,8 @@ var (
 		"BAD_HELLO":     5,
 		"SHUTTING_DOWN": 6,
 		"BLIND":         7,
+		"DENIED":        8,
+		"CUT":           9,
 	}
 )
 
@@ -3012,12 +3018,12 @@ const file_agent_agentpb_agent_proto_rawDesc = "" +
 	"\bSettings\x12(\n" +
 	"\x10ping_interval_ms\x18\x01 \x01(\x03R\x0epingIntervalMs\x12*\n" +
 	"\x11stamp_interval_ms\x18\x02 \x01(\x03R\x0fstampIntervalMs\x12$\n" +
-	"\x0ehello_retry_ms\x18\x03 \x01(\x03R\fhelloRetryMs\"\xb9\x02\n" +
+	"\x0ehello_retry_ms\x18\x03 \x01(\x03R\fhelloRetryMs\"\xce\x02\n" +
 	"\aRefusal\x129\n" +
 	"\x06reason\x18\x01 \x01(\x0e2!.holdfast.agent.v1.Refusal.ReasonR\x06reason\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12/\n" +
 	"\x05owner\x18\x03 \x01(\v2\x19.holdfast.agent.v1.WorkerR\x05owner\x12$\n" +
-	"\x0eretry_after_ms\x18\x04 \x01(\x03R\fretryAfterMs\"\x83\x01\n" +
+	"\x0eretry_after_ms\x18\x04 \x01(\x03R\fretryAfterMs\"\x98\x01\n" +
 	"\x06Reason\x12\x0f\n" +
 	"\vUNSPECIFIED\x10\x00\x12\r\n" +
 	"\tNOT_OWNER\x10\x01\x12\f\n" +
@@ -3026,7 +3032,10 @@ const file_agent_agentpb_agent_proto_rawDesc = "" +
 	"\bREPLACED\x10\x04\x12\r\n" +
 	"\tBAD_HELLO\x10\x05\x12\x11\n" +
 	"\rSHUTTING_DOWN\x10\x06\x12\t\n" +
-	"\x05BLIND\x10\a\"\xad\x01\n" +
+	"\x05BLIND\x10\a\x12\n" +
+	"\n" +
+	"\x06DENIED\x10\b\x12\a\n" +
+	"\x03CUT\x10\t\"\xad\x01\n" +
 	"\x04Ping\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x121\n" +
 	"\x06report\x18\x02 \x01(\v2\x19.holdfast.agent.v1.ReportR\x06report\x12%\n" +
@@ -3161,9 +3170,7 @@ const file_agent_agentpb_agent_proto_rawDesc = "" +
 	"\n" +
 	"SEEN_MOVED\x10\x01\x12\x0e\n" +
 	"\n" +
-	"SEEN_STILL\x10\x022E\n" +
-	"\x04Link\x12=\n" +
-	"\aConnect\x12\x15.holdfast.agent.v1.Up\x1a\x17.holdfast.agent.v1.Down(\x010\x01B/Z-github.com/holdfast-ha/holdfast/agent/agentpbb\x06proto3"
+	"SEEN_STILL\x10\x02B/Z-github.com/holdfast-ha/holdfast/agent/agentpbb\x06proto3"
 
 var (
 	file_agent_agentpb_agent_proto_rawDescOnce sync.Once
@@ -3282,10 +3289,8 @@ var file_agent_agentpb_agent_proto_depIdxs = []int32{
 	37, // 54: holdfast.agent.v1.Steps.steps:type_name -> holdfast.agent.v1.JournalStep
 	40, // 55: holdfast.agent.v1.Progresses.progress:type_name -> holdfast.agent.v1.Progress
 	5,  // 56: holdfast.agent.v1.CommandRequest.verb:type_name -> holdfast.agent.v1.CommandRequest.Verb
-	6,  // 57: holdfast.agent.v1.Link.Connect:input_type -> holdfast.agent.v1.Up
-	7,  // 58: holdfast.agent.v1.Link.Connect:output_type -> holdfast.agent.v1.Down
-	58, // [58:59] is the sub-list for method output_type
-	57, // [57:58] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for method output_type
+	57, // [57:57] is the sub-list for method input_type
 	57, // [57:57] is the sub-list for extension type_name
 	57, // [57:57] is the sub-list for extension extendee
 	0,  // [0:57] is the sub-list for field type_name
@@ -3332,7 +3337,7 @@ func file_agent_agentpb_agent_proto_init() {
 			NumEnums:      6,
 			NumMessages:   37,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   0,
 		},
 		GoTypes:           file_agent_agentpb_agent_proto_goTypes,
 		DependencyIndexes: file_agent_agentpb_agent_proto_depIdxs,

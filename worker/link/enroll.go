@@ -29,7 +29,7 @@ type Issuer interface {
 	Renew(ctx context.Context, host string, csr []byte) (*agentpb.Issued, error)
 }
 
-// Issue lets hosts have certificates at this door. It is called before NewGRPC.
+// Issue lets hosts have certificates at this door. It is called before NewDoor.
 func (s *Server) Issue(i Issuer) { s.issuer = i }
 
 // Join implements agentpb.EnrollServer. Whoever asks has no certificate: what one can do

@@ -3,32 +3,28 @@
 package link
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/encoding"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/agent/agentpb/frame"
 	"github.com/holdfast-ha/holdfast/agent/trust"
 	"github.com/holdfast-ha/holdfast/worker/pki/pkitest"
 )
-
-// bytesCodec sends what it is given as it is: an agent need not speak our protobuf.
-type bytesCodec struct{ encoding.CodecV2 }
-
-func (c bytesCodec) Marshal(v any) (mem.BufferSlice, error) {
-	if b, ok := v.([]byte); ok {
-		return mem.BufferSlice{mem.SliceBuffer(b)}, nil
-	}
-	return c.CodecV2.Marshal(v)
-}
 
 // agents of one fleet at one door, by real connections with certificates.
 type agents struct {
@@ -46,72 +42,60 @@ func crew(t *testing.T) *agents {
 	return a
 }
 
-// connect makes a connection with the certificate of a host.
-func (a *agents) connect(host string) *grpc.ClientConn {
+// dial opens a stream with the certificate of a host.
+func (a *agents) dial(host string) client {
 	a.t.Helper()
 	src := pkitest.Open(a.t, a.lab.Issue(a.t, trust.Host, host))
-	conn, err := grpc.NewClient(a.address, grpc.WithTransportCredentials(credentials.NewTLS(src.Dialer(trust.Peer{Role: trust.Worker, ID: "w1"}))),
-		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(bytesCodec{encoding.GetCodecV2("proto")})))
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	a.t.Cleanup(func() { _ = conn.Close() })
-	return conn
-}
-
-// stream opens a stream that sends raw bytes.
-func (a *agents) stream(conn *grpc.ClientConn) (grpc.ClientStream, error) {
-	ctx, cancel := context.WithTimeout(a.t.Context(), time.Minute)
-	a.t.Cleanup(cancel)
-	return conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, agentpb.Link_Connect_FullMethodName)
-}
-
-// dial opens a stream on a connection of its own.
-func (a *agents) dial(host string) grpc.ClientStream {
-	a.t.Helper()
-	st, err := a.stream(a.connect(host))
+	st, err := a.secured.dial(a.t, src.Dialer(trust.Peer{Role: trust.Worker, ID: "w1"}))
 	if err != nil {
 		a.t.Fatal(err)
 	}
 	return st
 }
 
-func frameBytes(t *testing.T, up *agentpb.Up) []byte {
+// raw sends bytes as they are: an agent need not speak our protobuf.
+func (c client) raw(b []byte) error {
+	_, err := c.Conn.Conn.Write(b)
+	return err
+}
+
+// framed puts the length before a message.
+func framed(b []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)
+}
+
+func frameBytes(t testing.TB, up *agentpb.Up) []byte {
 	t.Helper()
 	b, err := proto.Marshal(up)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return b
+	return framed(b)
 }
 
-func helloBytes(t *testing.T, name string, number uint64) []byte {
+func helloBytes(t testing.TB, name string, number uint64) []byte {
 	return frameBytes(t, &agentpb.Up{Frame: &agentpb.Up_Hello{Hello: host(name, number)}})
 }
 
-func (a *agents) linked(host string, number uint64) grpc.ClientStream {
+func (a *agents) linked(host string, number uint64) client {
 	a.t.Helper()
 	st := a.dial(host)
-	var down agentpb.Down
-	if err := st.SendMsg(helloBytes(a.t, host, number)); err != nil {
+	if err := st.raw(helloBytes(a.t, host, number)); err != nil {
 		a.t.Fatal(err)
 	}
-	if err := st.RecvMsg(&down); err != nil || down.GetWelcome() == nil {
-		a.t.Fatalf("%s: %v, %v", host, &down, err)
+	if down := recv(a.t, st); down.GetWelcome() == nil {
+		a.t.Fatalf("%s: %v", host, down)
 	}
 	return st
 }
 
 // beats proves that a host's link works.
-func (a *agents) beats(st grpc.ClientStream, seq uint64) {
+func (a *agents) beats(st client, seq uint64) {
 	a.t.Helper()
-	if err := st.SendMsg(frameBytes(a.t, &agentpb.Up{Frame: &agentpb.Up_Ping{Ping: &agentpb.Ping{Seq: seq}}})); err != nil {
-		a.t.Fatal(err)
-	}
+	ping(a.t, st, seq)
 	<-a.pings
-	var down agentpb.Down
-	if err := st.RecvMsg(&down); err != nil || down.GetPong().GetSeq() != seq {
-		a.t.Fatalf("%v, %v, want pong %d", &down, err, seq)
+	if down := recv(a.t, st); down.GetPong().GetSeq() != seq {
+		a.t.Fatalf("%v, want pong %d", down, seq)
 	}
 }
 
@@ -126,20 +110,17 @@ func TestHostileAgentIsCutAndNamed(t *testing.T) {
 		report := protowire.AppendBytes(protowire.AppendTag(nil, 2, protowire.BytesType), inner)
 		return protowire.AppendBytes(protowire.AppendTag(nil, 2, protowire.BytesType), report)
 	}()
-	if len(digest) > maxFrame {
+	if len(digest) > frame.Max {
 		t.Fatalf("the digest has %d bytes and would be cut for those", len(digest))
 	}
-	for reason, send := range map[string]func(t *testing.T, st grpc.ClientStream){
-		Oversize:      func(t *testing.T, st grpc.ClientStream) { _ = st.SendMsg(make([]byte, maxFrame+1)) },
-		Malformed:     func(t *testing.T, st grpc.ClientStream) { _ = st.SendMsg([]byte{0xff, 0xff, 0xff, 0xff}) },
-		TooMany:       func(t *testing.T, st grpc.ClientStream) { _ = st.SendMsg(digest) },
-		ReplayedHello: func(t *testing.T, st grpc.ClientStream) { _ = st.SendMsg(helloBytes(t, "bad", 1)) },
-		Flood: func(t *testing.T, st grpc.ClientStream) {
-			answer := frameBytes(t, &agentpb.Up{Frame: &agentpb.Up_Answer{Answer: &agentpb.Answer{Id: "nobody asked"}}})
-			for range 20 * frameBurst {
-				if st.SendMsg(answer) != nil {
-					return
-				}
+	answer := frameBytes(t, &agentpb.Up{Frame: &agentpb.Up_Answer{Answer: &agentpb.Answer{Id: "nobody asked"}}})
+	for reason, send := range map[string]func(st client){
+		Oversize:      func(st client) { _ = st.raw(framed(make([]byte, frame.Max+1))) },
+		Malformed:     func(st client) { _ = st.raw(framed([]byte{0xff, 0xff, 0xff, 0xff})) },
+		TooMany:       func(st client) { _ = st.raw(framed(digest)) },
+		ReplayedHello: func(st client) { _ = st.raw(helloBytes(t, "bad", 1)) },
+		Flood: func(st client) {
+			for n := 0; n < 20*frameBurst && st.raw(answer) == nil; n++ {
 			}
 		},
 	} {
@@ -147,18 +128,16 @@ func TestHostileAgentIsCutAndNamed(t *testing.T) {
 			a := crew(t)
 			good, bad := a.linked("good", 1), a.linked("bad", 1)
 			a.beats(good, 1)
-			send(t, bad)
+			send(bad)
 			x := <-a.cuts
 			if x.Host != "bad" || x.Reason != reason || x.Detail == "" {
 				t.Errorf("cut: %+v, want bad for %s", x, reason)
 			}
+			a.hearsWhy(bad, reason)
 			eventually(t, "the session is gone", func() bool { return a.door.Session("bad") == nil })
 			again := a.dial("bad")
-			_ = again.SendMsg(helloBytes(t, "bad", 2))
-			var down agentpb.Down
-			if err := again.RecvMsg(&down); err == nil {
-				t.Errorf("it is back at once: %v", &down)
-			}
+			_ = again.raw(helloBytes(t, "bad", 2))
+			a.hearsWhy(again, "no session before")
 			for seq := uint64(2); seq < 5; seq++ {
 				a.beats(good, seq)
 			}
@@ -169,54 +148,96 @@ func TestHostileAgentIsCutAndNamed(t *testing.T) {
 	}
 }
 
-// Before its Hello an agent is named by its certificate.
-func TestHostileBeforeHello(t *testing.T) {
-	a := crew(t)
-	_ = a.dial("bad").SendMsg([]byte{0xff})
-	if x := <-a.cuts; x.Host != "bad" || x.Reason != Malformed {
-		t.Errorf("cut: %+v", x)
+// hearsWhy: the stream ends with a word why.
+func (a *agents) hearsWhy(st client, why string) {
+	a.t.Helper()
+	for {
+		d, err := st.Recv()
+		if err != nil {
+			a.t.Errorf("the stream ends with %v, nobody said %q", err, why)
+			return
+		}
+		if r := d.GetRefusal(); r != nil {
+			if r.Reason != agentpb.Refusal_CUT || r.RetryAfterMs <= 0 || !strings.Contains(r.Detail, why) {
+				a.t.Errorf("the last word is %v, want %q", r, why)
+			}
+			return
+		}
+	}
+}
+
+// Lengths that lie, and frames that are none, end a stream at once; before its Hello an agent is
+// named by its certificate.
+func TestHostileBytes(t *testing.T) {
+	for name, c := range map[string]struct {
+		bytes  []byte
+		reason string
+	}{
+		"no protobuf":               {framed([]byte{0xff}), Malformed},
+		"no length":                 {make([]byte, 4), Malformed},
+		"one byte too long":         {binary.BigEndian.AppendUint32(nil, frame.Max+1), Oversize},
+		"2^31":                      {[]byte{0x80, 0, 0, 0}, Oversize},
+		"2^32-1":                    {[]byte{0xff, 0xff, 0xff, 0xff}, Oversize},
+		"2^63 as a varint":          {protowire.AppendVarint(nil, 1<<63), Oversize},
+		"the beginning of HTTP/2":   {[]byte(rpcPreface), Oversize},
+		"another frame's remainder": {frameBytes(t, &agentpb.Up{Frame: &agentpb.Up_Answer{Answer: &agentpb.Answer{Id: "remainder"}}})[5:], Oversize},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := crew(t)
+			st := a.dial("bad")
+			_ = st.raw(c.bytes)
+			if x := <-a.cuts; x.Host != "bad" || x.Reason != c.reason {
+				t.Errorf("cut: %+v, want %s", x, c.reason)
+			}
+			a.hearsWhy(st, c.reason)
+		})
 	}
 }
 
 // A host may say Hello again and again only so often, on whatever streams.
 func TestHelloFlood(t *testing.T) {
 	a := crew(t)
-	conn := a.connect("bad")
-	for n := uint64(1); n < 10*helloBurst; n++ {
-		st, err := a.stream(conn)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = st.SendMsg(helloBytes(t, "bad", n))
-		_ = st.RecvMsg(&agentpb.Down{})
-		select {
-		case x := <-a.cuts:
-			if x.Host != "bad" || x.Reason != HelloFlood {
-				t.Errorf("cut: %+v", x)
-			}
-			return
-		default:
-		}
+	st := a.linked("bad", 1)
+	for n := uint64(2); n < 10*helloBurst && st.raw(helloBytes(t, "bad", n)) == nil; n++ {
 	}
-	t.Error("it was never cut")
+	if x := <-a.cuts; x.Host != "bad" || x.Reason != HelloFlood {
+		t.Errorf("cut: %+v", x)
+	}
 }
 
 // A host has so many connections and no more; another host's are its own.
 func TestConnectionsOfOneHost(t *testing.T) {
 	a := crew(t)
-	var all []grpc.ClientStream
 	for n := range uint64(maxConns) {
-		all = append(all, a.linked("bad", n+1))
+		a.linked("bad", n+1)
 	}
-	st, err := a.stream(a.connect("bad"))
-	if err == nil {
-		_ = st.SendMsg(helloBytes(t, "bad", 99))
-		err = st.RecvMsg(&agentpb.Down{})
-	}
-	if err == nil {
-		t.Errorf("connection number %d was let in", len(all)+1)
+	st := a.dial("bad")
+	_ = st.raw(helloBytes(t, "bad", 99))
+	if d, err := st.Recv(); err == nil {
+		t.Errorf("connection number %d was let in: %v", maxConns+1, d)
 	}
 	a.beats(a.linked("good", 1), 1)
+}
+
+// Who stops in the middle of a frame holds no more than what has come of it, and that not for
+// long: a link that pings no more is half-open, others have had the time of a Hello.
+func TestHalfFrames(t *testing.T) {
+	a := crew(t)
+	a.settings = &agentpb.Settings{PingIntervalMs: 100}
+	ctx, stop := context.WithCancel(t.Context())
+	swept := make(chan error, 1)
+	go func() { swept <- a.door.Run(ctx) }()
+	defer func() { stop(); <-swept }()
+	bad := a.linked("bad", 1)
+	if err := bad.raw(helloBytes(t, "bad", 2)[:7]); err != nil {
+		t.Fatal(err)
+	}
+	if cause := <-a.gone; !strings.Contains(cause.Error(), "half-open") {
+		t.Errorf("gone: %v", cause)
+	}
+	if _, err := bad.Recv(); err == nil {
+		t.Error("the stream goes on")
+	}
 }
 
 // An agent that takes nothing is cut and named, even while it goes on sending.
@@ -253,12 +274,9 @@ func TestAnswersAreTheAskedHosts(t *testing.T) {
 		}
 		got <- err
 	}()
-	var down agentpb.Down
-	if err := good.RecvMsg(&down); err != nil {
-		t.Fatal(err)
-	}
-	reply := func(st grpc.ClientStream, detail string) {
-		if err := st.SendMsg(frameBytes(t, &agentpb.Up{Frame: &agentpb.Up_Answer{Answer: &agentpb.Answer{Id: down.GetRequest().GetId(), Body: &agentpb.Answer_Health{Health: &agentpb.HealthAnswer{Report: &agentpb.Report{HypervisorDetail: detail}}}}}})); err != nil {
+	down := recv(t, good)
+	reply := func(st client, detail string) {
+		if err := st.raw(frameBytes(t, &agentpb.Up{Frame: &agentpb.Up_Answer{Answer: &agentpb.Answer{Id: down.GetRequest().GetId(), Body: &agentpb.Answer_Health{Health: &agentpb.HealthAnswer{Report: &agentpb.Report{HypervisorDetail: detail}}}}}})); err != nil {
 			t.Error(err)
 		}
 	}
@@ -270,36 +288,79 @@ func TestAnswersAreTheAskedHosts(t *testing.T) {
 	}
 }
 
-// FuzzFrames: whatever bytes an agent sends, they are a frame or an error, and no frame
-// costs more than its bounds.
+// script is a connection on which all that comes is known before.
+type script struct {
+	net.Conn
+	in  *bytes.Reader
+	mu  sync.Mutex
+	out bytes.Buffer
+}
+
+func (s *script) Read(b []byte) (int, error) { return s.in.Read(b) }
+
+func (s *script) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.out.Write(b)
+}
+
+func (s *script) Close() error                     { return nil }
+func (s *script) SetReadDeadline(time.Time) error  { return nil }
+func (s *script) SetWriteDeadline(time.Time) error { return nil }
+func (s *script) CloseWrite() error                { return nil }
+
+// taker takes whatever an agent says and adds up what it is made of.
+type taker struct {
+	told
+	parts int
+}
+
+func (k *taker) Ping(_ *Session, p *agentpb.Ping, _ time.Time) *agentpb.Pong {
+	k.parts = max(k.parts, len(p.GetReport().GetInstances())+len(p.GetReport().GetPools())+len(p.GetJournal()))
+	return &agentpb.Pong{Seq: p.Seq}
+}
+func (k *taker) Goodbye(*Session, *agentpb.Goodbye) {}
+func (k *taker) Gone(*Session, error)               {}
+func (k *taker) Steps(_ *Session, st *agentpb.Steps) {
+	k.parts = max(k.parts, len(st.GetSteps()))
+}
+
+// FuzzFrames: whatever bytes an agent sends, they are frames or the end of its stream; no frame
+// costs more than its bounds, what is answered are frames, and nothing is left in the end.
 func FuzzFrames(f *testing.F) {
-	for _, up := range []*agentpb.Up{
-		{Frame: &agentpb.Up_Hello{Hello: host("h1", 1)}}, {Frame: &agentpb.Up_Goodbye{Goodbye: &agentpb.Goodbye{Kind: agentpb.Goodbye_HOST_REBOOT}}},
-		{Frame: &agentpb.Up_Ping{Ping: &agentpb.Ping{Seq: 1, Report: &agentpb.Report{Instances: []*agentpb.Instance{{Id: "i", Disks: []*agentpb.Disk{{Pool: "p"}}}}}}}},
-		{Frame: &agentpb.Up_Answer{Answer: &agentpb.Answer{Id: "x", Body: &agentpb.Answer_Activity{Activity: &agentpb.ActivityAnswer{}}}}},
+	hello := helloBytes(f, "h1", 1)
+	stand := host("h1", 1)
+	stand.Role = agentpb.Hello_STANDBY
+	ping := frameBytes(f, &agentpb.Up{Frame: &agentpb.Up_Ping{Ping: &agentpb.Ping{Seq: 1, Report: &agentpb.Report{Instances: []*agentpb.Instance{{Id: "i", Disks: []*agentpb.Disk{{Pool: "p"}}}}}}}})
+	bye := frameBytes(f, &agentpb.Up{Frame: &agentpb.Up_Goodbye{Goodbye: &agentpb.Goodbye{Kind: agentpb.Goodbye_HOST_REBOOT}}})
+	answer := frameBytes(f, &agentpb.Up{Frame: &agentpb.Up_Answer{Answer: &agentpb.Answer{Id: "x", Body: &agentpb.Answer_Activity{Activity: &agentpb.ActivityAnswer{}}}}})
+	for _, b := range [][]byte{
+		hello, slices.Concat(hello, ping, answer, bye, ping), slices.Concat(hello, hello), slices.Concat(hello, helloBytes(f, "h1", 2), ping[:9]),
+		slices.Concat(frameBytes(f, &agentpb.Up{Frame: &agentpb.Up_Hello{Hello: stand}}), ping, helloBytes(f, "h1", 2), ping),
+		{0, 0, 0, 0}, {0x80, 0, 0, 0}, slices.Concat(hello, []byte{0, 0x10, 0, 1}), slices.Concat(hello, make([]byte, 4000)),
 	} {
-		b, err := proto.Marshal(up)
-		if err != nil {
-			f.Fatal(err)
-		}
 		f.Add(b)
 	}
-	codec := frugal{encoding.GetCodecV2("proto")}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		var up agentpb.Up
-		if codec.Unmarshal(mem.BufferSlice{mem.SliceBuffer(b)}, &up) != nil {
-			return
+		k := &taker{}
+		s := New("w1", k, slog.New(slog.DiscardHandler))
+		c := &script{in: bytes.NewReader(b)}
+		s.converse(frame.New(c), guest{})
+		if n := s.Counts(); n != (Counts{}) {
+			t.Errorf("left: %+v", n)
 		}
-		var instances, pools int
-		for _, r := range []*agentpb.Report{up.GetPing().GetReport(), up.GetHello().GetReport(), up.GetAnswer().GetHealth().GetReport()} {
-			instances, pools = instances+len(r.GetInstances()), pools+len(r.GetPools())
+		if k.parts > frame.MaxParts {
+			t.Errorf("a frame of %d parts", k.parts)
 		}
-		if instances+pools > maxParts {
-			t.Errorf("%d instances, %d pools", instances, pools)
+		answers := frame.New(&script{in: bytes.NewReader(c.out.Bytes())})
+		for {
+			_, err := answers.Read(new(agentpb.Down))
+			if errors.Is(err, io.EOF) {
+				return
+			}
+			if err != nil {
+				t.Fatalf("answer: %v", err)
+			}
 		}
-		g := newGuards(time.Now).of("h1")
-		_ = g.frame(&up)
-		w := &wire{out: &outbox{sending: true}}
-		w.send(&agentpb.Down{Frame: &agentpb.Down_Pong{Pong: &agentpb.Pong{Seq: up.GetPing().GetSeq()}}})
 	})
 }

@@ -7,26 +7,23 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/agent/agentpb/frame"
 	"github.com/holdfast-ha/holdfast/agent/trust"
 )
 
 // What one agent may cost. A good one stays far below: a ping a second of a thousand
 // instances is some 100 kB.
 const (
-	maxStreams     = 8        // of one connection
+	maxStreams     = 8        // calls under way on one connection
 	maxConns       = 8        // of one host, and a new one every second in the long run
 	maxJoiners     = 64       // connections without a certificate, of everybody
-	window         = 64 << 10 // bytes that a connection may have under way unread
+	window         = 64 << 10 // bytes that a connection may have under way unread, on either side
 	handshakeLimit = 10 * time.Second
 	helloLimit     = 10 * time.Second // from a stream's beginning to its Hello
 	joinLimit      = 15 * time.Second // of a connection without a certificate
@@ -55,7 +52,7 @@ type Abuse struct {
 	Host, Reason, Detail string
 }
 
-// OnAbuse lets fn be told of each; it must not block. It is called before NewGRPC.
+// OnAbuse lets fn be told of each; it must not block. It is called before NewDoor.
 func (s *Server) OnAbuse(fn func(Abuse)) { s.hostile = fn }
 
 // abuseError ends a session.
@@ -63,20 +60,20 @@ type abuseError struct{ reason, detail string }
 
 func (a *abuseError) Error() string { return "cut for " + a.reason + ": " + a.detail }
 
-// abused finds out whether the end of a stream is its agent's fault, and words it so.
-// Before the Hello the certificate alone says whose stream it is.
+// abused finds out whether the end of a stream is its agent's fault, and words it so; the host
+// then has no session for a while. Before the Hello the certificate alone says whose stream it is.
 func (s *Server) abused(certified, host string, err error) error {
 	var a *abuseError
 	switch {
 	case errors.As(err, &a):
-	case !says(err, "unmarshal") && !says(err, "larger than max"):
-		return err // a stream that broke is nobody's fault
-	case says(err, errTooMany.Error()):
-		a = &abuseError{TooMany, status.Convert(err).Message()}
-	case status.Code(err) == codes.ResourceExhausted:
-		a = &abuseError{Oversize, status.Convert(err).Message()}
+	case errors.Is(err, frame.ErrTooMany):
+		a = &abuseError{TooMany, err.Error()}
+	case errors.Is(err, frame.ErrTooLarge):
+		a = &abuseError{Oversize, err.Error()}
+	case errors.Is(err, frame.ErrMalformed):
+		a = &abuseError{Malformed, err.Error()}
 	default:
-		a = &abuseError{Malformed, status.Convert(err).Message()}
+		return err // a stream that broke is nobody's fault
 	}
 	if host = orElse(certified, host); host != "" {
 		s.guards.of(host).punish(a.reason)
@@ -84,15 +81,19 @@ func (s *Server) abused(certified, host string, err error) error {
 	return a
 }
 
-// cut ends a stream that has no session yet.
+// cut names the agent whose stream ends by its own fault, and returns what it is told.
 func (s *Server) cut(certified, host string, err error) error {
-	err = s.abused(certified, host, err)
 	var a *abuseError
-	if errors.As(err, &a) {
-		s.tell(orElse(certified, host), a)
-		return status.Error(codes.ResourceExhausted, a.Error())
+	if !errors.As(err, &a) {
+		return err
 	}
-	return err
+	s.hostile(Abuse{Host: orElse(certified, host), Reason: a.reason, Detail: a.detail})
+	return banned(a.Error(), penalty)
+}
+
+// banned is what an agent is told that was cut.
+func banned(why string, left time.Duration) error {
+	return &refusedError{&agentpb.Refusal{Reason: agentpb.Refusal_CUT, Detail: why, RetryAfterMs: left.Milliseconds()}}
 }
 
 func orElse(a, b string) string {
@@ -100,14 +101,6 @@ func orElse(a, b string) string {
 		return a
 	}
 	return b
-}
-
-// says looks for gRPC's words: it has made text of what a codec said.
-func says(err error, words string) bool { return err != nil && strings.Contains(err.Error(), words) }
-
-// tell names the agent of a session that was cut.
-func (s *Server) tell(host string, a *abuseError) {
-	s.hostile(Abuse{Host: host, Reason: a.reason, Detail: a.detail})
 }
 
 // guards are the allowances of all hosts; those at rest are forgotten.
@@ -175,8 +168,8 @@ func (g *guard) punish(why string) {
 	}
 }
 
-// hello admits a session's first frame.
-func (g *guard) hello(up *agentpb.Up) error {
+// hello admits a session's first frame, of so many bytes.
+func (g *guard) hello(size int) error {
 	g.mu.Lock()
 	until, why := g.until, g.why
 	if g.now().After(until) {
@@ -184,21 +177,21 @@ func (g *guard) hello(up *agentpb.Up) error {
 	}
 	g.mu.Unlock()
 	if why != "" {
-		return status.Errorf(codes.Unavailable, "this host was cut for %s: no session before %s", why, until.UTC().Format(time.RFC3339))
+		return banned(fmt.Sprintf("this host was cut for %s: no session before %s", why, until.UTC().Format(time.RFC3339)), until.Sub(g.now()))
 	}
 	if !g.hellos.AllowN(g.now(), 1) {
 		return &abuseError{HelloFlood, fmt.Sprintf("more than %d sessions a second", helloRate)}
 	}
-	return g.frame(up)
+	return g.frame(size)
 }
 
-// frame admits one more.
-func (g *guard) frame(up *agentpb.Up) error {
+// frame admits one more, of so many bytes.
+func (g *guard) frame(size int) error {
 	now := g.now()
 	if !g.frames.AllowN(now, 1) {
 		return &abuseError{Flood, fmt.Sprintf("more than %d frames a second", frameRate)}
 	}
-	if !g.bytes.AllowN(now, proto.Size(up)) {
+	if !g.bytes.AllowN(now, size) {
 		return &abuseError{Flood, fmt.Sprintf("more than %d bytes a second", byteRate)}
 	}
 	return nil
@@ -215,19 +208,17 @@ type crowd struct {
 
 func newCrowd(s *Server) *crowd { return &crowd{s: s, conns: map[string]int{}} }
 
-// enter counts a connection until it is closed, or says why there are too many.
-func (c *crowd) enter(conn net.Conn, shown []*x509.Certificate) (net.Conn, error) {
+// enter counts a connection until left is called, or says why there are too many.
+func (c *crowd) enter(conn net.Conn, shown []*x509.Certificate) (left func(), err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	h := &held{Conn: conn}
 	if len(shown) == 0 {
 		if c.joiners >= maxJoiners {
 			return nil, fmt.Errorf("%d hosts join already", c.joiners)
 		}
 		c.joiners++
 		end := time.AfterFunc(joinLimit, func() { _ = conn.Close() })
-		h.left = func() { end.Stop(); c.change(func() { c.joiners-- }) }
-		return h, nil
+		return func() { end.Stop(); c.change(func() { c.joiners-- }) }, nil
 	}
 	who := trust.Serial(shown[0])
 	if id, err := trust.Of(shown[0]); err == nil {
@@ -237,31 +228,17 @@ func (c *crowd) enter(conn net.Conn, shown []*x509.Certificate) (net.Conn, error
 		return nil, fmt.Errorf("%s has %d connections already", who, c.conns[who])
 	}
 	c.conns[who]++
-	h.left = func() {
+	return func() {
 		c.change(func() {
 			if c.conns[who]--; c.conns[who] == 0 {
 				delete(c.conns, who)
 			}
 		})
-	}
-	return h, nil
+	}, nil
 }
 
 func (c *crowd) change(do func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	do()
-}
-
-// held is a connection that tells when it is closed.
-type held struct {
-	net.Conn
-	once sync.Once
-	left func()
-}
-
-// Close implements net.Conn.
-func (h *held) Close() error {
-	h.once.Do(h.left)
-	return h.Conn.Close()
 }

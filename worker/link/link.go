@@ -14,9 +14,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/encoding"
-	"google.golang.org/grpc/keepalive"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/agent/trust"
@@ -67,15 +64,11 @@ var ErrNotLinked = errors.New("host is not linked to this worker")
 // ErrCarrierLost ends the sessions that a worker carried which cannot be reached.
 var ErrCarrierLost = errors.New("the worker that carries the link cannot be reached")
 
-const (
-	maxFrame    = 1 << 20
-	sendTimeout = 5 * time.Second
-	sendQueue   = 64
-)
+// sendQueue bounds what waits to be sent to one agent, in frames.
+const sendQueue = 64
 
-// Server is the door of one worker: it holds agents' streams, and the sessions of the hosts
-// that the worker owns. Make it with New, register it on a gRPC server made by NewGRPC, and
-// let it Run.
+// Server is what is behind the door of one worker: it holds agents' streams, and the sessions of the hosts
+// that the worker owns. Make it with New, give it a Door, and let it Run.
 type Server struct {
 	h     Handler
 	id    string // of this worker
@@ -101,11 +94,10 @@ type Server struct {
 	relays   map[string]*relay    // to owners, by their ids
 	lost     map[string]time.Time // since when an owner is not reached
 	closed   bool
-	agentpb.UnimplementedLinkServer
 	agentpb.UnimplementedRelayServer
 }
 
-// New makes the door of a worker, without a listener.
+// New makes it for a worker, without a door.
 func New(id string, h Handler, log *slog.Logger) *Server {
 	s := &Server{
 		h: h, id: id, boot: uuid.NewString(), log: log, now: time.Now, sessions: map[string]*Session{}, wires: map[*wire]bool{},
@@ -114,34 +106,6 @@ func New(id string, h Handler, log *slog.Logger) *Server {
 	}
 	s.peers.s = s
 	return s
-}
-
-// NewGRPC makes the gRPC server for s with bounded frames, small buffers (an idle
-// agent's memory is mostly buffers, leases.md §7) and keep-alives that find half-open
-// peers; the ping message stays the health signal. Only hosts and workers with a certificate
-// that src admits get in, each for itself; with a nil src the door is plaintext, which only a
-// loopback address may be.
-func NewGRPC(s *Server, src *trust.Source, opts ...grpc.ServerOption) *grpc.Server {
-	readBuffer := 4 << 10
-	if s.trust = src; src != nil {
-		readBuffer = 0 // crypto/tls keeps what it has read beyond
-		opts = append(opts, grpc.Creds(newDoorCreds(src, newCrowd(s))))
-	}
-	g := grpc.NewServer(append([]grpc.ServerOption{
-		grpc.MaxRecvMsgSize(maxFrame), grpc.MaxSendMsgSize(maxFrame), grpc.ForceServerCodecV2(frugal{encoding.GetCodecV2("proto")}),
-		grpc.InTapHandle(cancellable), grpc.MaxConcurrentStreams(maxStreams), grpc.MaxHeaderListSize(8 << 10), grpc.ConnectionTimeout(handshakeLimit),
-		grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(window), // fixed: what one connection may keep here
-		grpc.ReadBufferSize(readBuffer), grpc.WriteBufferSize(4 << 10), grpc.SharedWriteBuffer(true),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-	}, opts...)...)
-	agentpb.RegisterLinkServer(g, s)
-	agentpb.RegisterRelayServer(g, s)
-	agentpb.RegisterPeersServer(g, &s.peers)
-	if s.issuer != nil {
-		agentpb.RegisterEnrollServer(g, s)
-	}
-	return g
 }
 
 // Session is one host's admitted session: over a stream of this worker, or over another

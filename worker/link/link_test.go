@@ -5,6 +5,7 @@ package link
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -12,10 +13,9 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/agent/agentpb/frame"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -90,8 +90,7 @@ func (h *told) Gone(_ *Session, cause error)           { h.gone <- cause }
 type world struct {
 	*told
 	door    *Server
-	grpc    *grpc.Server
-	conn    *grpc.ClientConn
+	port    *Door
 	address string
 }
 
@@ -104,13 +103,9 @@ func openAs(t *testing.T, h *told) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := NewGRPC(door, nil)
+	port := NewDoor(door, nil)
 	served := make(chan error, 1)
-	go func() { served <- g.Serve(l) }()
-	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	go func() { served <- port.Serve(l) }()
 	ctx, stop := context.WithCancel(context.Background())
 	swept := make(chan error, 1)
 	go func() { swept <- door.Run(ctx) }()
@@ -120,25 +115,47 @@ func openAs(t *testing.T, h *told) *world {
 			t.Error(err)
 		}
 		door.Close()
-		if err := conn.Close(); err != nil {
-			t.Error(err)
-		}
-		g.Stop()
+		port.Stop()
 		if err := <-served; err != nil {
 			t.Error(err)
 		}
 	})
-	return &world{h, door, g, conn, l.Addr().String()}
+	return &world{h, door, port, l.Addr().String()}
 }
 
-type client = grpc.BidiStreamingClient[agentpb.Up, agentpb.Down]
+// client is an agent's end of a stream.
+type client struct{ *frame.Conn }
 
-func (w *world) hello(t *testing.T, h *agentpb.Hello) (client, *agentpb.Down) {
+func (c client) Send(up *agentpb.Up) error { return c.Write(up) }
+
+func (c client) Recv() (*agentpb.Down, error) {
+	d := new(agentpb.Down)
+	if err := c.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		return nil, err
+	}
+	_, err := c.Read(d)
+	return d, err
+}
+
+func (c client) CloseSend() error { return c.CloseWrite() }
+
+// plainly opens a stream without TLS.
+func plainly(t *testing.T, address string) client {
 	t.Helper()
-	s, err := agentpb.NewLinkClient(w.conn).Connect(t.Context())
+	raw, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = raw.Close() })
+	if _, err := io.WriteString(raw, frame.Preface); err != nil {
+		t.Fatal(err)
+	}
+	return client{frame.New(raw)}
+}
+
+func (w *world) hello(t *testing.T, h *agentpb.Hello) (client, *agentpb.Down) {
+	t.Helper()
+	s := plainly(t, w.address)
 	if err := s.Send(&agentpb.Up{Frame: &agentpb.Up_Hello{Hello: h}}); err != nil {
 		t.Fatal(err)
 	}

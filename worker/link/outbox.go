@@ -3,17 +3,14 @@
 package link
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-	"google.golang.org/grpc/tap"
-
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/agent/agentpb/frame"
 )
 
 // outbox is what waits to be sent on one agent's stream. Whoever finds that nobody sends does
@@ -21,16 +18,18 @@ import (
 // happens has no other goroutine than the one that reads it, and its answer to a frame costs
 // no change of goroutines. One sends at a time.
 type outbox struct {
-	stream stream
-	cancel context.CancelCauseFunc // ends the stream's context, and with it whoever reads or sends
+	conn *frame.Conn
 
 	mu      sync.Mutex
 	queue   []*agentpb.Down
 	sending bool
 	ended   error          // nothing is taken any more; the stream is over when the queue is sent
+	broken  error          // why the connection was cut from here
 	work    sync.WaitGroup // goroutines that send
-	stuck   *time.Timer    // runs while a frame is on its way
+	late    *time.Timer    // until the last word must have been heard
 }
+
+func newOutbox(c *frame.Conn) *outbox { return &outbox{conn: c} }
 
 // put leaves a frame to be sent and never blocks. A peer so slow that there is no room is cut:
 // memory per agent is bounded.
@@ -38,9 +37,9 @@ func (b *outbox) put(d *agentpb.Down) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
-	case b.ended != nil:
+	case b.ended != nil || b.broken != nil:
 	case len(b.queue) >= sendQueue:
-		b.cancel(&abuseError{SlowReader, "it reads too slowly: the send queue is full"})
+		b.snap(&abuseError{SlowReader, "it reads too slowly: the send queue is full"})
 	default:
 		b.add(d)
 	}
@@ -52,6 +51,22 @@ func (b *outbox) add(d *agentpb.Down) {
 	if !b.sending {
 		b.sending = true
 		b.work.Go(b.send)
+	}
+}
+
+// cut ends the connection without another word; whoever reads or sends on it is woken. It never
+// blocks; only the first cause counts.
+func (b *outbox) cut(cause error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.snap(cause)
+}
+
+// snap is cut. b.mu is held.
+func (b *outbox) snap(cause error) {
+	if b.broken == nil {
+		b.broken = cause
+		b.conn.Cut()
 	}
 }
 
@@ -70,54 +85,54 @@ func (b *outbox) hold() bool {
 // send sends what is queued.
 func (b *outbox) send() {
 	for {
-		d := b.next()
+		d, last := b.next()
+		if last {
+			_ = b.conn.CloseWrite() // a peer that is gone has heard enough
+		}
 		if d == nil {
 			return
 		}
-		b.stuck.Reset(sendTimeout)
-		err := b.stream.Send(d)
-		b.stuck.Stop()
-		if err != nil {
-			b.cancel(fmt.Errorf("send to agent: %w", err)) // nobody sends any more
-			return
+		err := b.conn.Write(d)
+		switch {
+		case err == nil:
+			continue
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			err = &abuseError{SlowReader, fmt.Sprintf("it reads too slowly: a frame was not taken within %v", frame.WriteLimit)}
+		default:
+			err = fmt.Errorf("send to agent: %v", err) // not wrapped: it is not the agent's frame that is wrong
 		}
+		b.cut(err)
+		return // nobody sends any more
 	}
 }
 
-// next takes the oldest frame; nil: there is none, and somebody else may send.
-func (b *outbox) next() *agentpb.Down {
+// next takes the oldest frame; nil: there is none, and somebody else may send. last: nor will be.
+func (b *outbox) next() (d *agentpb.Down, last bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.queue) == 0 {
-		if b.sending = false; b.ended != nil {
-			b.cancel(b.ended)
-		}
-		return nil
+		b.sending = false
+		return nil, b.ended != nil
 	}
-	if b.stuck == nil {
-		b.stuck = time.AfterFunc(time.Hour, func() {
-			b.cancel(&abuseError{SlowReader, fmt.Sprintf("it reads too slowly: a frame was not taken within %v", sendTimeout)})
-		})
-	}
-	d := b.queue[0]
+	d = b.queue[0]
 	copy(b.queue, b.queue[1:]) // they are few: the array stays, and stays small
 	b.queue[len(b.queue)-1] = nil
 	b.queue = b.queue[:len(b.queue)-1]
-	return d
+	return d, false
 }
 
-// refuse says why the stream ends as its last word, which its peer must take within lastWord.
-// It never blocks; only the first one counts.
+// refuse says why the stream ends as its last word, which its peer must take, and hang up, within
+// lastWord. It never blocks; only the first one counts.
 func (b *outbox) refuse(r *agentpb.Refusal) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.ended != nil {
+	if b.ended != nil || b.broken != nil {
 		return
 	}
 	b.ended = &refusedError{r}
 	cause := b.ended
 	b.add(&agentpb.Down{Frame: &agentpb.Down_Refusal{Refusal: r}})
-	time.AfterFunc(lastWord, func() { b.cancel(cause) })
+	b.late = time.AfterFunc(lastWord, func() { b.cut(cause) })
 }
 
 // over says whether and why the stream is about to end.
@@ -127,56 +142,39 @@ func (b *outbox) over() error {
 	return b.ended
 }
 
-// end is how the goroutine that reads ends the stream: it sends the last word if cause has one
-// and waits until nobody sends. It returns what the peer is told as the stream's status.
-func (b *outbox) end(cause error) error {
+// end is how the goroutine that reads ends the stream: it sends the last word if cause has one,
+// waits until nobody sends, and closes the connection.
+func (b *outbox) end(cause error) {
 	var r *refusedError
 	said := errors.As(cause, &r)
 	if said {
 		b.refuse(r.Refusal)
 	} else {
-		b.cancel(cause)
+		b.cut(cause)
 	}
 	b.mu.Lock()
 	if b.ended == nil {
 		b.ended = cause
 	}
+	late := b.late
 	b.mu.Unlock()
 	b.work.Wait()
-	switch code := status.Code(cause); {
-	case said:
-		return nil
-	case code == codes.PermissionDenied || code == codes.Unavailable || code == codes.ResourceExhausted:
-		return cause
+	if late != nil {
+		leave(b.conn.Raw())
+		late.Stop()
 	}
-	return status.Error(codes.Unavailable, "session ended")
-}
-
-type cancelKey struct{}
-
-// cancellable lets streams of agents be ended from outside: a read that waits returns only with the
-// stream's context, so each gets one that can be cancelled. It is the server's tap.
-func cancellable(ctx context.Context, info *tap.Info) (context.Context, error) {
-	if info.FullMethodName != agentpb.Link_Connect_FullMethodName {
-		return ctx, nil
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	return context.WithValue(ctx, cancelKey{}, cancel), nil
-}
-
-// newOutbox makes the outbox of a stream that came through cancellable.
-func newOutbox(st stream) (*outbox, error) {
-	cancel, ok := st.Context().Value(cancelKey{}).(context.CancelCauseFunc)
-	if !ok {
-		return nil, status.Error(codes.Internal, "the stream came to a server that was not made by NewGRPC")
-	}
-	return &outbox{stream: st, cancel: cancel}, nil
+	b.cut(cause)
 }
 
 // why is what a failed read says: the reason for which the stream was ended from here, if it was.
 func (b *outbox) why(err error) error {
-	if cause := context.Cause(b.stream.Context()); status.Code(err) == codes.Canceled && cause != nil && cause != context.Canceled {
-		return cause
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.broken != nil:
+		return b.broken
+	case b.ended != nil:
+		return b.ended
 	}
 	return err
 }

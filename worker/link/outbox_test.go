@@ -50,7 +50,7 @@ func TestIdleStreamsHaveOneGoroutine(t *testing.T) {
 		w.hello(t, stand)
 	}
 	eventually(t, "six goroutines hold the streams, and none sends", func() bool {
-		return goroutines(t, "link.(*Server).Connect+") == 6 && goroutines(t, "link.(*outbox).send+") == 0
+		return goroutines(t, "link.(*Server).converse+") == 6 && goroutines(t, "link.(*outbox).send+") == 0
 	})
 }
 

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/agent/agentpb/frame"
 	"github.com/holdfast-ha/holdfast/agent/trust"
 )
 
@@ -51,7 +52,7 @@ type peers struct {
 }
 
 // Answer makes h answer other workers; without it they are told that nobody does. It is
-// called before NewGRPC.
+// called before NewDoor.
 func (s *Server) Answer(h Peered) { s.peers.h = h }
 
 // AskPeer has another worker ask the agent of a host that it owns, until ctx ends. Errors:
@@ -143,7 +144,7 @@ func (s *Server) dial(to Peer) (*grpc.ClientConn, error) {
 	conn, err := grpc.NewClient("passthrough:///"+to.Address,
 		grpc.WithTransportCredentials(creds), grpc.WithNoProxy(), grpc.WithDisableServiceConfig(),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: redial, MinConnectTimeout: 2 * time.Second}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxFrame), grpc.MaxCallSendMsgSize(maxFrame)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(frame.Max), grpc.MaxCallSendMsgSize(frame.Max)))
 	if err != nil {
 		return nil, fmt.Errorf("dial worker %s: %w", to.ID, err)
 	}

@@ -49,7 +49,7 @@ func TestAskPeer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := NewGRPC(owner, nil)
+	g := NewDoor(owner, nil)
 	served := make(chan error, 1)
 	go func() { served <- g.Serve(lis) }()
 	t.Cleanup(func() { g.Stop(); <-served })

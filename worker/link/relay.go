@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/agent/agentpb/frame"
 	"github.com/holdfast-ha/holdfast/agent/trust"
 )
 
@@ -266,7 +267,7 @@ func (r *relay) down(f *agentpb.FromOwner) {
 
 // up passes on what the agent says; false: the relay is over.
 func (ch *channel) up(up *agentpb.Up) bool {
-	if proto.Size(up) > maxFrame-envelope {
+	if proto.Size(up) > frame.Max-envelope {
 		ch.wire.cancel(errors.New("frame is too large"))
 		return true
 	}
@@ -405,7 +406,7 @@ func (s *Server) Carry(st grpc.BidiStreamingServer[agentpb.FromCarrier, agentpb.
 	}()
 	<-ctx.Done()
 	in.end(context.Cause(ctx))
-	idle := time.NewTimer(sendTimeout)
+	idle := time.NewTimer(frame.WriteLimit)
 	defer idle.Stop()
 	select { // a writer stuck in flow control is freed only by this handler's return
 	case <-sent:

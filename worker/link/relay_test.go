@@ -269,7 +269,7 @@ func TestRequestEndsWithTheCarrier(t *testing.T) {
 		asked <- err
 	}()
 	recv(t, s)
-	c.grpc.Stop()
+	c.port.Stop()
 	c.door.Close()
 	if err := <-asked; !errors.Is(err, ErrNotLinked) {
 		t.Errorf("got %v", err)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -18,12 +19,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/status"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/agent/agentpb/frame"
 	"github.com/holdfast-ha/holdfast/agent/trust"
 	"github.com/holdfast-ha/holdfast/worker/pki"
 	"github.com/holdfast-ha/holdfast/worker/pki/pkitest"
@@ -84,7 +83,7 @@ func secure(t *testing.T, files trust.Files, opts ...grpc.ServerOption) *secured
 		t.Fatal(err)
 	}
 	s.address = l.Addr().String()
-	g := NewGRPC(s.door, src, opts...)
+	g := NewDoor(s.door, src, opts...)
 	served := make(chan error, 1)
 	go func() { served <- g.Serve(l) }()
 	t.Cleanup(func() {
@@ -97,19 +96,27 @@ func secure(t *testing.T, files trust.Files, opts ...grpc.ServerOption) *secured
 	return s
 }
 
-// knock dials with the credentials, says Hello for a host, and returns the first frame.
-func (s *secured) knock(t *testing.T, c credentials.TransportCredentials, name string, number uint64) (client, *agentpb.Down, error) {
+// dial opens a stream by a TLS configuration; nil: without TLS.
+func (s *secured) dial(t *testing.T, conf *tls.Config) (client, error) {
 	t.Helper()
-	conn, err := grpc.NewClient(s.address, grpc.WithTransportCredentials(c))
-	if err != nil {
-		t.Fatal(err)
+	if conf == nil {
+		return plainly(t, s.address), nil
 	}
-	t.Cleanup(func() { _ = conn.Close() })
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	t.Cleanup(cancel)
-	st, err := agentpb.NewLinkClient(conn).Connect(ctx)
+	conf.NextProtos = []string{frame.Protocol}
+	conn, err := tls.Dial("tcp", s.address, conf)
 	if err != nil {
-		return nil, nil, err
+		return client{}, err
+	}
+	t.Cleanup(func() { _ = conn.NetConn().Close() })
+	return client{frame.New(conn)}, nil
+}
+
+// knock dials, says Hello for a host, and returns the first frame.
+func (s *secured) knock(t *testing.T, conf *tls.Config, name string, number uint64) (client, *agentpb.Down, error) {
+	t.Helper()
+	st, err := s.dial(t, conf)
+	if err != nil {
+		return client{}, nil, err
 	}
 	_ = st.Send(&agentpb.Up{Frame: &agentpb.Up_Hello{Hello: host(name, number)}}) // what comes back explains a failure
 	d, err := st.Recv()
@@ -121,9 +128,9 @@ func (s *secured) knock(t *testing.T, c credentials.TransportCredentials, name s
 func TestWhoIsLetIn(t *testing.T) {
 	lab, other := pkitest.New(t), pkitest.New(t)
 	s := secure(t, lab.Issue(t, trust.Worker, "w1"))
-	as := func(f trust.Files) (credentials.TransportCredentials, *trust.Source) {
+	as := func(f trust.Files) (*tls.Config, *trust.Source) {
 		src := pkitest.Open(t, f)
-		return credentials.NewTLS(src.Dialer(trust.Peer{Role: trust.Worker, Name: "127.0.0.1"})), src
+		return src.Dialer(trust.Peer{Role: trust.Worker, Name: "127.0.0.1"}), src
 	}
 	mine, _ := as(lab.Issue(t, trust.Host, "h1"))
 	if _, first, err := s.knock(t, mine, "h1", 1); first.GetWelcome() == nil {
@@ -133,30 +140,35 @@ func TestWhoIsLetIn(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		files  trust.Files // none: no certificate
-		code   codes.Code
-		client string // what the host's side can say
-		reason string // in the worker's log
+		told   bool        // by a frame; else by TLS
+		client string      // what the host's side can say
+		reason string      // in the worker's log
 	}{
-		{"expired", lab.Issue(t, trust.Host, "h1x", pkitest.Expired), codes.Unavailable, "certificate host/h1x has expired at", "reason=expired"},
-		{"not yet valid", lab.Issue(t, trust.Host, "h1y", pkitest.NotYet), codes.Unavailable, "certificate host/h1y is not valid before", "reason=not-yet-valid"},
-		{"foreign authority", lab.With(other.Issue(t, trust.Host, "h1")), codes.Unavailable, "it does not know the authority of our certificate (host/h1", "reason=foreign-ca"},
-		{"worker", lab.Issue(t, trust.Worker, "w2"), codes.PermissionDenied, "certificate is that of worker/w2, admitted here is the role host", "reason=wrong-role"},
-		{"operator", lab.Issue(t, trust.Operator, "ann"), codes.PermissionDenied, "certificate is that of operator/ann, admitted here is the role host", "operator/ann"},
-		{"no identity", lab.Issue(t, pkitest.Etcd, "h1"), codes.PermissionDenied, `names no identity`, "reason=no-identity"},
-		{"other host", lab.Issue(t, trust.Host, "h2"), codes.PermissionDenied, "certificate is that of host/h2, it may not speak for host \"h1\"", "reason=wrong-name"},
-		{"no certificate", trust.Files{}, codes.Unavailable, "certificate required", "reason=no-certificate"},
+		{"expired", lab.Issue(t, trust.Host, "h1x", pkitest.Expired), false, "certificate host/h1x has expired at", "reason=expired"},
+		{"not yet valid", lab.Issue(t, trust.Host, "h1y", pkitest.NotYet), false, "certificate host/h1y is not valid before", "reason=not-yet-valid"},
+		{"foreign authority", lab.With(other.Issue(t, trust.Host, "h1")), false, "it does not know the authority of our certificate (host/h1", "reason=foreign-ca"},
+		{"worker", lab.Issue(t, trust.Worker, "w2"), true, "certificate is that of worker/w2, admitted here is the role host", "reason=wrong-role"},
+		{"operator", lab.Issue(t, trust.Operator, "ann"), true, "certificate is that of operator/ann, admitted here is the role host", "operator/ann"},
+		{"no identity", lab.Issue(t, pkitest.Etcd, "h1"), true, `names no identity`, "reason=no-identity"},
+		{"other host", lab.Issue(t, trust.Host, "h2"), true, "certificate is that of host/h2, it may not speak for host \"h1\"", "reason=wrong-name"},
+		{"no certificate", trust.Files{}, false, "certificate required", "reason=no-certificate"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			creds := credentials.NewTLS(&tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13})
+			conf := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13}
 			explain := func(err error) error { return err }
 			if !c.files.None() {
 				var src *trust.Source
-				creds, src = as(c.files)
+				conf, src = as(c.files)
 				explain = src.Explain
 			}
-			_, first, err := s.knock(t, creds, "h1", 2)
-			if status.Code(err) != c.code {
-				t.Fatalf("got %v, %v, want %v", first, err, c.code)
+			_, first, err := s.knock(t, conf, "h1", 2)
+			if c.told {
+				r := first.GetRefusal()
+				if err = errors.New(r.GetDetail()); r.GetReason() != agentpb.Refusal_DENIED {
+					t.Fatalf("got %v, want to be told that it is denied", first)
+				}
+			} else if err == nil {
+				t.Fatalf("got %v", first)
 			}
 			if text := explain(err).Error(); !strings.Contains(text, c.client) {
 				t.Errorf("host hears %q, want %q", text, c.client)
@@ -165,7 +177,7 @@ func TestWhoIsLetIn(t *testing.T) {
 		})
 	}
 	t.Run("plaintext", func(t *testing.T) {
-		if _, first, err := s.knock(t, insecure.NewCredentials(), "h1", 9); err == nil {
+		if _, first, err := s.knock(t, nil, "h1", 9); err == nil {
 			t.Fatalf("got %v", first)
 		}
 		eventually(t, "the worker's log", func() bool { return s.log.has("reason=plaintext") })
@@ -189,7 +201,7 @@ func TestRenewalUnderLiveLinks(t *testing.T) {
 			seen = pki.Fingerprint(cs.PeerCertificates[0])
 			return check(cs)
 		}
-		st, first, err := s.knock(t, credentials.NewTLS(conf), name, 1)
+		st, first, err := s.knock(t, conf, name, 1)
 		if err != nil || first.GetWelcome() == nil {
 			t.Fatalf("%s: %v, %v", name, first, err)
 		}
@@ -217,7 +229,7 @@ func TestRenewalUnderLiveLinks(t *testing.T) {
 	}
 }
 
-// counted is a stream that counts once its handler waits for a frame: it was admitted then.
+// counted is a call that counts once its handler waits for a frame: it was admitted then.
 type counted struct {
 	grpc.ServerStream
 	once *sync.Once
@@ -241,26 +253,21 @@ func TestRevocationEndsStreams(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	bad := map[string]string{}
-	dial := func(role trust.Role, name string) *grpc.ClientConn {
+	stolen := func(role trust.Role, name string) *tls.Config {
 		files := lab.Issue(t, role, name)
 		mine, err := tls.LoadX509KeyPair(files.Cert, files.Key)
 		if err != nil {
 			t.Fatal(err)
 		}
 		bad[trust.Serial(mine.Leaf)] = "stolen"
-		conn, err := grpc.NewClient(s.address, grpc.WithTransportCredentials(credentials.NewTLS(pkitest.Open(t, files).Dialer(trust.Peer{Role: trust.Worker, ID: "w1"}))))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = conn.Close() })
-		return conn
+		return pkitest.Open(t, files).Dialer(trust.Peer{Role: trust.Worker, ID: "w1"})
 	}
 	type link struct {
 		client
 		hello *agentpb.Up
 	}
 	linkOf := func(name string, role agentpb.Hello_Role) link {
-		st, err := agentpb.NewLinkClient(dial(trust.Host, name)).Connect(ctx)
+		st, err := s.dial(t, stolen(trust.Host, name))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -273,7 +280,12 @@ func TestRevocationEndsStreams(t *testing.T) {
 		hello *agentpb.FromCarrier
 	}
 	relayOf := func(name string) relay {
-		st, err := agentpb.NewRelayClient(dial(trust.Worker, name)).Carry(ctx)
+		conn, err := grpc.NewClient(s.address, grpc.WithTransportCredentials(credentials.NewTLS(stolen(trust.Worker, name))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		st, err := agentpb.NewRelayClient(conn).Carry(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -285,7 +297,7 @@ func TestRevocationEndsStreams(t *testing.T) {
 		if err := l.Send(l.hello); err != nil {
 			t.Fatal(err)
 		}
-		if d := recv(t, l); d.GetWelcome() == nil {
+		if d := recv(t, l.client); d.GetWelcome() == nil {
 			t.Fatalf("got %v", d)
 		}
 	}
@@ -295,7 +307,7 @@ func TestRevocationEndsStreams(t *testing.T) {
 	if _, err := upRelay.Recv(); err != nil { // a sign of life
 		t.Fatal(err)
 	}
-	eventually(t, "all are admitted", func() bool { return admitted.Load() == 6 })
+	eventually(t, "all are admitted", func() bool { return admitted.Load() == 2 && goroutines(t, "link.(*talk).read+") == 4 })
 
 	s.src.Know(trust.NewKnown(nil, bad))
 	cut := s.door.CutCertificates(func(shown []*x509.Certificate) bool { return s.src.Revoked(shown) != nil })

@@ -29,14 +29,12 @@ type silent struct {
 var mute = &agentpb.Refusal{Detail: "standby stream is half-open: no ping came in time"}
 
 // standBy lets the stream stand by until its agent says something else than a ping.
-func (t *talk) standBy(up *agentpb.Up) error {
+func (t *talk) standBy() error {
 	s, h := t.s, t.hello
-	if r, err := s.examine(t.out.stream.Context(), t.who, h, ""); err != nil {
+	if err := s.examine(t.guest, h, ""); err != nil {
 		return err
-	} else if r != nil {
-		return &refusedError{r}
 	}
-	if err := s.guards.of(h.Host).hello(up); err != nil {
+	if err := s.guards.of(h.Host).hello(t.size); err != nil {
 		return err
 	}
 	within, refusal := s.h.Standby(h)
@@ -56,12 +54,12 @@ func (t *talk) standBy(up *agentpb.Up) error {
 }
 
 // ping answers one; after the first it is minded when none comes.
-func (q *silent) ping(s *Server, up *agentpb.Up) error {
-	if err := s.guards.of(q.host).frame(up); err != nil {
+func (q *silent) ping(s *Server, p *agentpb.Ping, size int) error {
+	if err := s.guards.of(q.host).frame(size); err != nil {
 		return err
 	}
 	q.limit.Store(int64(q.within))
-	q.out.put(&agentpb.Down{Frame: &agentpb.Down_Pong{Pong: &agentpb.Pong{Seq: up.GetPing().Seq}}})
+	q.out.put(&agentpb.Down{Frame: &agentpb.Down_Pong{Pong: &agentpb.Pong{Seq: p.Seq}}})
 	return nil
 }
 

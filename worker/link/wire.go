@@ -4,7 +4,6 @@ package link
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -12,9 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc"
-
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/agent/agentpb/frame"
 	"github.com/holdfast-ha/holdfast/agent/trust"
 )
 
@@ -29,19 +27,15 @@ const (
 	sweepEvery = 250 * time.Millisecond
 )
 
-type stream = grpc.BidiStreamingServer[agentpb.Up, agentpb.Down]
-
 // wire is one agent's stream that is in use. Its frames go to a session of this worker, or
 // over a relay to the owner; between two owners they go nowhere, and the agent is told that
 // its link is good.
 type wire struct {
+	guest
 	s      *Server
 	out    *outbox
-	ctx    context.Context // of the stream
-	who    trust.Identity
-	shown  []*x509.Certificate // nil on plaintext
-	last   *agentpb.Hello      // of this stream
-	spread time.Duration       // added to homeless
+	last   *agentpb.Hello // of this stream
+	spread time.Duration  // added to homeless
 
 	heard atomic.Int64 // when the last frame came, unix nanoseconds
 	limit atomic.Int64 // silence after which the link is half-open, nanoseconds; 0: not known yet
@@ -56,38 +50,35 @@ type wire struct {
 // talk is what an agent says on one stream, from its first frame to the end: silent while the
 // stream stands by, a wire from the first Hello that asks for more.
 type talk struct {
+	guest
 	s      *Server
 	out    *outbox
-	who    trust.Identity
-	shown  []*x509.Certificate // nil on plaintext
-	hello  *agentpb.Hello      // the last one
+	hello  *agentpb.Hello // the last one
 	silent *silent
 	wire   *wire
 	limit  *time.Timer // until the first frame
 	up     *agentpb.Up // read last
+	size   int         // of it
 	err    error       // it is over
 }
 
-// Connect implements agentpb.LinkServer. One goroutine reads a stream from the beginning to
-// the end, and sends what it answers. While it waits for a frame nothing of ours lies on its
-// stack but this: with gRPC's own frames it just fits into 8 kB, else it would keep 16
-// (docs/agents.md "What an agent costs").
-func (s *Server) Connect(st stream) error {
-	t := s.meet(st)
+// converse talks with an agent until its connection ends, which it closes. One goroutine reads a
+// stream from the beginning to the end, and sends what it answers: while it waits for a frame
+// nothing of ours lies on its stack but this (docs/agents.md "What an agent costs").
+func (s *Server) converse(c *frame.Conn, g guest) {
+	t := s.meet(c, g)
 	for t.read() {
 		t.act()
 	}
-	return t.end()
+	t.end()
 }
 
 // meet says who it is that has opened a stream.
-func (s *Server) meet(st stream) *talk {
-	t := &talk{s: s}
-	if t.who, t.shown, t.err = s.admit(st.Context(), trust.Host); t.err != nil {
-		return t
-	}
-	if t.out, t.err = newOutbox(st); t.err == nil {
-		t.limit = time.AfterFunc(helloLimit, func() { t.out.cancel(&abuseError{NoHello, fmt.Sprintf("no Hello within %v", helloLimit)}) })
+func (s *Server) meet(c *frame.Conn, g guest) *talk {
+	t := &talk{s: s, out: newOutbox(c), guest: g}
+	t.limit = time.AfterFunc(helloLimit, func() { t.out.cut(&abuseError{NoHello, fmt.Sprintf("no Hello within %v", helloLimit)}) })
+	if err := s.identify(&t.guest, trust.Host); err != nil {
+		t.err = denied(err)
 	}
 	return t
 }
@@ -96,7 +87,7 @@ func (s *Server) meet(st stream) *talk {
 func (t *talk) read() bool {
 	if t.err == nil {
 		t.up = new(agentpb.Up)
-		t.err = t.out.stream.RecvMsg(t.up)
+		t.size, t.err = t.out.conn.Read(t.up)
 	}
 	return t.err == nil
 }
@@ -116,22 +107,22 @@ func (t *talk) act() {
 
 func (t *talk) take(up *agentpb.Up) error {
 	if t.wire != nil {
-		return t.wire.take(up)
+		return t.wire.take(up, t.size)
 	}
 	if t.silent != nil {
 		t.silent.heard.Store(t.s.now().UnixNano())
-		if up.GetPing() != nil {
-			return t.silent.ping(t.s, up)
+		if p := up.GetPing(); p != nil {
+			return t.silent.ping(t.s, p, t.size)
 		}
 		t.s.forgetSilent(t.silent)
 		t.silent = nil
 	}
 	switch h := up.GetHello(); {
 	case h == nil:
-		return &refusedError{badHello("the first frame must be a Hello")}
+		return badHello("the first frame must be a Hello")
 	case h.Role == agentpb.Hello_STANDBY:
 		t.hello = h
-		return t.standBy(up)
+		return t.standBy()
 	default:
 		t.hello = h
 		return t.use(up)
@@ -140,7 +131,7 @@ func (t *talk) take(up *agentpb.Up) error {
 
 // use makes a wire of the stream.
 func (t *talk) use(up *agentpb.Up) error {
-	w := &wire{s: t.s, out: t.out, ctx: t.out.stream.Context(), who: t.who, shown: t.shown, spread: rand.N(homeless)}
+	w := &wire{s: t.s, out: t.out, guest: t.guest, spread: rand.N(homeless)}
 	if r := t.s.keep(w); r != nil {
 		return &refusedError{r}
 	}
@@ -148,49 +139,39 @@ func (t *talk) use(up *agentpb.Up) error {
 	if d := t.s.revoked.Load(); d != nil {
 		w.send(d)
 	}
-	return w.take(up)
+	return w.take(up, t.size)
 }
 
-// end ends the stream; it returns the status that the agent hears.
-func (t *talk) end() error {
-	if t.out == nil {
-		return t.err
-	}
+// end ends the stream, with a last word where there is one.
+func (t *talk) end() {
 	t.limit.Stop()
-	err := t.out.why(t.err)
+	host := t.hello.GetHost()
+	if t.wire != nil {
+		host = t.wire.host
+	}
+	err := t.s.abused(t.who.ID, host, t.out.why(t.err))
 	if t.silent != nil {
 		t.s.forgetSilent(t.silent)
 	}
-	w := t.wire
-	if w == nil {
-		return t.out.end(t.s.cut(t.who.ID, orElse(t.who.ID, t.hello.GetHost()), err))
+	if t.wire != nil {
+		t.s.forget(t.wire, err)
 	}
-	err = t.s.abused(t.who.ID, w.host, err)
-	t.s.forget(w, err)
-	var abuse *abuseError
-	if errors.As(err, &abuse) {
-		t.s.tell(orElse(t.who.ID, w.host), abuse)
-		if abuse.reason != SlowReader {
-			err = &refusedError{&agentpb.Refusal{Reason: agentpb.Refusal_BAD_HELLO, Detail: abuse.Error()}}
-		}
-	}
-	return t.out.end(err)
+	t.out.end(t.s.cut(t.who.ID, host, err))
 }
 
-func badHello(why string) *agentpb.Refusal {
-	return &agentpb.Refusal{Reason: agentpb.Refusal_BAD_HELLO, Detail: why}
+func badHello(why string) error {
+	return &refusedError{&agentpb.Refusal{Reason: agentpb.Refusal_BAD_HELLO, Detail: why}}
 }
 
-// examine says what is wrong with a Hello: in a word for the agent, or, when it speaks for
-// a host that it is not, with an error. host is that of the stream, once it is known.
-func (s *Server) examine(ctx context.Context, who trust.Identity, h *agentpb.Hello, host string) (*agentpb.Refusal, error) {
+// examine says what is wrong with a Hello. host is that of the stream, once it is known.
+func (s *Server) examine(g guest, h *agentpb.Hello, host string) error {
 	switch {
 	case h.Host == "" || h.BootId == "" || h.ProcessId == "":
-		return badHello("a Hello has host, boot_id and process_id"), nil
+		return badHello("a Hello has host, boot_id and process_id")
 	case host != "" && h.Host != host:
-		return badHello(fmt.Sprintf("a stream of %.70s cannot speak for another host", host)), nil
+		return badHello(fmt.Sprintf("a stream of %.70s cannot speak for another host", host))
 	}
-	return nil, s.speaksFor(ctx, who, h.Host)
+	return s.speaksFor(g, h.Host)
 }
 
 // keep notes a stream in use, or says why it may not be.
@@ -211,13 +192,13 @@ func (s *Server) forget(w *wire, cause error) {
 	w.attach(nil, nil, cause)
 }
 
-// take acts on one frame; the first is a Hello.
-func (w *wire) take(up *agentpb.Up) error {
+// take acts on one frame, of so many bytes; the first is a Hello.
+func (w *wire) take(up *agentpb.Up, size int) error {
 	w.heard.Store(w.s.now().UnixNano())
-	if up.GetHello() != nil {
-		return w.greet(up)
+	if h := up.GetHello(); h != nil {
+		return w.greet(h, size)
 	}
-	if err := w.s.guards.of(w.last.Host).frame(up); err != nil {
+	if err := w.s.guards.of(w.last.Host).frame(size); err != nil {
 		return err
 	}
 	w.mu.Lock()
@@ -233,20 +214,17 @@ func (w *wire) take(up *agentpb.Up) error {
 }
 
 // greet begins a session: of this worker, or carried to the host's owner.
-func (w *wire) greet(up *agentpb.Up) error {
-	h := up.GetHello()
-	if r, err := w.s.examine(w.ctx, w.who, h, w.last.GetHost()); err != nil {
+func (w *wire) greet(h *agentpb.Hello, size int) error {
+	if err := w.s.examine(w.guest, h, w.last.GetHost()); err != nil {
 		return err
-	} else if r != nil {
-		return &refusedError{r}
 	}
 	if h.Role == agentpb.Hello_STANDBY {
-		return &refusedError{badHello("a stream in use cannot become a silent one")}
+		return badHello("a stream in use cannot become a silent one")
 	}
 	if w.last != nil && h.Session <= w.last.Session {
 		return &abuseError{ReplayedHello, "a Hello that came before on this stream"}
 	}
-	if err := w.s.guards.of(h.Host).hello(up); err != nil {
+	if err := w.s.guards.of(h.Host).hello(size); err != nil {
 		return err
 	}
 	w.last = h
@@ -308,7 +286,7 @@ func (w *wire) send(d *agentpb.Down) { w.out.put(d) }
 func (w *wire) refuse(r *agentpb.Refusal) { w.out.refuse(r) }
 
 // cancel ends the stream without a word.
-func (w *wire) cancel(cause error) { w.out.cancel(cause) }
+func (w *wire) cancel(cause error) { w.out.cut(cause) }
 
 // again implements line.
 func (w *wire) again() {
