@@ -68,7 +68,7 @@ func (a *Agent) dial(ctx context.Context, address string, role agentpb.Hello_Rol
 	defer stopping()
 	var err error
 	if s.conn, err = a.connect(live, address); err != nil {
-		end := a.explain(ending{err: fmt.Errorf("dial worker %s: %w", address, err)})
+		end := a.explain(ending{err: err})
 		if cause := s.cause(); cause != nil {
 			end.err = cause
 		}

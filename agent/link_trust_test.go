@@ -79,7 +79,7 @@ func TestAgentAcceptsWorkersOnly(t *testing.T) {
 		{"not yet valid", lab.Issue(t, trust.Worker, "w3", pkitest.NotYet), "certificate worker/w3 is not valid before"},
 		{"foreign authority", lab.With(other.Issue(t, trust.Worker, "w1")), "certificate worker/w1 is signed by"},
 		{"host as worker", lab.Issue(t, trust.Host, "h2"), "certificate host/h2 is not for this use"},
-		{"etcd as worker", lab.Issue(t, pkitest.Etcd, "e1", at), `certificate \"e1\" names no identity`},
+		{"etcd as worker", lab.Issue(t, pkitest.Etcd, "e1", at), `certificate "e1" names no identity`},
 		{"other address", lab.Elsewhere(t, "w9"), "certificate worker/w9 is for w9.example, not for 127.0.0.1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
