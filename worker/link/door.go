@@ -48,6 +48,7 @@ type Door struct {
 	pace  *bucket
 	grpc  *grpc.Server
 	rpcs  *handed
+	limit time.Duration  // of a handshake
 	work  sync.WaitGroup // handshakes and conversations
 
 	mu       sync.Mutex
@@ -60,7 +61,7 @@ type Door struct {
 // certificate that src admits get in, each for itself, and whoever has none to the enrolment alone;
 // with a nil src the door is plaintext, which only a loopback address may be.
 func NewDoor(s *Server, src *trust.Source, opts ...grpc.ServerOption) *Door {
-	d := &Door{s: s, src: src, crowd: newCrowd(s), pace: &bucket{now: time.Now}, rpcs: newHanded(), open: map[*held]bool{}}
+	d := &Door{s: s, src: src, crowd: newCrowd(s), pace: &bucket{now: time.Now}, rpcs: newHanded(), limit: handshakeLimit, open: map[*held]bool{}}
 	readBuffer := 4 << 10
 	if s.trust = src; src != nil {
 		readBuffer = 0 // crypto/tls keeps what it has read beyond
@@ -168,7 +169,7 @@ func (d *Door) note(h *held) bool {
 // one has needed a large stack to shake hands.
 func (d *Door) meet(h *held) {
 	defer d.work.Done()
-	if err := h.SetDeadline(time.Now().Add(handshakeLimit)); err != nil {
+	if err := h.SetDeadline(time.Now().Add(d.limit)); err != nil {
 		_ = h.Close()
 		return
 	}

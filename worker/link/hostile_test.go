@@ -208,11 +208,18 @@ func TestHelloFlood(t *testing.T) {
 // A host has so many connections and no more; another host's are its own.
 func TestConnectionsOfOneHost(t *testing.T) {
 	a := crew(t)
-	for n := range uint64(maxConns) {
-		a.linked("bad", n+1)
+	stand := host("bad", 1)
+	stand.Role = agentpb.Hello_STANDBY
+	hello := frameBytes(t, &agentpb.Up{Frame: &agentpb.Up_Hello{Hello: stand}})
+	for range maxConns {
+		st := a.dial("bad")
+		if err := st.raw(hello); err != nil {
+			t.Fatal(err)
+		}
+		recv(t, st)
 	}
 	st := a.dial("bad")
-	_ = st.raw(helloBytes(t, "bad", 99))
+	_ = st.raw(hello)
 	if d, err := st.Recv(); err == nil {
 		t.Errorf("connection number %d was let in: %v", maxConns+1, d)
 	}

@@ -80,6 +80,7 @@ type Server struct {
 	issuer  Issuer      // nil: hosts get no certificates here
 	hostile func(Abuse) // told of each session that was cut for what it sent
 	guards  *guards
+	patient time.Duration // from a stream's beginning to its Hello
 	agentpb.UnimplementedEnrollServer
 
 	revoked atomic.Pointer[agentpb.Down] // nil: nothing is
@@ -102,7 +103,7 @@ func New(id string, h Handler, log *slog.Logger) *Server {
 	s := &Server{
 		h: h, id: id, boot: uuid.NewString(), log: log, now: time.Now, sessions: map[string]*Session{}, wires: map[*wire]bool{},
 		silent: map[*silent]bool{}, inbounds: map[*inbound]bool{},
-		relays: map[string]*relay{}, lost: map[string]time.Time{}, hostile: func(Abuse) {}, guards: newGuards(time.Now),
+		relays: map[string]*relay{}, lost: map[string]time.Time{}, hostile: func(Abuse) {}, guards: newGuards(time.Now), patient: helloLimit,
 	}
 	s.peers.s = s
 	return s

@@ -65,6 +65,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 type secured struct {
 	*told
 	door    *Server
+	port    *Door
 	src     *trust.Source
 	address string
 	log     *lines
@@ -83,12 +84,12 @@ func secure(t *testing.T, files trust.Files, opts ...grpc.ServerOption) *secured
 		t.Fatal(err)
 	}
 	s.address = l.Addr().String()
-	g := NewDoor(s.door, src, opts...)
+	s.port = NewDoor(s.door, src, opts...)
 	served := make(chan error, 1)
-	go func() { served <- g.Serve(l) }()
+	go func() { served <- s.port.Serve(l) }()
 	t.Cleanup(func() {
 		s.door.Close()
-		g.Stop()
+		s.port.Stop()
 		if err := <-served; err != nil {
 			t.Error(err)
 		}

@@ -76,7 +76,7 @@ func (s *Server) converse(c *frame.Conn, g guest) {
 // meet says who it is that has opened a stream.
 func (s *Server) meet(c *frame.Conn, g guest) *talk {
 	t := &talk{s: s, out: newOutbox(c), guest: g}
-	t.limit = time.AfterFunc(helloLimit, func() { t.out.cut(&abuseError{NoHello, fmt.Sprintf("no Hello within %v", helloLimit)}) })
+	t.limit = time.AfterFunc(s.patient, func() { t.out.cut(&abuseError{NoHello, fmt.Sprintf("no Hello within %v", s.patient)}) })
 	if err := s.identify(&t.guest, trust.Host); err != nil {
 		t.err = denied(err)
 	}
