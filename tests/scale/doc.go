@@ -7,8 +7,8 @@
 //	go test ./tests/scale -v                                  a smoke, 24 agents
 //	make scale N=10000 FOR=10m                                what the figures are taken from
 //
-// An agent is two streams: N=25000 is 50,000 of them, which takes some 10 GB of agents and
-// half of that of workers, which are as many as the limit of open files asks for.
+// An agent is two streams: N=25000 is 50,000 of them, which takes some 8 GB of agents and
+// 2 of workers, which are as many as the limit of open files asks for.
 //
 // Agents are real ones without pools, some thousands a process; etcd is real, workers are the
 // program that ships. What a worker spends on an agent is compared with raw TLS frames between

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package link is the door agents knock at: one gRPC stream per host, dialled by the
-// agent (agents.md "Link").
+// Package link is the door agents knock at: one stream of frames per host, dialled by the
+// agent (agents.md "Link"). The same port speaks gRPC to other workers and to hosts that
+// enrol (door.go).
 //
 // It keeps sessions, hands every frame to its Handler and carries requests to agents.
 // It refuses to decide: who owns a host, what a missed ping means and what a report

@@ -104,6 +104,7 @@ func openAs(t *testing.T, h *told) *world {
 		t.Fatal(err)
 	}
 	port := NewDoor(door, nil)
+	hurry(door, port)
 	served := make(chan error, 1)
 	go func() { served <- port.Serve(l) }()
 	ctx, stop := context.WithCancel(context.Background())

@@ -85,6 +85,7 @@ func secure(t *testing.T, files trust.Files, opts ...grpc.ServerOption) *secured
 	}
 	s.address = l.Addr().String()
 	s.port = NewDoor(s.door, src, opts...)
+	hurry(s.door, s.port)
 	served := make(chan error, 1)
 	go func() { served <- s.port.Serve(l) }()
 	t.Cleanup(func() {

@@ -29,8 +29,8 @@ type silent struct {
 var mute = &agentpb.Refusal{Detail: "standby stream is half-open: no ping came in time"}
 
 // standBy lets the stream stand by until its agent says something else than a ping.
-func (t *talk) standBy() error {
-	s, h := t.s, t.hello
+func (t *talk) standBy(h *agentpb.Hello) error {
+	s := t.s
 	if err := s.examine(t.guest, h, ""); err != nil {
 		return err
 	}

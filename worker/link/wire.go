@@ -34,14 +34,14 @@ type wire struct {
 	guest
 	s      *Server
 	out    *outbox
-	last   *agentpb.Hello // of this stream
-	spread time.Duration  // added to homeless
+	number uint64        // of the last Hello on this stream
+	spread time.Duration // added to homeless
 
 	heard atomic.Int64 // when the last frame came, unix nanoseconds
 	limit atomic.Int64 // silence after which the link is half-open, nanoseconds; 0: not known yet
 
 	mu      sync.Mutex
-	host    string    // set by the first Hello
+	host    string    // set by the first Hello, by who reads
 	ses     *Session  // owned here
 	channel *channel  // carried to its owner
 	lost    time.Time // since when no owner has said welcome; zero: one has
@@ -53,7 +53,7 @@ type talk struct {
 	guest
 	s      *Server
 	out    *outbox
-	hello  *agentpb.Hello // the last one
+	host   string // whose Hello came
 	silent *silent
 	wire   *wire
 	limit  *time.Timer // until the first frame
@@ -121,10 +121,10 @@ func (t *talk) take(up *agentpb.Up) error {
 	case h == nil:
 		return badHello("the first frame must be a Hello")
 	case h.Role == agentpb.Hello_STANDBY:
-		t.hello = h
-		return t.standBy()
+		t.host = h.Host
+		return t.standBy(h)
 	default:
-		t.hello = h
+		t.host = h.Host
 		return t.use(up)
 	}
 }
@@ -145,18 +145,14 @@ func (t *talk) use(up *agentpb.Up) error {
 // end ends the stream, with a last word where there is one.
 func (t *talk) end() {
 	t.limit.Stop()
-	host := t.hello.GetHost()
-	if t.wire != nil {
-		host = t.wire.host
-	}
-	err := t.s.abused(t.who.ID, host, t.out.why(t.err))
+	err := t.s.abused(t.who.ID, t.host, t.out.why(t.err))
 	if t.silent != nil {
 		t.s.forgetSilent(t.silent)
 	}
 	if t.wire != nil {
 		t.s.forget(t.wire, err)
 	}
-	t.out.end(t.s.cut(t.who.ID, host, err))
+	t.out.end(t.s.cut(t.who.ID, t.host, err))
 }
 
 func badHello(why string) error {
@@ -198,7 +194,7 @@ func (w *wire) take(up *agentpb.Up, size int) error {
 	if h := up.GetHello(); h != nil {
 		return w.greet(h, size)
 	}
-	if err := w.s.guards.of(w.last.Host).frame(size); err != nil {
+	if err := w.s.guards.of(w.host).frame(size); err != nil {
 		return err
 	}
 	w.mu.Lock()
@@ -215,19 +211,19 @@ func (w *wire) take(up *agentpb.Up, size int) error {
 
 // greet begins a session: of this worker, or carried to the host's owner.
 func (w *wire) greet(h *agentpb.Hello, size int) error {
-	if err := w.s.examine(w.guest, h, w.last.GetHost()); err != nil {
+	if err := w.s.examine(w.guest, h, w.host); err != nil {
 		return err
 	}
 	if h.Role == agentpb.Hello_STANDBY {
 		return badHello("a stream in use cannot become a silent one")
 	}
-	if w.last != nil && h.Session <= w.last.Session {
+	if w.host != "" && h.Session <= w.number {
 		return &abuseError{ReplayedHello, "a Hello that came before on this stream"}
 	}
 	if err := w.s.guards.of(h.Host).hello(size); err != nil {
 		return err
 	}
-	w.last = h
+	w.number = h.Session
 	w.mu.Lock()
 	w.host = h.Host
 	w.mu.Unlock()
