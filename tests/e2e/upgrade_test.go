@@ -20,8 +20,9 @@ import (
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
 
-// There is no release yet to come from: the old worker is built from an older commit.
-var upgradeFrom = flag.String("upgrade.from", "45fa093", "commit whose worker is upgraded")
+// There is no release yet to come from: the old worker is built from an older commit, the first at the
+// earliest that exchanges frames with agents as today's do.
+var upgradeFrom = flag.String("upgrade.from", "c48183e", "commit whose worker is upgraded")
 
 // child is a program that the test ends itself.
 type child struct {
