@@ -131,7 +131,7 @@ func NewGRPC(s *Server, src *trust.Source, opts ...grpc.ServerOption) *grpc.Serv
 		grpc.MaxRecvMsgSize(maxFrame), grpc.MaxSendMsgSize(maxFrame), grpc.ForceServerCodecV2(frugal{encoding.GetCodecV2("proto")}),
 		grpc.InTapHandle(cancellable), grpc.MaxConcurrentStreams(maxStreams), grpc.MaxHeaderListSize(8 << 10), grpc.ConnectionTimeout(handshakeLimit),
 		grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(window), // fixed: what one connection may keep here
-		grpc.ReadBufferSize(readBuffer), grpc.WriteBufferSize(4 << 10), grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(readBuffer), grpc.WriteBufferSize(4 << 10),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	}, opts...)...)
