@@ -12,8 +12,6 @@ import (
 
 	"github.com/holdfast-ha/holdfast/agent"
 	"github.com/holdfast-ha/holdfast/agent/metric"
-	"github.com/holdfast-ha/holdfast/coordinator/command"
-	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/settings"
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/worker"
@@ -26,8 +24,8 @@ var rewrite = flag.Bool("rewrite", false, "write the generated pages in docs/ an
 // §4.4).
 func TestGenerated(t *testing.T) {
 	for name, text := range map[string]string{
-		"states.md":         ha.Markdown(),
-		"command-states.md": command.Markdown(),
+		"states.md":         haStates().markdown(),
+		"command-states.md": commandStates().markdown(),
 		"settings.md":       settings.Markdown(),
 		"keys.md":           leases.SchemaMarkdown(),
 		"api.md":            api.RoutesMarkdown(),

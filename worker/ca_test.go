@@ -10,12 +10,14 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/agent/trust"
 	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
@@ -171,7 +173,9 @@ func TestRevocation(t *testing.T) {
 	if err != nil || len(out) != 1 || out[0].Serial != "abcd" || out[0].State != "revoked" {
 		t.Errorf("%+v, %v", out, err)
 	}
-	eventually(t, "it is known", func() bool { return w.trusted.isRevoked("abcd") })
+	eventually(t, "it is known", func() bool {
+		return slices.ContainsFunc(w.trusted.revokedWorkers(), func(c *agentpb.RevokedCertificate) bool { return c.Serial == "abcd" })
+	})
 	if _, err := b.Revoke(ctx, "ann", v1.RevokeRequest{Serials: []string{"abcd"}}); err != nil {
 		t.Errorf("a second time: %v", err)
 	}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"reflect"
-	"slices"
 	"sync"
 	"time"
 
@@ -409,6 +408,3 @@ func (c *commander) trim(now time.Time) (ops []leases.Op) {
 	}
 	return ops
 }
-
-// holds reports whether a command keeps a resource from other commands.
-func holds(r command.Record, key string) bool { return !r.Released && slices.Contains(r.Holds, key) }

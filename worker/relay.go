@@ -23,7 +23,8 @@ type linkRecord struct {
 // carried is what there is to do about links whose carrier or owner has changed. It is
 // filled by many and emptied by watchLinks, at the pace of etcd.
 type carried struct {
-	kick chan struct{}
+	kick    chan struct{}
+	written int64 // revision of the newest links/<host> from here; watchLinks' own
 
 	mu      sync.Mutex
 	records map[string]string // host, carrier that has to be on record
@@ -115,19 +116,27 @@ func (w *Worker) rehome() (again bool) {
 }
 
 // recordLinks writes links/<host> of the hosts owned here where it differs, each under the
-// claim of its owner; false: some are left.
+// claim of its owner; false: some are left. It is judged by the copy, which has to show what was
+// written last.
 func (w *Worker) recordLinks(ctx context.Context) bool {
+	cctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	err := w.mirror.WaitRevision(cctx, w.carried.written)
+	cancel()
+	if err != nil && w.mirror.Age() > etcdTimeout {
+		return false
+	} // else a copy that is complete and never came to it: etcd was restored
+	w.carried.written = 0
 	w.carried.mu.Lock()
 	all := w.carried.records
 	w.carried.records = map[string]string{}
 	w.carried.mu.Unlock()
-	done, last := true, int64(0)
+	done := true
 	for host, carrier := range all {
 		if ctx.Err() != nil {
 			return true
 		}
 		rev, err := w.recordLink(ctx, host, carrier)
-		last = max(last, rev)
+		w.carried.written = max(w.carried.written, rev)
 		if err != nil {
 			w.log.Warn("record who carries a link", "host", host, "cause", err)
 			done = false
@@ -137,10 +146,6 @@ func (w *Worker) recordLinks(ctx context.Context) bool {
 			}
 			w.carried.mu.Unlock()
 		}
-	}
-	// The next change of a link is judged by the copy, which has to show this one.
-	if w.mirror.WaitRevision(ctx, last) != nil {
-		return true // ctx has ended
 	}
 	return done
 }

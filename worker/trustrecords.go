@@ -182,14 +182,6 @@ func (t *trusted) revokedWorkers() (out []*agentpb.RevokedCertificate) {
 	return out
 }
 
-// isRevoked says whether a serial is on the list.
-func (t *trusted) isRevoked(serial string) bool {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	_, found := t.revoked[serial]
-	return found
-}
-
 // Bearer implements api.Tokens.
 func (t *trusted) Bearer(token trust.Token, now time.Time) (api.Caller, bool) {
 	t.mu.RLock()

@@ -97,10 +97,10 @@ type view struct {
 }
 
 type cachedSettings struct {
-	version, spec int64
-	until         time.Time // a layer's value expires then; zero: never
-	eff           effective
-	profile       power.Profile
+	version int64
+	until   time.Time // a layer's value expires then; zero: never
+	eff     effective
+	profile power.Profile
 }
 
 func newView(log *slog.Logger, changed func(kind, id string)) *view {

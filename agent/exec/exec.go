@@ -20,7 +20,6 @@ import (
 var (
 	errUnsupported = errors.New("this host's hypervisor cannot do that")
 	errCancelled   = errors.New("cancelled")
-	errStopped     = errors.New("agent stops")
 )
 
 // Options are all required but Logger and Observe.

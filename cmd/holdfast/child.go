@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -15,8 +14,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/holdfast-ha/holdfast/agent"
-	"github.com/holdfast-ha/holdfast/agent/probe"
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/sim/world"
 	"github.com/holdfast-ha/holdfast/worker"
@@ -89,30 +86,11 @@ func runParent(ctx context.Context, log *slog.Logger, c childWorker) error {
 }
 
 func runChildAgent(ctx context.Context, log *slog.Logger, text []byte) error {
-	var c world.Agent
-	if err := json.Unmarshal(text, &c); err != nil {
+	var a world.Agent
+	if err := json.Unmarshal(text, &a); err != nil {
 		return fmt.Errorf("read agent's part: %w", err)
 	}
-	pool, err := probe.NewDir(c.Pool, c.PoolDir, false)
-	if err != nil {
-		return err
-	}
-	hv, err := c.Hypervisor(ctx)
-	if err != nil {
-		return err
-	}
-	a, err := agent.New(agent.Options{
-		Host: c.Host, Workers: c.Workers, StateDir: c.StateDir, Version: version, Logger: log,
-		Dial:       func(ctx context.Context, addr string) (net.Conn, error) { return world.Dial(ctx, c.Cable, addr) },
-		Hypervisor: hv,
-		Pools:      []probe.Pool{c.Fault.Pool(pool)},
-
-		InsecureLoopback: true,
-	})
-	if err != nil {
-		return err
-	}
-	return a.Run(ctx)
+	return a.Run(ctx, version, log)
 }
 
 func runChildGuest(ctx context.Context, _ *slog.Logger, text []byte) error {

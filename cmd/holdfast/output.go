@@ -19,8 +19,8 @@ import (
 
 // outputFlags are the flags of every command that prints things.
 type outputFlags struct {
-	format, sortBy       string
-	noHeaders, hasLabels bool
+	format, sortBy string
+	noHeaders      bool
 }
 
 // register adds the flags of a list; registerFormat only -o.

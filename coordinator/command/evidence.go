@@ -27,11 +27,6 @@ type FileSight struct {
 	Unknown    string   `json:"usersUnknown,omitempty"` // why Users may lack somebody
 }
 
-// idle: nobody on the host that looked uses it, for certain.
-func (s FileSight) idle() bool {
-	return s.Answer == Present && len(s.Users) == 0 && s.Unknown == ""
-}
-
 // InstanceSight is what one host saw of the instance.
 type InstanceSight struct {
 	Answer Answer `json:"answer"`

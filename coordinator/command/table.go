@@ -152,16 +152,6 @@ var Ignored = []Ignore{
 	{States, EvOperator, "the order does not fit the state"},
 }
 
-// IgnoredBecause tells why an event of this kind changed nothing in a state.
-func IgnoredBecause(s State, k EventKind) string {
-	for _, g := range Ignored {
-		if g.On == k && slices.Contains(g.From, s) {
-			return g.Why
-		}
-	}
-	return "unknown kind of event"
-}
-
 // severity of the events that rows raise.
 var severity = map[string]Severity{
 	"command.completed": Info, "command.failed": Warning, "command.interrupted": Warning,

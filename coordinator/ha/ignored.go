@@ -2,8 +2,6 @@
 
 package ha
 
-import "slices"
-
 // Ignore says why an event of a kind, in a state, changes nothing where no row's
 // condition holds. Rows and Ignored together cover every pair.
 type Ignore struct {
@@ -36,16 +34,6 @@ var Ignored = []Ignore{
 	{in(None, Initializing, Available, Ineligible, Unsupported, Recovering, Fencing, Fenced, Failed), EvRepaired, "the incident went on"},
 	{States, EvSeen, "recorded for the boot; what was seen alive only makes a later silence tell something"},
 	{States, EvPolicy, "nothing is held; settings are read with every step"},
-}
-
-// IgnoredBecause tells why an event of this kind changed nothing in a state.
-func IgnoredBecause(s State, k Kind) string {
-	for _, g := range Ignored {
-		if g.On == k && slices.Contains(g.From, s) {
-			return g.Why
-		}
-	}
-	return "unknown kind of event"
 }
 
 // severity of the events that the table and its rows raise.

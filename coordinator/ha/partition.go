@@ -85,7 +85,7 @@ func (n Needed) words(needed int) string {
 // stay ACTIVE that many eligible ones.
 func StepPartition(r PartitionRecord, f PartitionFacts, at time.Time) (PartitionRecord, []Effect) {
 	needed := max(f.Needed.Members, 1)
-	state, why := r.State, r.Reason
+	state, why := r.State, ""
 	switch {
 	case len(f.Disabled) > 0:
 		state, why = PartitionNone, strings.Join(f.Disabled, "; ")

@@ -27,7 +27,6 @@ type console struct {
 	bmcRand  []byte
 	guid     []byte
 	s        *session // the client's mirror: K1, K2; its console field is the BMC's id
-	seq      uint32
 	rqSeq    byte
 	lastSent []byte
 }

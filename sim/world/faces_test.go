@@ -30,7 +30,7 @@ func TestFeeds(t *testing.T) {
 		t.Errorf("an outlet that is off was repaired: %+v", s)
 	}
 	b.Force(h.Outlet, true)
-	old = boot(t, h, old)
+	boot(t, h, old)
 	if err := f.Break("h008", PowerOff, false); err != nil {
 		t.Fatal(err)
 	}

@@ -57,24 +57,6 @@ func (f Fault) gate(pool string) func(context.Context, string, hypervisor.Disk) 
 	}
 }
 
-// engineWait is how long an agent that boots waits for the hypervisor beside it.
-const engineWait = 10 * time.Second
-
-// Hypervisor is the adapter of the agent child. It waits for the hypervisor to answer, as
-// a unit does that starts after libvirtd, but not for ever.
-func (a Agent) Hypervisor(ctx context.Context) (hypervisor.Hypervisor, error) {
-	r, err := simhv.NewRemote(simhv.RemoteConfig{Boot: a.Boot, Engine: a.Engine, Dirs: a.Dirs, Gate: a.Fault.gate(a.Dirs[0].ID), Refused: a.Refused})
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, engineWait)
-	defer cancel()
-	for r.Healthy(ctx) != nil && wait(ctx, faultPoll) == nil {
-		// Not there yet.
-	}
-	return r, nil
-}
-
 // pools are the host's: the cluster's shared one first, then its own.
 func (h *Host) pools() []dirs.Dir {
 	return []dirs.Dir{

@@ -13,30 +13,13 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/holdfast-ha/holdfast/agent/hypervisor/dirs"
 	"github.com/holdfast-ha/holdfast/sim/bmc"
-	simhv "github.com/holdfast-ha/holdfast/sim/hypervisor"
 	"github.com/holdfast-ha/holdfast/sim/pdu"
 )
 
 // ChildEnv is the environment variable in which a child finds its Agent or Guest as
 // JSON. The child is started as `EXEC child agent|guest HOST`.
 const ChildEnv = "HOLDFAST_CHILD"
-
-// Agent is what an agent child is told of its host.
-type Agent struct {
-	Host     string        `json:"host"`
-	Boot     string        `json:"boot"`
-	Engine   string        `json:"engine"` // socket of the hypervisor
-	Dirs     []dirs.Dir    `json:"dirs"`   // the host's pools
-	Refused  simhv.Refused `json:"refused"`
-	Workers  []string      `json:"workers"`
-	Cable    string        `json:"cable"` // for Dial
-	StateDir string        `json:"stateDir"`
-	Pool     string        `json:"pool"`
-	PoolDir  string        `json:"poolDir"`
-	Fault    Fault         `json:"fault"`
-}
 
 // Config describes a world. All fields are required.
 type Config struct {

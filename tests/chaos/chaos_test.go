@@ -134,7 +134,7 @@ func (f *fleet) observe(t *testing.T, p *performer) observed {
 		o.partition[x.Host] = x.Partition()
 	}
 	for _, m := range f.members {
-		all, err := readAudit(m.config.Audit)
+		all, err := readAudit(auditOf(m.Member))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,7 +4,6 @@ package chaos
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/leases/etcdtest"
 	"github.com/holdfast-ha/holdfast/sim/world"
+	"github.com/holdfast-ha/holdfast/tests/proc"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
 
@@ -30,13 +30,10 @@ const (
 	pollEvery = 50 * time.Millisecond
 	startTime = time.Minute
 
-	members     = 3
 	apiPort     = 7080
 	agentsPort  = 7090
 	clientPort  = 2379
-	peerPort    = 2380
 	proxyAt     = 50  // Block.Worker(proxyAt+i): proxies in front of and behind worker i
-	memberAt    = 100 // … of etcd member i
 	proxiesFrom = 150 // … from which proxies of worker i call: members know who writes
 )
 
@@ -55,9 +52,8 @@ type fleet struct {
 }
 
 type member struct {
-	config memberConfig
-	log    string
-	proc   *world.Proc
+	proc.Member
+	proc *world.Proc
 }
 
 type worker struct {
@@ -89,7 +85,7 @@ type fleetOptions struct {
 // the test, what was started last first.
 func newFleet(t *testing.T, o fleetOptions) *fleet {
 	t.Helper()
-	bin, err := workerBinary()
+	bin, err := proc.Build("holdfast-worker")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,35 +141,15 @@ func newCluster(t *testing.T, follow func(change)) *fleet {
 	return f
 }
 
-// background runs a part until the test's end, and waits for it then.
-func (f *fleet) background(run func(context.Context) error) {
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- run(ctx) }()
-	f.t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
-			f.t.Error(err)
-		}
-	})
-}
+func (f *fleet) background(run func(context.Context) error) { proc.Background(f.t, run) }
 
 func (f *fleet) startEtcd(follow func(change)) {
 	f.t.Helper()
-	var cluster, endpoints []string
-	for i := range members {
-		name, at := fmt.Sprintf("m%d", i+1), f.block.Worker(memberAt+i+1)
-		m := &member{log: filepath.Join(f.dir, name+".log"), config: memberConfig{
-			Name: name, Dir: filepath.Join(f.dir, name), Audit: filepath.Join(f.dir, name+".audit"),
-			Client: netip.AddrPortFrom(at, clientPort), Peer: netip.AddrPortFrom(at, peerPort),
-		}}
-		cluster = append(cluster, fmt.Sprintf("%s=http://%s", name, m.config.Peer))
-		endpoints = append(endpoints, "http://"+m.config.Client.String())
-		f.members = append(f.members, m)
-	}
-	for _, m := range f.members {
-		m.config.Cluster = strings.Join(cluster, ",")
-		if err := m.run(f.spawner); err != nil {
+	var endpoints []string
+	for _, config := range proc.Members(f.dir, f.block) {
+		m := &member{Member: config}
+		f.members, endpoints = append(f.members, m), append(endpoints, m.Endpoint())
+		if err := m.start(f.spawner); err != nil {
 			f.t.Fatal(err)
 		}
 	}
@@ -190,14 +166,8 @@ func (f *fleet) startEtcd(follow func(change)) {
 	f.background(f.history.run)
 }
 
-func (m *member) run(s *world.Spawner) error {
-	text, err := json.Marshal(m.config)
-	if err != nil {
-		return err
-	}
-	m.proc, err = s.Start(world.Child{
-		Exec: selfExe, Args: []string{"child", "member", m.config.Name}, Env: []string{world.ChildEnv + "=" + string(text)}, Log: m.log,
-	})
+func (m *member) start(s *world.Spawner) (err error) {
+	m.proc, err = m.Start(s)
 	return err
 }
 
@@ -254,7 +224,7 @@ func (f *fleet) wayToEtcd(w *worker, i int) (urls []string) {
 	f.t.Helper()
 	w.from = f.block.Worker(proxiesFrom + i)
 	for k, m := range f.members {
-		p := f.proxied(netip.AddrPortFrom(f.block.Worker(proxyAt+i), clientPort+10*uint16(k)), m.config.Client, w.from)
+		p := f.proxied(netip.AddrPortFrom(f.block.Worker(proxyAt+i), clientPort+10*uint16(k)), m.Client, w.from)
 		w.etcd, urls = append(w.etcd, p), append(urls, p.Endpoint())
 	}
 	return urls
@@ -300,22 +270,12 @@ func (w *worker) want(on bool) {
 }
 
 // alive reports whether its process, the parent where there are two, lives. Callers hold mu.
-func (w *worker) alive() bool {
-	if w.proc == nil {
-		return false
-	}
-	select {
-	case <-w.proc.Done():
-		return false
-	default:
-		return true
-	}
-}
+func (w *worker) alive() bool { return proc.Running(w.proc) }
 
 // tree are the processes of a worker; how: "child" leaves out the parent, if there is
 // one. Callers hold mu.
 func (w *worker) tree(how string) []int {
-	below := descendants(w.proc.PID())
+	below := proc.Descendants(w.proc.PID())
 	if how == "child" && len(below) > 0 {
 		return below
 	}
@@ -456,21 +416,7 @@ func (f *fleet) worker(id string) *worker {
 // that took.
 func (f *fleet) until(limit time.Duration, missing func() string) time.Duration {
 	f.t.Helper()
-	began := time.Now()
-	tick := time.NewTicker(pollEvery)
-	defer tick.Stop()
-	end := time.After(limit)
-	for {
-		why := missing()
-		if why == "" {
-			return time.Since(began)
-		}
-		select {
-		case <-tick.C:
-		case <-end:
-			f.t.Fatalf("after %v: %s", limit, why)
-		}
-	}
+	return proc.Until(f.t, limit, pollEvery, missing)
 }
 
 // pass lets time go by, in which the faults of a schedule have their effect.

@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"net/url"
 	"os"
 	"time"
 
@@ -17,6 +16,8 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/peer"
+
+	"github.com/holdfast-ha/holdfast/tests/proc"
 )
 
 const (
@@ -26,47 +27,22 @@ const (
 	memberElection = 500 * time.Millisecond
 )
 
-// memberConfig is what an etcd member child is told.
-type memberConfig struct {
-	Name, Dir    string
-	Client, Peer netip.AddrPort
-	Cluster      string // name=peer URL, …
-	Audit        string // file that gets the transactions
-}
+// auditOf is the file that gets a member's transactions.
+func auditOf(m proc.Member) string { return m.Dir + ".audit" }
 
-// runMember is one etcd member, until SIGTERM; mostly it ends by SIGKILL. Data that only
-// has to survive the process needs no fsync.
-func runMember(ctx context.Context, text []byte) error {
-	var c memberConfig
-	if err := json.Unmarshal(text, &c); err != nil {
-		return fmt.Errorf("read member's part: %w", err)
-	}
-	file, err := os.OpenFile(c.Audit, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+// runMember is one etcd member; mostly it ends by SIGKILL. Data that only has to survive the
+// process needs no fsync.
+func runMember(ctx context.Context, m proc.Member) error {
+	file, err := os.OpenFile(auditOf(m), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("open audit: %w", err)
 	}
 	defer file.Close()
-	at := func(a netip.AddrPort) []url.URL { return []url.URL{{Scheme: "http", Host: a.String()}} }
-	cfg := embed.NewConfig()
-	cfg.Name, cfg.Dir = c.Name, c.Dir
-	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = at(c.Peer), at(c.Peer)
-	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = at(c.Client), at(c.Client)
-	cfg.InitialCluster = c.Cluster
-	cfg.UnsafeNoFsync = true
-	cfg.TickMs, cfg.ElectionMs = uint(memberTick.Milliseconds()), uint(memberElection.Milliseconds())
-	cfg.LogLevel, cfg.LogOutputs = "error", []string{"stderr"}
-	cfg.GRPCAdditionalServerOptions = []grpc.ServerOption{grpc.ChainUnaryInterceptor(audit(file))}
-	etcd, err := embed.StartEtcd(cfg)
-	if err != nil {
-		return fmt.Errorf("start member %s: %w", c.Name, err)
-	}
-	defer etcd.Close()
-	select {
-	case <-ctx.Done():
-		return nil
-	case err := <-etcd.Err():
-		return fmt.Errorf("member %s: %w", c.Name, err)
-	}
+	return m.Run(ctx, func(cfg *embed.Config) {
+		cfg.UnsafeNoFsync = true
+		cfg.TickMs, cfg.ElectionMs = uint(memberTick.Milliseconds()), uint(memberElection.Milliseconds())
+		cfg.GRPCAdditionalServerOptions = []grpc.ServerOption{grpc.ChainUnaryInterceptor(audit(file))}
+	})
 }
 
 // transaction is one answered write as a member saw it. One that was applied while its

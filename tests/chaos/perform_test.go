@@ -156,15 +156,15 @@ func (p *performer) actions(x fault) (begin, end func() error) {
 				if m == nil {
 					return nil
 				}
-				return m.run(p.f.spawner)
+				return m.start(p.f.spawner)
 			}
 	case restartMember:
 		m := p.f.members[x.Member-1]
-		return m.kill, func() error { return m.run(p.f.spawner) }
+		return m.kill, func() error { return m.start(p.f.spawner) }
 	case loseQuorum:
 		return func() error { return errors.Join(p.f.members[0].kill(), p.f.members[1].kill()) },
 			func() error {
-				return errors.Join(p.f.members[0].run(p.f.spawner), p.f.members[1].run(p.f.spawner))
+				return errors.Join(p.f.members[0].start(p.f.spawner), p.f.members[1].start(p.f.spawner))
 			}
 	case compact:
 		return func() error {
@@ -257,7 +257,7 @@ var errNoLeader = errors.New("no etcd member leads")
 func (f *fleet) leader() (*member, error) {
 	for _, m := range f.members {
 		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
-		s, err := f.history.cli.Status(ctx, "http://"+m.config.Client.String())
+		s, err := f.history.cli.Status(ctx, m.Endpoint())
 		cancel()
 		if err == nil && s.Leader != 0 && s.Leader == s.Header.MemberId {
 			return m, nil

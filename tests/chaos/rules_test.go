@@ -48,8 +48,6 @@ func (x *tale) by(rev int64, worker string, mod, create map[string]int64) {
 	}
 }
 
-func (x *tale) last() *change { return &x.changes[len(x.changes)-1] }
-
 type fields = map[string]any
 
 const taleHost, talePath = "h1", "z/p/c"

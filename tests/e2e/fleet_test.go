@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/holdfast-ha/holdfast/sim/bmc"
+	"github.com/holdfast-ha/holdfast/tests/proc"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
 
@@ -27,27 +28,16 @@ import (
 var holdfast string
 
 func TestMain(m *testing.M) {
-	flag.Parse()
 	// Fleets wait for timers most of the time: more of them fit than there are processors.
-	if err := flag.Set("test.parallel", "6"); err != nil {
-		panic(err)
+	err := flag.Set("test.parallel", "6")
+	if err == nil {
+		holdfast, err = proc.Build("holdfast")
 	}
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "holdfast-e2e-")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		holdfast = filepath.Join(dir, "holdfast")
-		build := exec.Command("go", "build", "-o", holdfast, "github.com/holdfast-ha/holdfast/cmd/holdfast")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build holdfast: %v\n%s", err, out)
-			return 1
-		}
-		return m.Run()
-	}())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	proc.Main(m, nil)
 }
 
 const (
@@ -350,20 +340,7 @@ func (f *fleet) owner(t *testing.T, name string) string { return f.host(t, name)
 // until waits for a condition, which says what it still misses.
 func until(t *testing.T, limit time.Duration, missing func() string) {
 	t.Helper()
-	tick := time.NewTicker(pollEvery)
-	defer tick.Stop()
-	end := time.After(limit)
-	for {
-		why := missing()
-		if why == "" {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-end:
-			t.Fatalf("after %v: %s", limit, why)
-		}
-	}
+	proc.Until(t, limit, pollEvery, missing)
 }
 
 // holds watches that a condition stays true for a while.

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/holdfast-ha/holdfast/leases/etcdtest"
+	"github.com/holdfast-ha/holdfast/tests/proc"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 	"github.com/holdfast-ha/holdfast/worker/pki"
 )
@@ -27,7 +28,6 @@ import (
 type trusted struct {
 	t     *testing.T
 	home  string
-	bin   string
 	api   map[string]string // of workers
 	doors []string          // of workers, for agents
 }
@@ -46,6 +46,15 @@ func (l *trusted) must(args ...string) string {
 	return out
 }
 
+func (l *trusted) program(name string) string {
+	l.t.Helper()
+	bin, err := proc.Build(name)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return bin
+}
+
 func (l *trusted) issue(kind, name string, more ...string) {
 	l.t.Helper()
 	l.must(append([]string{"pki", "issue", kind, name, "--dir", l.path("pki")}, more...)...)
@@ -59,7 +68,7 @@ func (l *trusted) start(program, name, config string) {
 		l.t.Fatal(err)
 	}
 	var log bytes.Buffer
-	cmd := exec.Command(filepath.Join(l.bin, program), "--config", file)
+	cmd := exec.Command(l.program(program), "--config", file)
 	cmd.Env = environ(l.home)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -91,12 +100,6 @@ func freeAddress(t *testing.T) string {
 
 func startTrusted(t *testing.T) *trusted {
 	l := &trusted{t: t, home: newHome(t), api: map[string]string{}}
-	l.bin = l.path("bin")
-	build := exec.Command("go", "build", "-o", l.bin+"/", "github.com/holdfast-ha/holdfast/cmd/holdfast-worker", "github.com/holdfast-ha/holdfast/cmd/holdfast-agent")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
 	l.must("pki", "init", "--dir", l.path("pki"))
 	l.must("secret", "keygen", l.path("ring"))
 	l.issue("etcd", "etcd-1")

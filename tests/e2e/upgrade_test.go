@@ -90,13 +90,7 @@ func TestUpgradeOldWithAnIncidentOpen(t *testing.T) {
 // Its hosts have no power devices: for an open incident see above.
 func TestUpgrade(t *testing.T) {
 	l := &trusted{t: t, home: newHome(t), api: map[string]string{}}
-	l.bin = l.path("bin")
 	old := buildOld(t, l.path("old"), "holdfast-worker")
-	build := exec.Command("go", "build", "-o", l.bin+"/", "github.com/holdfast-ha/holdfast/cmd/holdfast-worker", "github.com/holdfast-ha/holdfast/cmd/holdfast-agent")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
 	l.must("pki", "init", "--dir", l.path("pki"))
 	l.must("secret", "keygen", l.path("ring"))
 	l.issue("etcd", "etcd-1")
@@ -166,7 +160,7 @@ func TestUpgrade(t *testing.T) {
 	agents := map[string]*child{}
 	for _, h := range []string{"h-1", "h-2"} {
 		l.issue("host", h)
-		agents[h] = l.launch(filepath.Join(l.bin, "holdfast-agent"), write(h+".yaml", fmt.Sprintf("host: %s\nhypervisor: none\nworkers: ['%s']\nstateDir: %s\ntls: {ca: %s, cert: %s, key: %s}\n",
+		agents[h] = l.launch(l.program("holdfast-agent"), write(h+".yaml", fmt.Sprintf("host: %s\nhypervisor: none\nworkers: ['%s']\nstateDir: %s\ntls: {ca: %s, cert: %s, key: %s}\n",
 			h, strings.Join(doors, "', '"), l.path("agent-"+h), l.path("pki/ca.crt"), l.path("pki/host-"+h+".crt"), l.path("pki/host-"+h+".key"))))
 	}
 	linked := func() {
@@ -184,7 +178,7 @@ func TestUpgrade(t *testing.T) {
 	before := slots()
 	for _, w := range workers {
 		running[w].stop(t, syscall.SIGTERM)
-		running[w] = l.launch(filepath.Join(l.bin, "holdfast-worker"), l.path(w+".yaml"))
+		running[w] = l.launch(l.program("holdfast-worker"), l.path(w+".yaml"))
 		owned()
 		linked()
 		if now := slots(); now != before {

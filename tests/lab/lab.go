@@ -261,7 +261,7 @@ func lock() (*os.File, error) {
 		pid, _ := os.ReadFile(Dir + ".lock")
 		return nil, errors.Join(fmt.Errorf("another lab runs (process %s)", strings.TrimSpace(string(pid))), f.Close())
 	}
-	if err := f.Truncate(0); err == nil {
+	if err = f.Truncate(0); err == nil {
 		_, err = fmt.Fprintln(f, os.Getpid())
 	}
 	return f, err

@@ -4,8 +4,6 @@ package perf
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -21,16 +19,14 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/holdfast-ha/holdfast/sim/world"
+	"github.com/holdfast-ha/holdfast/tests/proc"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
 
 const (
-	members   = 3
-	memberAt  = 100 // Block.Worker(memberAt+i) is etcd member i
 	slotCount = 1024
 	startTime = time.Minute
 	pollEvery = 20 * time.Millisecond
-	selfExe   = "/proc/self/exe"
 
 	bmcUser, bmcPassword = "perf", "perf-bmc-secret"
 	passwordEnv          = "HOLDFAST_PERF_BMC"
@@ -78,39 +74,14 @@ func newBench(t *testing.T, n size) *bench {
 
 // background runs something until the test's end, and waits for it then.
 func (b *bench) background(run func(context.Context) error) (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- run(ctx) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
-			b.t.Error(err)
-		}
-	})
-	b.t.Cleanup(stop)
-	return stop
+	return proc.Background(b.t, run)
 }
 
 func (b *bench) startEtcd() {
 	b.t.Helper()
-	var all []memberConfig
-	var cluster []string
-	for i := range members {
-		at := b.block.Worker(memberAt + i + 1)
-		c := memberConfig{Name: fmt.Sprintf("m%d", i+1), Client: netip.AddrPortFrom(at, 2379), Peer: netip.AddrPortFrom(at, 2380)}
-		c.Dir = filepath.Join(b.dir, c.Name)
-		all, cluster = append(all, c), append(cluster, fmt.Sprintf("%s=http://%s", c.Name, c.Peer))
-		b.endpoints = append(b.endpoints, "http://"+c.Client.String())
-	}
-	for _, c := range all {
-		c.Cluster = strings.Join(cluster, ",")
-		text, err := json.Marshal(c)
-		if err != nil {
-			b.t.Fatal(err)
-		}
-		if _, err = b.spawner.Start(world.Child{
-			Exec: selfExe, Args: []string{"child", "member", c.Name}, Env: []string{world.ChildEnv + "=" + string(text)}, Log: c.Dir + ".log",
-		}); err != nil {
+	for _, m := range proc.Members(b.dir, b.block) {
+		b.endpoints = append(b.endpoints, m.Endpoint())
+		if _, err := m.Start(b.spawner); err != nil {
 			b.t.Fatal(err)
 		}
 	}
@@ -144,19 +115,7 @@ func (b *bench) client() *clientv3.Client {
 // until waits for a condition, which says what it still misses.
 func (b *bench) until(limit time.Duration, missing func() string) {
 	b.t.Helper()
-	tick := time.NewTicker(pollEvery)
-	defer tick.Stop()
-	for end := time.After(limit); ; {
-		why := missing()
-		if why == "" {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-end:
-			b.t.Fatalf("after %v: %s", limit, why)
-		}
-	}
+	proc.Until(b.t, limit, pollEvery, missing)
 }
 
 // observed waits for a condition on what the observer has seen.
@@ -240,24 +199,14 @@ func (b *bench) balanced() bool {
 	return len(b.seen.slots) == slotCount
 }
 
-func (w *worker) alive() bool {
-	if w.proc == nil {
-		return false
-	}
-	select {
-	case <-w.proc.Done():
-		return false
-	default:
-		return true
-	}
-}
+func (w *worker) alive() bool { return proc.Running(w.proc) }
 
 func (w *worker) start() {
 	w.b.t.Helper()
 	if w.alive() {
 		return
 	}
-	bin, err := workerBinary()
+	bin, err := proc.Build("holdfast-worker")
 	if err == nil {
 		w.proc, err = w.b.spawner.Start(world.Child{Exec: bin, Args: w.args, Env: []string{passwordEnv + "=" + bmcPassword}, Log: w.log})
 	}
@@ -277,12 +226,12 @@ func (w *worker) signal(sig syscall.Signal) {
 // killChild kills the process that works and returns when that was.
 func (w *worker) killChild() time.Time {
 	w.b.t.Helper()
-	pid := childOf(w.proc.PID())
-	if pid == 0 {
+	below := proc.Descendants(w.proc.PID())
+	if len(below) == 0 {
 		w.b.t.Fatalf("%s has no child to kill", w.id)
 	}
 	at := time.Now()
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(below[0], syscall.SIGKILL); err != nil {
 		w.b.t.Fatal(err)
 	}
 	return at

@@ -9,11 +9,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/sim/world"
+	"github.com/holdfast-ha/holdfast/tests/proc"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
 
@@ -93,7 +93,7 @@ type devFleet struct {
 func (b *bench) devFleet(preset string) *devFleet {
 	b.t.Helper()
 	f := &devFleet{b: b, home: filepath.Join(b.dir, "dev-"+preset)}
-	bin, err := commandBinary()
+	bin, err := proc.Build("holdfast")
 	if err == nil {
 		err = os.MkdirAll(f.home, 0o700)
 	}
@@ -178,7 +178,7 @@ func (f *devFleet) crash(host string) (began time.Time, ends []time.Time) {
 	f.b.t.Helper()
 	ctx, cancel := context.WithTimeout(f.b.t.Context(), deadline)
 	defer cancel()
-	bin, err := commandBinary()
+	bin, err := proc.Build("holdfast")
 	if err != nil {
 		f.b.t.Fatal(err)
 	}
@@ -221,6 +221,3 @@ func (f *devFleet) back(host string) {
 		return ""
 	})
 }
-
-// commandBinary builds cmd/holdfast, once.
-var commandBinary = sync.OnceValues(func() (string, error) { return build("holdfast") })

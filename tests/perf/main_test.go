@@ -5,19 +5,14 @@ package perf
 import (
 	"context"
 	"flag"
-	"fmt"
 	"os"
-	"os/exec"
-	"os/signal"
-	"path/filepath"
-	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/holdfast-ha/holdfast/sim/world"
+	"go.etcd.io/etcd/server/v3/embed"
+
+	"github.com/holdfast-ha/holdfast/tests/proc"
 )
 
 var (
@@ -55,23 +50,12 @@ var (
 		Hosts: 100_000, Linked: 2000, Falls: 3, Window: 5 * time.Second, Idle: time.Minute, Fleet: 24, Dead: 12, Bench: "3s", Machines: 100, Returns: 10}
 )
 
-// TestMain is also what the etcd members run: they are this very binary, started again.
+// TestMain is also what the etcd members run. They are set up as leases.md §5 says, and sync their
+// log: that is most of what a put costs.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 4 && os.Args[1] == "child" && os.Args[2] == "member" {
-		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-		defer stop()
-		if err := runMember(ctx, []byte(os.Getenv(world.ChildEnv))); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	flag.Parse()
-	code := m.Run()
-	if binaryDir != "" {
-		os.RemoveAll(binaryDir)
-	}
-	os.Exit(code)
+	proc.Main(m, map[string]proc.Role{"member": proc.As(func(ctx context.Context, m proc.Member) error {
+		return m.Run(ctx, func(cfg *embed.Config) { cfg.QuotaBackendBytes = 4 << 30 })
+	})})
 }
 
 // TestPerf measures everything that `make bench` reports. Without -full it proves with
@@ -107,45 +91,4 @@ func TestPerf(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-}
-
-var binaryDir string // removed by TestMain
-
-// workerBinary builds cmd/holdfast-worker, once.
-var workerBinary = sync.OnceValues(func() (string, error) { return build("holdfast-worker") })
-
-// build builds a command of this module.
-func build(name string) (string, error) {
-	if binaryDir == "" {
-		dir, err := os.MkdirTemp("", "holdfast-perf-")
-		if err != nil {
-			return "", err
-		}
-		binaryDir = dir
-	}
-	bin := filepath.Join(binaryDir, name)
-	build := exec.Command("go", "build", "-o", bin, "github.com/holdfast-ha/holdfast/cmd/"+name)
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build %s: %w\n%s", name, err, out)
-	}
-	return bin, nil
-}
-
-// childOf is the worker that a parent runs; 0: none now.
-func childOf(parent int) int {
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, name := range stats {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			continue // it has ended
-		}
-		// pid (comm) state ppid …; comm may hold anything, its end is the last ")".
-		rest := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-		if ppid, err := strconv.Atoi(rest[1]); err == nil && ppid == parent && rest[0] != "Z" {
-			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(name)))
-			return pid
-		}
-	}
-	return 0
 }

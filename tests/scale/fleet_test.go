@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,6 +29,8 @@ import (
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/leases/etcdtest"
 	"github.com/holdfast-ha/holdfast/sim/bmc"
+	"github.com/holdfast-ha/holdfast/sim/world"
+	"github.com/holdfast-ha/holdfast/tests/proc"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 	"github.com/holdfast-ha/holdfast/worker/pki"
 	"github.com/holdfast-ha/holdfast/worker/pki/pkitest"
@@ -73,8 +76,8 @@ func spawn(t *testing.T, name, program string, env []string, args ...string) *pr
 	return p
 }
 
-// child starts this binary again.
-func child(t *testing.T, name string, c childConfig) *process {
+// child starts this binary again, in one of the roles of TestMain.
+func child(t *testing.T, role, name string, c childConfig) *process {
 	t.Helper()
 	text, err := json.Marshal(c)
 	if err != nil {
@@ -84,7 +87,7 @@ func child(t *testing.T, name string, c childConfig) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return spawn(t, name, self, []string{childEnv + "=" + string(text)})
+	return spawn(t, role+" "+name, self, []string{world.ChildEnv + "=" + string(text)}, "child", role, name)
 }
 
 // say sends a word to a process and returns its answer.
@@ -108,38 +111,17 @@ func (p *process) say(t *testing.T, word string) int {
 type worker struct {
 	id, door string // where its door is in truth
 	proc     *process
-	relays   *proxy // at its advertised address
+	relays   *etcdtest.Proxy // at its advertised address
 }
 
 // pid is the process that works; its parent only waits.
 func (w *worker) pid(t *testing.T) int {
 	t.Helper()
-	stats, err := filepath.Glob("/proc/[0-9]*/stat")
-	if err != nil {
-		t.Fatal(err)
+	below := proc.Descendants(w.proc.cmd.Process.Pid)
+	if len(below) == 0 {
+		t.Fatalf("worker %s has no child", w.id)
 	}
-	for _, name := range stats {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			continue // it has ended
-		}
-		f := afterName(text)
-		if ppid, err := strconv.Atoi(f[1]); err == nil && ppid == w.proc.cmd.Process.Pid && f[0] != "Z" {
-			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			return pid
-		}
-	}
-	t.Fatalf("worker %s has no child", w.id)
-	return 0
-}
-
-// afterName are the fields of /proc/PID/stat from the state on: the name before may hold
-// anything.
-func afterName(stat []byte) []string {
-	return strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	return below[0]
 }
 
 // cost is what a process has used.
@@ -152,11 +134,10 @@ func costOf(t *testing.T, pids ...int) (c cost) {
 	t.Helper()
 	const tick = 10 * time.Millisecond // USER_HZ is 100 on every Linux
 	for _, pid := range pids {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		f, err := proc.Stat(pid)
 		if err != nil {
 			t.Fatal(err)
 		}
-		f := afterName(stat)
 		for _, i := range []int{11, 12} { // utime, stime
 			n, err := strconv.Atoi(f[i])
 			if err != nil {
@@ -221,11 +202,9 @@ func start(t *testing.T) *fleet {
 	}
 	member := f.lab.Issue(t, pkitest.Etcd, "etcd-1")
 	etcd := etcdtest.StartTLS(t, etcdtest.TLS{CA: member.CA, Cert: member.Cert, Key: member.Key, AllowedCNs: names})
-	bin := filepath.Join(f.dir, "holdfast-worker")
-	build := exec.Command("go", "build", "-o", bin, "github.com/holdfast-ha/holdfast/cmd/holdfast-worker")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
+	bin, err := proc.Build("holdfast-worker")
+	if err != nil {
+		t.Fatal(err)
 	}
 	var endpoints []string
 	for i, id := range names {
@@ -235,8 +214,12 @@ func start(t *testing.T) *fleet {
 			f.record(t, etcd, files)
 		}
 		w := &worker{id: id, door: address(t, ip)}
-		w.relays = startProxy(t, ip+":0", w.door)
-		at, api := w.relays.Addr().String(), address(t, ip)
+		self := netip.MustParseAddr(ip)
+		if w.relays, err = etcdtest.NewProxyAt(netip.AddrPortFrom(self, 0), netip.MustParseAddrPort(w.door), self); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(w.relays.Close)
+		at, api := w.relays.Addr(), address(t, ip)
 		config := filepath.Join(f.dir, id+".yaml")
 		text := fmt.Sprintf("id: %s\netcd: [%s]\nlistenAPI: %s\nlistenAgents: %s\nadvertiseAgents: %s\ntlsCA: %s\ntlsCert: %s\ntlsKey: %s\nlogLevel: warn\n",
 			id, etcd.Endpoints()[0], api, w.door, at, files.CA, files.Cert, files.Key)
@@ -248,7 +231,6 @@ func start(t *testing.T) *fleet {
 		f.real[at] = w.door
 	}
 	src := pkitest.Open(t, f.lab.Issue(t, trust.Operator, "scale"))
-	var err error
 	if f.client, err = v1.NewClient(v1.Options{Endpoints: endpoints, Timeout: time.Minute, Transport: &http.Transport{
 		MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute,
 		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -311,7 +293,7 @@ func (f *fleet) record(t *testing.T, etcd *etcdtest.Server, files trust.Files) {
 			if err := b.Listen(); err != nil {
 				t.Fatal(err)
 			}
-			background(t, b.Run)
+			proc.Background(t, b.Run)
 			spec.Probes = []string{"icmp://127.0.0.1#storage"}
 			spec.Power = []v1.Device{{Name: "bmc", Level: 1, Driver: "ipmi", Address: b.Addr().String(), User: bmcUser, Secret: "env:" + passwordEnv}}
 		}
@@ -335,25 +317,13 @@ func (f *fleet) link(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	background(t, a.Run)
+	proc.Background(t, a.Run)
 	processes := (*agentsN + agentsEach - 1) / agentsEach
 	c.Pace = max(1, *pace/processes)
 	for from := 1; from < *agentsN; from += agentsEach {
 		c.From, c.To = from, min(from+agentsEach, *agentsN)
-		f.agents = append(f.agents, child(t, fmt.Sprintf("agents from %d", from), c))
+		f.agents = append(f.agents, child(t, "agents", fmt.Sprintf("from %d", from), c))
 	}
-}
-
-func background(t *testing.T, run func(context.Context) error) {
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
 }
 
 // guarded: HA looks after the protected hosts.
@@ -409,19 +379,7 @@ func (f *fleet) block(t *testing.T, on bool) (dials int) {
 // time on a busy machine is asked again.
 func until(t *testing.T, missing func() string) time.Duration {
 	t.Helper()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	began, limit := time.Now(), time.Minute+time.Duration(*agentsN)*40*time.Millisecond
-	for {
-		why := missing()
-		if why == "" {
-			return time.Since(began)
-		}
-		if time.Since(began) > limit {
-			t.Fatalf("after %v: %s", limit, why)
-		}
-		<-tick.C
-	}
+	return proc.Until(t, time.Minute+time.Duration(*agentsN)*40*time.Millisecond, 100*time.Millisecond, missing)
 }
 
 // links says how many agents are linked; empty: all are.

@@ -5,7 +5,6 @@ package scale
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -14,12 +13,10 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -28,6 +25,7 @@ import (
 	"github.com/holdfast-ha/holdfast/agent"
 	"github.com/holdfast-ha/holdfast/agent/trust"
 	"github.com/holdfast-ha/holdfast/sim/hypervisor"
+	"github.com/holdfast-ha/holdfast/tests/proc"
 	"github.com/holdfast-ha/holdfast/worker/pki"
 )
 
@@ -38,9 +36,6 @@ var (
 	ping     = flag.Duration("ping", 0, "ping interval; 0: a thousand agents ping in a second, which two cores that also run all agents and etcd can follow")
 	pace     = flag.Int("pace", 200, "agents that are started in a second")
 )
-
-// childEnv makes this binary, started again, something else: what the JSON in it says.
-const childEnv = "HOLDFAST_SCALE_CHILD"
 
 // childConfig is what a child is to do.
 type childConfig struct {
@@ -55,35 +50,12 @@ type childConfig struct {
 
 // TestMain is also what the children run.
 func TestMain(m *testing.M) {
-	flag.Parse()
-	if *ping == 0 {
-		*ping = max(time.Second, time.Duration(*agentsN)*time.Millisecond)
-	}
-	text := os.Getenv(childEnv)
-	if text == "" {
-		os.Exit(m.Run())
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	var c childConfig
-	err := json.Unmarshal([]byte(text), &c)
-	switch {
-	case err != nil:
-	case c.Floor != "":
-		err = serveFloor(ctx, c)
-	default:
-		err = c.agents(ctx)
-	}
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	os.Exit(0)
+	proc.Main(m, map[string]proc.Role{"floor": proc.As(serveFloor), "agents": proc.As(agents)})
 }
 
 // agents runs agents until ctx ends. Its standard input may say "block" and "unblock": new
 // connections wait meanwhile; it answers each with how many were dialled so far.
-func (c childConfig) agents(ctx context.Context) error {
+func agents(ctx context.Context, c childConfig) error {
 	n := newNetwork(c.Real)
 	work, ctx := errgroup.WithContext(ctx)
 	go func() { // ends with the standard input, or the process
@@ -248,87 +220,6 @@ func (n *network) sever(host, address string, on bool) {
 	for c := range n.conns[key] {
 		if on {
 			_ = c.Close() // both sides notice
-		}
-	}
-}
-
-// proxy stands at a worker's advertised address, where only other workers' relays go; it can
-// fall silent, as a network does that loses every packet.
-type proxy struct {
-	net.Listener
-	to string
-
-	mu     sync.Mutex
-	silent bool
-	conns  map[net.Conn]bool
-	work   sync.WaitGroup
-}
-
-func startProxy(t *testing.T, at, to string) *proxy {
-	t.Helper()
-	l, err := net.Listen("tcp", at)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &proxy{Listener: l, to: to, conns: map[net.Conn]bool{}}
-	p.work.Go(func() {
-		for {
-			in, err := l.Accept()
-			if err != nil {
-				return
-			}
-			out, err := net.Dial("tcp", to)
-			if err != nil {
-				in.Close()
-				continue
-			}
-			p.mu.Lock()
-			p.conns[in], p.conns[out] = true, true
-			p.mu.Unlock()
-			p.work.Go(func() { p.carry(in, out) })
-			p.work.Go(func() { p.carry(out, in) })
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		p.mu.Lock()
-		for c := range p.conns {
-			c.Close()
-		}
-		p.mu.Unlock()
-		p.work.Wait()
-	})
-	return p
-}
-
-func (p *proxy) carry(to, from net.Conn) {
-	defer to.Close()
-	for buf := make([]byte, 16<<10); ; {
-		k, err := from.Read(buf)
-		p.mu.Lock()
-		silent := p.silent
-		p.mu.Unlock()
-		if err != nil {
-			return
-		}
-		if silent {
-			continue // what is lost is lost: the stream is of no use after that
-		}
-		if _, err := to.Write(buf[:k]); err != nil {
-			return
-		}
-	}
-}
-
-// mute loses all packets, or none any more; connections that lost some are reset then.
-func (p *proxy) mute(on bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.silent = on
-	for c := range p.conns {
-		if !on {
-			c.Close()
-			delete(p.conns, c)
 		}
 	}
 }

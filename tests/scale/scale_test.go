@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/holdfast-ha/holdfast/agent/trust"
+	"github.com/holdfast-ha/holdfast/leases/etcdtest"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 	"github.com/holdfast-ha/holdfast/worker/pki/pkitest"
 )
@@ -36,6 +37,9 @@ func figure(t *testing.T, met bool, format string, args ...any) {
 // TestManyAgents holds all links, measures what they cost, spreads them by another algorithm and
 // back, cuts one agent off from its owner and the owner from the carrier, and kills a worker.
 func TestManyAgents(t *testing.T) {
+	if *ping == 0 {
+		*ping = max(time.Second, time.Duration(*agentsN)*time.Millisecond)
+	}
 	f := start(t)
 	raw := f.floor(t)
 	before := costOf(t, f.pids(t)...)
@@ -56,7 +60,7 @@ func TestManyAgents(t *testing.T) {
 // floor measures raw TLS frames.
 func (f *fleet) floor(t *testing.T) (each cost) {
 	n := min(*agentsN, 1000)
-	p := child(t, "floor", childConfig{Floor: "127.0.0.1:0", PKI: f.lab.Dir})
+	p := child(t, "floor", "1", childConfig{Floor: "127.0.0.1:0", PKI: f.lab.Dir})
 	defer p.end()
 	address, err := p.out.ReadString('\n')
 	if err != nil {
@@ -199,7 +203,8 @@ func (f *fleet) partition(t *testing.T) {
 func (f *fleet) relayCut(t *testing.T) {
 	a := f.agentOf(t, hostID(0))
 	i := slices.IndexFunc(f.workers, func(w *worker) bool { return w.id == a.Owner })
-	f.workers[i].relays.mute(true)
+	relays := f.workers[i].relays
+	relays.Hold(etcdtest.Both)
 	var hold v1.Hold
 	took := until(t, func() string {
 		h, err := f.client.Host(t.Context(), a.Host)
@@ -213,7 +218,8 @@ func (f *fleet) relayCut(t *testing.T) {
 		hold = h.Status.Holds[k]
 		return ""
 	})
-	f.workers[i].relays.mute(false)
+	relays.Cut() // what was held is lost
+	relays.Release()
 	t.Logf("the owner cut off from the carrier: unknown after %v: %s", took.Round(time.Millisecond), hold.Reason)
 	f.noSuspects(t)
 	until(t, func() string {

@@ -139,7 +139,7 @@ func TestWebhookRefuses(t *testing.T) {
 		mux.Handle(name+"/abroad/token-s3cret", http.RedirectHandler(foreign.URL+"/token-s3cret", code))
 		mux.Handle(name+"/home/token-s3cret", http.RedirectHandler("/taken/token-s3cret", code))
 	}
-	mux.Handle("/loop/token-s3cret", http.RedirectHandler("/loop/token-s3cret", 308))
+	mux.Handle("/loop/token-s3cret", http.RedirectHandler("/loop/token-s3cret", http.StatusPermanentRedirect))
 	taken := 0
 	mux.HandleFunc("/taken/", func(_ http.ResponseWriter, r *http.Request) {
 		if b, err := io.ReadAll(r.Body); err == nil && verify(r, b, []byte(key), time.Now()) == nil {

@@ -72,7 +72,7 @@ func NewDoor(s *Server, src *trust.Source, opts ...grpc.ServerOption) *Door {
 		grpc.MaxRecvMsgSize(frame.Max), grpc.MaxSendMsgSize(frame.Max),
 		grpc.MaxConcurrentStreams(maxStreams), grpc.MaxHeaderListSize(8 << 10), grpc.ConnectionTimeout(handshakeLimit),
 		grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(window), // fixed: what one connection may keep here
-		grpc.ReadBufferSize(readBuffer), grpc.WriteBufferSize(4 << 10), grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(readBuffer), grpc.WriteBufferSize(4 << 10),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 	}, opts...)...)
 	agentpb.RegisterRelayServer(d.grpc, s)

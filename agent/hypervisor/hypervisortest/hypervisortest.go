@@ -22,8 +22,8 @@ const limit = 10 * time.Second
 func Run(t *testing.T, open func(*testing.T) hypervisor.Hypervisor) {
 	t.Run("name", func(t *testing.T) {
 		h := open(t)
-		if h.Name() == "" || h.Name() != h.Name() {
-			t.Errorf("Name() = %q, want a constant, non-empty name", h.Name())
+		if first, again := h.Name(), h.Name(); first == "" || first != again {
+			t.Errorf("Name() = %q, then %q, want a constant, non-empty name", first, again)
 		}
 	})
 	t.Run("one boot has one id", func(t *testing.T) { bootID(t, open(t)) })

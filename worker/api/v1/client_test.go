@@ -439,7 +439,9 @@ func TestErrorsAreProblems(t *testing.T) {
 	if !errors.As(err, &p) || p.Code != v1.CodeNotFound || p.Status != 404 || p.Hint == "" || p.Detail != "host h 9/x: not found" {
 		t.Errorf("got %#v", err)
 	}
-	html := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "<html>bad gateway", 502) }))
+	html := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "<html>bad gateway", http.StatusBadGateway)
+	}))
 	if _, err = client(t, html.URL).Workers(t.Context()); !errors.As(err, &p) || p.Code != v1.CodeUnknownOutcome || !strings.Contains(p.Detail, "502") {
 		t.Errorf("got %v", err)
 	}

@@ -92,7 +92,7 @@ func parseSystem(b []byte) (system, error) {
 	}
 	all, err := object(actions)
 	if err != nil {
-		return system{}, fmt.Errorf("Actions: %w", err)
+		return system{}, fmt.Errorf("read Actions: %w", err)
 	}
 	if all["#ComputerSystem.Reset"] == nil {
 		return s, nil
