@@ -186,7 +186,10 @@ func (c *commands) handle(ctx context.Context, r *agentpb.CommandRequest) (*agen
 		if err := decode(r, &spec); err != nil {
 			return &agentpb.CommandAnswer{Refused: err.Error()}, nil
 		}
-		paths, err := x.Make(ctx, spec)
+		paths, err := x.Make(ctx, r.GetCommand(), spec)
+		if exec.Unanswered(err) {
+			return nil, err // it is asked again
+		}
 		if err != nil {
 			return &agentpb.CommandAnswer{Refused: err.Error()}, nil
 		}

@@ -53,10 +53,12 @@ type Progress struct {
 
 // Executor does commands. Make it with New, then call Run once.
 type Executor struct {
-	o Options
+	o     Options
+	turns turns // of calls of which one is under way at a time
 
 	mu      sync.Mutex
 	working map[string]*work
+	acts    map[string]int // calls of a command that change something and have not come back
 	queue   []*work
 	wake    chan struct{} // a token: the queue is not empty
 }
@@ -85,7 +87,7 @@ func New(o Options) *Executor {
 	if o.Observe == nil {
 		o.Observe = func(context.Context, string, Point) {}
 	}
-	return &Executor{o: o, working: map[string]*work{}, wake: make(chan struct{}, 1)}
+	return &Executor{o: o, turns: turns{taken: map[string]chan struct{}{}}, working: map[string]*work{}, acts: map[string]int{}, wake: make(chan struct{}, 1)}
 }
 
 // Run works until ctx ends; then all that is this process's work ends with it.
@@ -223,11 +225,12 @@ func (x *Executor) Cancel(id string) {
 	}
 }
 
-// Working says whether this process is at work on a command.
+// Working says whether this process is at work on a command, or a call of it that was left
+// behind may still change something.
 func (x *Executor) Working(id string) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.working[id] != nil
+	return x.working[id] != nil || x.acts[id] > 0
 }
 
 // Running counts the commands that this process is at work on, by kind.
