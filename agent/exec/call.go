@@ -17,6 +17,8 @@ const (
 	lookLimit = 5 * time.Second
 	// lookGrace is how long one may take to say what it has seen by then.
 	lookGrace = 100 * time.Millisecond
+	// beginLimit is how long the first step of a command may take to be durable.
+	beginLimit = 5 * time.Second
 	// actLimit is how long one call that changes something, and is no transfer, may take.
 	actLimit = 60 * time.Second
 	// endLimit is how long a transfer may take to end once it was told to.

@@ -234,6 +234,52 @@ func TestAnEntryWithoutARecordIsToldAndKept(t *testing.T) {
 	}
 }
 
+// The disk of an agent's journal hangs: its host is as alive as before and says so, with what
+// is durable; it begins no command, and goes on with what it has when the disk is back.
+func TestAHangingDiskOfTheJournal(t *testing.T) {
+	r := newRig(t)
+	r.worker("w1")
+	s := newScene(t, r, "x", "copy", hypervisor.Local, hypervisor.NFS)
+	h := holdAt(s, "transfer")
+	c := s.ask()
+	h.await()
+	r.volume("v-y", s.from, "")
+	s.volumes = append(s.volumes, "v-y")
+	stall := make(chan struct{})
+	s.source.mu.Lock()
+	s.source.stall = stall
+	s.source.mu.Unlock()
+	release := sync.OnceFunc(func() { close(stall) })
+	defer release()
+	late, err := r.api.NewCommand(t.Context(), v1.CommandRequest{Kind: "copy", Volume: "v-y", Pool: s.to.ID, As: "n-y", Host: s.source.id, Key: "k-y"})
+	r.must(err)
+	var seen v1.Host
+	status := func() v1.HostStatus {
+		if x, err := r.api.Host(t.Context(), s.source.id); err == nil {
+			seen = x
+		}
+		return seen.Status
+	}
+	eventually(t, "it says that its disk hangs", func() bool { return status().DiskHung != "" })
+	told := seen.Status.LastPing
+	eventually(t, "it goes on with its pings", func() bool { return status().LastPing.Sub(told) > 3*time.Second })
+	if seen.Status.Linked != v1.LinkedYes {
+		t.Errorf("it is linked: %s", seen.Status.Linked)
+	}
+	eventually(t, "the command is not begun", func() bool {
+		rec, _ := record[command.Record](r, leases.CommandKey(late.Host, late.ID))
+		return rec.State == command.Failed && strings.Contains(rec.Reason, "not begun")
+	})
+	h.letGo()
+	release()
+	rec := r.over(c.Host, c.ID)
+	if rec := r.over(late.Host, late.ID); rec.Outcome == nil || rec.Outcome.Done {
+		t.Errorf("the other command became %+v", rec.Outcome)
+	}
+	s.check(rec)
+	eventually(t, "its disk is well", func() bool { return status().DiskHung == "" })
+}
+
 // "Agent returns → command RECONCILED ≤ 2 s."
 func TestReconciledSoonAfterTheAgentReturns(t *testing.T) {
 	r := newRig(t)
