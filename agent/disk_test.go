@@ -62,7 +62,7 @@ func TestAHeartbeatWaitsForNoDisk(t *testing.T) {
 		if r := a.report(); r.GetStateDiskHung() != "" || time.Since(began) != 0 {
 			t.Errorf("after %v the disk hangs since %q", time.Since(began), r.GetStateDiskHung())
 		}
-		time.Sleep(2 * accessLimit)
+		<-time.After(2 * accessLimit) // of the bubble
 		began = time.Now()
 		if since, err := time.Parse(time.RFC3339, a.report().GetStateDiskHung()); err != nil || time.Since(since) < accessLimit {
 			t.Errorf("after %v the disk hangs since %v, %v", 2*accessLimit, since, err)
@@ -118,7 +118,7 @@ func TestACommandWithoutAJournalIsNotBegun(t *testing.T) {
 		if refused := <-first; !strings.Contains(refused, "not begun") {
 			t.Errorf("refused: %q", refused)
 		}
-		time.Sleep(time.Second)
+		<-time.After(time.Second) // of the bubble
 		asked := time.Now()
 		if refused, err := run("c2"); err != nil || !strings.Contains(refused, "not begun") || time.Since(asked) != 0 {
 			t.Errorf("after %v refused: %q, %v", time.Since(asked), refused, err)

@@ -49,7 +49,7 @@ func TestALookWithoutAnAnswerIsWaitedFor(t *testing.T) {
 		if err := r.x.Start(t.Context(), "c1", spec); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(10 * time.Minute)
+		<-time.After(10 * time.Minute) // of the bubble
 		e, _ := r.j.Get("c1")
 		if last := e.Last(); last.State != command.Processing || !strings.Contains(last.What, "waiting: a look at a:v: no answer within 5s") {
 			t.Errorf("it stands at %s: %s", last.State, last.What)
@@ -76,7 +76,7 @@ func TestCancelWhileItWaitsForALook(t *testing.T) {
 		if err := r.x.Start(t.Context(), "c1", spec); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute) // of the bubble
 		r.x.Cancel("c1")
 		asked := time.Now()
 		if last := r.end(t, "c1"); last.State != command.Failed || !strings.Contains(last.What, "cancelled") || time.Since(asked) > time.Second {
@@ -111,7 +111,7 @@ func TestALeftCallIsWork(t *testing.T) {
 		if err := r.x.Start(t.Context(), "c1", spec); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(2 * actLimit)
+		<-time.After(2 * actLimit) // of the bubble
 		if last := r.end(t, "c1"); last.State != command.Interrupted {
 			t.Errorf("%s: %s", last.State, last.What)
 		}
@@ -151,10 +151,10 @@ func TestACancelledMigrationIsNotLookedAtAllTheTime(t *testing.T) {
 		if err := r.x.Start(t.Context(), "c1", command.Spec{V: 1, Kind: command.Migrate, Live: true, Instance: "moves", Target: "h2"}); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute) // of the bubble
 		r.x.Cancel("c1")
 		before := h.jobs.Load()
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute) // of the bubble
 		if n := h.jobs.Load() - before; n < 10 || n > 100 {
 			t.Errorf("%d looks in a minute", n)
 		}
