@@ -172,6 +172,7 @@ func TestRefusals(t *testing.T) {
 	s.check(r.over(c.Host, c.ID))
 
 	protected, _ := record[v1.Instance](r, leases.InstanceKey(s.inst))
+	r.instance("i-z", s.source, false, r.volume("v-z", s.from, "i-z"))
 	protected.HA = true // only AVAILABLE hosts are: these have no power device
 	r.put(leases.InstanceKey(s.inst), protected)
 	for name, q := range map[string]struct {
@@ -187,7 +188,8 @@ func TestRefusals(t *testing.T) {
 		"deadline":       {v1.CommandRequest{Kind: "migrate-volume", Volume: "v-x", Pool: s.from.ID, Deadline: "soon"}, "deadline", []string{`"soon"`, "2h"}},
 		"a running copy": {v1.CommandRequest{Kind: "copy", Volume: "v-x", Pool: s.from.ID, As: "n"}, "", []string{"is running"}},
 		"placement":      {v1.CommandRequest{Kind: "migrate", Instance: s.inst, Host: s.target.id}, "", []string{s.target.id, "only AVAILABLE hosts are protected"}},
-		"their pool":     {v1.CommandRequest{Kind: "migrate-volume", Volume: "v-x", Pool: s.far.ID}, "pool", []string{s.far.ID, s.source.id}},
+		"their pool":     {v1.CommandRequest{Kind: "migrate-volume", Volume: "v-x", Pool: s.far.ID}, "pool", []string{s.far.ID, s.source.id, "allowed are pools of that host: " + s.from.ID + ", " + s.to.ID}},
+		"a stopped one":  {v1.CommandRequest{Kind: "migrate", Instance: "i-z", Host: s.target.id, Pool: s.far.ID, Force: true}, "", []string{"i-z does not run on " + s.source.id, "stopped, it stays on its host"}},
 	} {
 		_, err := r.api.NewCommand(ctx, q.r)
 		var p *v1.Problem
