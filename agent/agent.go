@@ -29,6 +29,7 @@ type Agent struct {
 	epochs   *epochs
 	distrust *distrust
 	workers  *workerList
+	disk     *lane // of the state dir
 	settings *settings
 	pools    []*pool
 	health   *health
@@ -98,6 +99,8 @@ func New(o Options) (*Agent, error) {
 			return nil, fmt.Errorf("set up agent: %w", err)
 		}
 	}
+	a.disk = newLane("disk of "+o.StateDir, stateLimit)
+	a.epochs.disk, a.distrust.disk, a.workers.disk = a.disk, a.disk, a.disk
 	for _, p := range o.Pools {
 		a.pools = append(a.pools, newPool(p))
 	}
@@ -131,6 +134,9 @@ func (a *Agent) report() *agentpb.Report {
 	a.health.fill(r)
 	for _, p := range a.pools {
 		r.Pools = append(r.Pools, p.report(a.settings.get().stamp))
+	}
+	if since := a.hungSince(); !since.IsZero() {
+		r.StateDiskHung = since.UTC().Format(time.RFC3339)
 	}
 	return r
 }

@@ -35,7 +35,11 @@ type commands struct {
 	mu      sync.Mutex
 	journal *journal.Journal
 	exec    *exec.Executor
-	failed  error // why there is no journal
+	failed  error          // why there is no journal
+	ended   map[string]int // to be forgotten, up to which step
+	deletes bool           // somebody is at it
+	closed  bool           // nobody begins to be any more
+	deleter sync.WaitGroup
 }
 
 // openCommands reads the journal and starts what works on commands; wait ends that.
@@ -52,6 +56,9 @@ func (a *Agent) openCommands(ctx context.Context, boot string) (wait func()) {
 		return func() {}
 	}
 	j.OnWrite(func(took time.Duration) { a.metrics.journalWrite.Observe(took.Seconds()) })
+	if a.opts.SyncJournal != nil {
+		j.SyncWith(a.opts.SyncJournal)
+	}
 	for _, p := range j.Problems() {
 		a.opts.Logger.Error("journal file set aside", "file", p.File, "cause", p.Why)
 	}
@@ -67,7 +74,14 @@ func (a *Agent) openCommands(ctx context.Context, boot string) (wait func()) {
 		defer close(done)
 		_ = x.Run(ctx) // it ends with ctx, and has no other end
 	}()
-	return func() { stop(); <-done }
+	return func() {
+		stop()
+		<-done
+		c.mu.Lock()
+		c.closed = true
+		c.mu.Unlock()
+		c.deleter.Wait()
+	}
 }
 
 func (c *commands) get() (*journal.Journal, *exec.Executor, error) {
@@ -82,13 +96,17 @@ func (c *commands) get() (*journal.Journal, *exec.Executor, error) {
 	return c.journal, c.exec, nil
 }
 
-// entries is how far the journal is with each command.
+// entries is how far the journal is with each command, as far as that is durable: of one
+// that is just being begun nothing is, but it is here. It waits for no write.
 func (c *commands) entries() []*agentpb.JournalEntry {
-	j, _, err := c.get()
+	j, x, err := c.get()
 	if err != nil {
 		return nil
 	}
 	var out []*agentpb.JournalEntry
+	for _, id := range x.Beginning() {
+		out = append(out, &agentpb.JournalEntry{Command: id})
+	}
 	for _, e := range j.All() {
 		out = append(out, &agentpb.JournalEntry{Command: e.ID, Seq: int32(len(e.Steps))})
 	}
@@ -131,15 +149,53 @@ func (c *commands) changed() <-chan struct{} {
 	return j.Changed()
 }
 
-// forget deletes what the worker has on record to its end.
+// writing is since when the journal's oldest write that has not come back is under way;
+// zero: there is none.
+func (c *commands) writing() time.Time {
+	c.mu.Lock()
+	j := c.journal
+	c.mu.Unlock()
+	if j == nil {
+		return time.Time{}
+	}
+	return j.Writing()
+}
+
+// forget has deleted what the worker has on record to its end. It does not wait for that: a
+// link goes on while the disk hangs.
 func (c *commands) forget(all []*agentpb.JournalEntry) {
-	_, x, err := c.get()
-	if err != nil {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.exec == nil || c.closed {
 		return
 	}
+	if c.ended == nil {
+		c.ended = map[string]int{}
+	}
 	for _, e := range all {
-		if err := x.Forget(e.GetCommand(), int(e.GetSeq())); err != nil {
-			c.log.Warn("command not forgotten", "command", e.GetCommand(), "cause", err)
+		c.ended[e.GetCommand()] = int(e.GetSeq())
+	}
+	if len(c.ended) > 0 && !c.deletes {
+		c.deletes = true
+		c.deleter.Go(func() { c.delete(c.exec) })
+	}
+}
+
+// delete forgets one command after the other, until none is left.
+func (c *commands) delete(x *exec.Executor) {
+	next := func() (id string, seq int, ok bool) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for id, seq = range c.ended {
+			delete(c.ended, id)
+			return id, seq, true
+		}
+		c.deletes = false
+		return "", 0, false
+	}
+	for id, seq, ok := next(); ok; id, seq, ok = next() {
+		if err := x.Forget(id, seq); err != nil {
+			c.log.Warn("command not forgotten", "command", id, "cause", err)
 		}
 	}
 }
@@ -159,7 +215,7 @@ func (c *commands) handle(ctx context.Context, r *agentpb.CommandRequest) (*agen
 			return &agentpb.CommandAnswer{Refused: err.Error()}, nil
 		}
 		if err := x.Start(ctx, r.GetCommand(), spec); err != nil {
-			if ctx.Err() != nil {
+			if ctx.Err() != nil || exec.Unanswered(err) {
 				return nil, err
 			}
 			return &agentpb.CommandAnswer{Refused: err.Error()}, nil
@@ -187,7 +243,10 @@ func (c *commands) handle(ctx context.Context, r *agentpb.CommandRequest) (*agen
 		if err := decode(r, &spec); err != nil {
 			return &agentpb.CommandAnswer{Refused: err.Error()}, nil
 		}
-		paths, err := x.Make(ctx, spec)
+		paths, err := x.Make(ctx, r.GetCommand(), spec)
+		if exec.Unanswered(err) {
+			return nil, err // it is asked again
+		}
 		if err != nil {
 			return &agentpb.CommandAnswer{Refused: err.Error()}, nil
 		}

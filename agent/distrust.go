@@ -26,6 +26,7 @@ const (
 // in the state dir: a worker that was revoked is not the one that says so, and may be the
 // first that is dialled after a restart.
 type distrust struct {
+	disk *lane // nil: its writes may take as long as they do
 	name string
 
 	mu      sync.Mutex
@@ -96,7 +97,7 @@ func (d *distrust) add(all []*agentpb.RevokedCertificate, now time.Time) (bool, 
 	}
 	b, err := json.MarshalIndent(revokedRecord{V: 1, Revoked: d.revoked}, "", "  ")
 	if err == nil {
-		err = writeState(d.name, append(b, '\n'))
+		err = keepState(d.disk, d.name, append(b, '\n'))
 	}
 	return true, err
 }

@@ -11,7 +11,7 @@
 //
 // Invariants:
 //   - stamps do not depend on the link, on the hypervisor, or on another pool; pings do
-//     not depend on a pool or on the hypervisor;
+//     not depend on a pool, on the hypervisor, or on the disk of the state directory;
 //   - at most one access of each kind is under way per pool, and one call of each kind at
 //     the hypervisor: a hung mount costs two goroutines, however often it is asked;
 //   - "still" needs two whole samples at least the window apart on this host's monotonic

@@ -39,6 +39,7 @@ func (e epoch) compare(o epoch) int {
 // epochs remember the highest epoch per cluster, the last used cluster first, in memory
 // and in the state dir.
 type epochs struct {
+	disk *lane // nil: its writes may take as long as they do
 	name string
 
 	mu     sync.Mutex
@@ -129,7 +130,7 @@ func (m *epochs) admit(p *agentpb.Epoch) error {
 func (m *epochs) keep() error {
 	b, err := json.MarshalIndent(epochRecord{V: 1, Highest: m.seen}, "", "  ")
 	if err == nil {
-		err = writeState(m.name, append(b, '\n'))
+		err = keepState(m.disk, m.name, append(b, '\n'))
 	}
 	if m.unkept = err != nil; err != nil {
 		return fmt.Errorf("%w: %w", errUnkept, err)

@@ -35,6 +35,7 @@ func (l *links) show() {
 // locks it takes are held for as long as a copy takes.
 type shown struct {
 	a                                                       *Agent
+	writing                                                 *prometheus.Desc
 	linked, standby, link, commands, running, files, bytes  *prometheus.Desc
 	problems, healthy, instances, usable, stampAge, watched *prometheus.Desc
 	watchAge, watchBlind, expiry                            *prometheus.Desc
@@ -50,6 +51,7 @@ func newShown(m *metrics, a *Agent) *shown {
 		running:    m.Desc("commands_running", "Commands that this process is at work on, by kind.", "kind"),
 		files:      m.Desc("journal_files", "Commands that have a file in the journal."),
 		bytes:      m.Desc("journal_size_bytes", "Size of these files' content."),
+		writing:    m.Desc("state_write_age_seconds", "How long the disk of the agent has not come back with a write, of a step in the journal or of another file of its state directory; 0: none is late."),
 		problems:   m.Desc("journal_problems", "Files of the journal that were set aside at the start of the agent, and 1 where the journal cannot be used at all."),
 		healthy:    m.Desc("hypervisor_healthy", "1 while the hypervisor answers, else 0."),
 		instances:  m.Desc("instances", "Instances that run here, as the hypervisor last said."),
@@ -65,7 +67,7 @@ func newShown(m *metrics, a *Agent) *shown {
 // Describe implements prometheus.Collector.
 func (c *shown) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.linked, c.standby, c.link, c.commands, c.running, c.files, c.bytes, c.problems, c.healthy, c.instances, c.usable, c.stampAge,
+		c.linked, c.standby, c.link, c.commands, c.running, c.files, c.bytes, c.writing, c.problems, c.healthy, c.instances, c.usable, c.stampAge,
 		c.watched, c.watchAge, c.watchBlind, c.expiry,
 	} {
 		ch <- d
@@ -111,6 +113,11 @@ func (c *shown) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (c *shown) collectCommands(gauge func(*prometheus.Desc, float64, ...string)) {
+	age := 0.0
+	if since := c.a.hungSince(); !since.IsZero() {
+		age = time.Since(since).Seconds()
+	}
+	gauge(c.writing, age)
 	gauge(c.problems, float64(c.a.commands.troubles()))
 	running := map[command.Kind]int{}
 	var sum journal.Summary

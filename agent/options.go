@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"regexp"
 	"strconv"
 
@@ -47,8 +48,10 @@ type Options struct {
 	// Observe, if set, is told of each point that a command comes to, before it goes on; it
 	// may block until ctx ends.
 	Observe func(ctx context.Context, command string, at exec.Point)
-	Prober  probe.Prober // default probe.Net
-	Logger  *slog.Logger // default: discard
+	// SyncJournal, if set, makes the journal's writes durable instead of fdatasync; it may hang.
+	SyncJournal func(f *os.File) error
+	Prober      probe.Prober // default probe.Net
+	Logger      *slog.Logger // default: discard
 }
 
 // check fills in defaults and names the first field that cannot be used.

@@ -143,6 +143,7 @@ func parseHosts(hosts, check string) (w workerSet, err error) {
 // properties file, then those of the configuration that are not on it, so that a list
 // that has gone stale never cuts the agent off.
 type workerList struct {
+	disk       *lane // nil: its writes may take as long as they do
 	file       string
 	configured []string
 
@@ -236,7 +237,7 @@ func (l *workerList) update(sent *agentpb.List) error {
 	}
 	p.set(hostsKey, strings.Join(next.addresses, ",")+"@"+next.algorithm)
 	p.set(checkKey, strconv.FormatFloat(next.check.Seconds(), 'f', -1, 64))
-	if err := writeState(l.file, p.bytes()); err != nil {
+	if err := keepState(l.disk, l.file, p.bytes()); err != nil {
 		return fmt.Errorf("keep worker list: %w", err)
 	}
 	return nil

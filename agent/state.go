@@ -3,10 +3,12 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // readState reads a file of the state dir; a missing one is empty.
@@ -40,4 +42,30 @@ func writeState(name string, content []byte) error {
 		return err
 	}
 	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// stateLimit is how long a write of the state dir may take before it counts as hung: less
+// than a link's silence, because an answer to a ping may wait for one.
+const stateLimit = time.Second
+
+// keepState is writeState in the lane of the state dir's disk; one that hangs is an error at
+// once for all who come meanwhile. Without a lane it waits as long as it takes.
+func keepState(disk *lane, name string, content []byte) error {
+	if disk == nil {
+		return writeState(name, content)
+	}
+	_, err := through(context.Background(), disk, func(context.Context) (struct{}, error) { return struct{}{}, writeState(name, content) })
+	return err
+}
+
+// hungSince is since when the disk of the state dir has not come back with a write of the
+// journal, or of another file; zero: none is late.
+func (a *Agent) hungSince() (since time.Time) {
+	if err := a.disk.hung(); err != nil {
+		since = time.Now().Add(-err.age)
+	}
+	if at := a.commands.writing(); !at.IsZero() && time.Since(at) > accessLimit && (since.IsZero() || at.Before(since)) {
+		since = at
+	}
+	return since
 }

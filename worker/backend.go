@@ -102,7 +102,7 @@ func (b *backend) host(id string, spec versioned[v1.HostSpec]) v1.Host {
 	p := w.shown.get(id)
 	if p != nil {
 		rec.Val, known = *p.record, true
-		s.Linked, s.LastPing, s.Boot = v1.LinkedNo, p.lastPing, p.boot
+		s.Linked, s.LastPing, s.Boot, s.DiskHung = v1.LinkedNo, p.lastPing, p.boot, p.report.GetStateDiskHung()
 		if p.linked {
 			s.Linked = v1.LinkedYes
 		}

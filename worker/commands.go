@@ -20,9 +20,10 @@ import (
 // keeps the host's own machine waiting. It runs only while there is something to do.
 // Nothing here decides, see coordinator/command.
 type commander struct {
-	o    *owner
-	in   *mailbox
-	asks chan struct{} // one token per request that is under way
+	o     *owner
+	in    *mailbox
+	asks  rooms         // of requests, by the host that is asked
+	looks chan struct{} // one token per look and tidying: a host has so many places of the worker's pool at most
 
 	mu       sync.Mutex
 	opened   bool
@@ -70,12 +71,39 @@ func (c *commander) count(tell func(kind, state string)) {
 	}
 }
 
-// maxAsks bounds the requests of one host's commands that are under way.
+// maxAsks bounds the requests of one host's commands that are under way to one host, and its
+// commands that are looked at or tidied.
 const maxAsks = 8
+
+// rooms bounds what is under way by a name: a host that does not answer keeps no room of others.
+type rooms struct {
+	mu sync.Mutex
+	of map[string]chan struct{}
+}
+
+// enter waits for room until ctx ends, whose cause is the error.
+func (r *rooms) enter(ctx context.Context, name string) (leave func(), err error) {
+	r.mu.Lock()
+	room := r.of[name]
+	if room == nil {
+		if r.of == nil {
+			r.of = map[string]chan struct{}{}
+		}
+		room = make(chan struct{}, maxAsks)
+		r.of[name] = room
+	}
+	r.mu.Unlock()
+	select {
+	case room <- struct{}{}:
+		return func() { <-room }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
 
 func newCommander(o *owner) *commander {
 	return &commander{
-		o: o, in: newMailbox(), asks: make(chan struct{}, maxAsks), known: map[string]knownSteps{}, progress: map[string]v1.CommandProgress{},
+		o: o, in: newMailbox(), looks: make(chan struct{}, maxAsks), known: map[string]knownSteps{}, progress: map[string]v1.CommandProgress{},
 		all: map[string]*heldCommand{}, unknown: map[string]bool{},
 	}
 }
@@ -280,7 +308,7 @@ func (c *commander) find(b *commandBatch, id string) *heldCommand {
 	rev, err := c.o.recall(leases.CommandKey(c.o.host, id), &rec)
 	if err != nil || rev == 0 {
 		if !c.unknown[id] {
-			c.unknown[id] = true
+			c.unknown[id] = err == nil // what could not be read is not known to be missing
 			c.o.log.Error("the agent's journal has a command without a record", "command", id, "cause", err)
 			if err == nil {
 				b.announce("command.unknown-entry", string(command.Warning), "the agent of "+c.o.host+" has command "+id+" in its journal, of which there is no record: it is kept there, below the agent's state directory in journal")

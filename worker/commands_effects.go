@@ -72,6 +72,12 @@ func (c *commander) start(ctx context.Context, h *heldCommand, e command.Effect)
 	h.busy[e.Kind] = true
 	c.o.jobs.wg.Go(func() {
 		if looks := e.Kind == command.Gather || e.Kind == command.Tidy; looks {
+			select {
+			case c.looks <- struct{}{}:
+				defer func() { <-c.looks }()
+			case <-ctx.Done():
+				return
+			}
 			if !c.o.w.pools.reconcile.acquire(ctx) {
 				return
 			}
@@ -89,12 +95,11 @@ func (c *commander) start(ctx context.Context, h *heldCommand, e command.Effect)
 func (c *commander) ask(ctx context.Context, host string, verb agentpb.CommandRequest_Verb, id string, body any, timeout time.Duration) (refused string, answer []byte, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %v", timeout))
 	defer cancel()
-	select {
-	case c.asks <- struct{}{}:
-		defer func() { <-c.asks }()
-	case <-ctx.Done():
-		return "", nil, context.Cause(ctx)
+	leave, err := c.asks.enter(ctx, host)
+	if err != nil {
+		return "", nil, err
 	}
+	defer leave()
 	q := &agentpb.CommandRequest{Verb: verb, Command: id}
 	if body != nil {
 		if q.Body, err = json.Marshal(body); err != nil {

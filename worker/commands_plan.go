@@ -112,9 +112,23 @@ func (w *Worker) poolFor(host, id string) (v1.Pool, error) {
 	case !ok:
 		return to, unseen(badField("pool", fmt.Sprintf("pool: %q is not on record, see holdfast get pools", id)))
 	case !w.hasPool(host, id):
-		return to, unseen(badField("pool", fmt.Sprintf("pool: host %s does not have pool %q, allowed are pools of that host", host, id)))
+		allowed := cmp.Or(strings.Join(w.poolsOf(host), ", "), "none: no pool of it is on record")
+		return to, unseen((&v1.Problem{
+			Code: v1.CodeBadRequest, Field: "pool", Detail: fmt.Sprintf("pool: host %s does not have pool %q, allowed are pools of that host: %s", host, id, allowed),
+			Hint: "between hosts a volume goes over a pool that both have, or along with its running instance: holdfast instance migrate --with-volumes (docs/commands.md, \"Which pairs\")",
+		}).Complete())
 	}
 	return to, nil
+}
+
+// poolsOf are the pools that a host has, as declared.
+func (w *Worker) poolsOf(host string) (ids []string) {
+	for _, kv := range w.mirror.List(leases.PoolsPrefix) {
+		if id := strings.TrimPrefix(kv.Key, leases.PoolsPrefix); w.hasPool(host, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 func (w *Worker) planCopy(ctx context.Context, p *commandPlan, id, host string, r v1.CommandRequest) error {
@@ -312,7 +326,8 @@ func (w *Worker) planMigration(ctx context.Context, p *commandPlan, id, host str
 	case i.Host != host:
 		return v1.Problemf(v1.CodeUnavailable, "instance %s is on %s now", i.ID, i.Host).WithHint("try again")
 	case !w.runs(host, i):
-		return refused(fmt.Sprintf("instance %s does not run: only running instances migrate", i.ID), "its volumes move with holdfast volume migrate")
+		return refused(fmt.Sprintf("instance %s does not run on %s: allowed is the migration of an instance that runs, with its volumes or on pools that both hosts have; stopped, it stays on its host", i.ID, host),
+			"start it first; among the pools of "+host+" its volumes move as they are: holdfast volume migrate")
 	}
 	if ok, why := w.fits(r.Host, i.HA); !ok && !r.Force {
 		return refused(fmt.Sprintf("migrate instance %s to %s: %s", i.ID, r.Host, why), "another host: holdfast allocate; or all the same: --force")

@@ -1483,8 +1483,11 @@ type Report struct {
 	HypervisorDetail string                 `protobuf:"bytes,2,opt,name=hypervisor_detail,json=hypervisorDetail,proto3" json:"hypervisor_detail,omitempty"`
 	Pools            []*PoolReport          `protobuf:"bytes,3,rep,name=pools,proto3" json:"pools,omitempty"`
 	Instances        []*Instance            `protobuf:"bytes,4,rep,name=instances,proto3" json:"instances,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// since when, by its own clock, the disk of the agent has not come back with a write (its
+	// journal): it begins no command meanwhile; empty: none is late
+	StateDiskHung string `protobuf:"bytes,5,opt,name=state_disk_hung,json=stateDiskHung,proto3" json:"state_disk_hung,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Report) Reset() {
@@ -1543,6 +1546,13 @@ func (x *Report) GetInstances() []*Instance {
 		return x.Instances
 	}
 	return nil
+}
+
+func (x *Report) GetStateDiskHung() string {
+	if x != nil {
+		return x.StateDiskHung
+	}
+	return ""
 }
 
 type PoolReport struct {
@@ -3040,12 +3050,13 @@ const file_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x121\n" +
 	"\x06report\x18\x02 \x01(\v2\x19.holdfast.agent.v1.ReportR\x06report\x12%\n" +
 	"\x0egate_confirmed\x18\x03 \x01(\tR\rgateConfirmed\x129\n" +
-	"\ajournal\x18\x04 \x03(\v2\x1f.holdfast.agent.v1.JournalEntryR\ajournal\"\xca\x01\n" +
+	"\ajournal\x18\x04 \x03(\v2\x1f.holdfast.agent.v1.JournalEntryR\ajournal\"\xf2\x01\n" +
 	"\x06Report\x12#\n" +
 	"\rhypervisor_ok\x18\x01 \x01(\bR\fhypervisorOk\x12+\n" +
 	"\x11hypervisor_detail\x18\x02 \x01(\tR\x10hypervisorDetail\x123\n" +
 	"\x05pools\x18\x03 \x03(\v2\x1d.holdfast.agent.v1.PoolReportR\x05pools\x129\n" +
-	"\tinstances\x18\x04 \x03(\v2\x1b.holdfast.agent.v1.InstanceR\tinstances\"\xa3\x01\n" +
+	"\tinstances\x18\x04 \x03(\v2\x1b.holdfast.agent.v1.InstanceR\tinstances\x12&\n" +
+	"\x0fstate_disk_hung\x18\x05 \x01(\tR\rstateDiskHung\"\xa3\x01\n" +
 	"\n" +
 	"PoolReport\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x129\n" +

@@ -27,7 +27,7 @@ func (x *Executor) blockCopy(ctx context.Context, w *work) result {
 			return failed("", "nothing was done: %v", err)
 		}
 		spec := hypervisor.BlockCopy{Instance: w.spec.Instance, From: disk(item.From), To: disk(item.To), Format: hypervisor.Format(item.Format), BytesPerSecond: w.spec.Rate}
-		if err := act(ctx, func(ctx context.Context) error { return copier.StartBlockCopy(ctx, spec) }); err != nil {
+		if err := x.act(ctx, w.id, func(ctx context.Context) error { return copier.StartBlockCopy(ctx, spec) }); err != nil {
 			if ctx.Err() != nil {
 				return result{}
 			}
@@ -53,9 +53,9 @@ func (x *Executor) awaitBlockCopy(ctx context.Context, w *work, copier hyperviso
 		case job.Answer == command.Present && job.To != item.To:
 			return cannotTell("the disk has another's block job, to %s", job.To)
 		case job.Answer == command.Present && w.cancelled() && !aborted:
-			aborted = act(ctx, func(ctx context.Context) error {
+			aborted = x.abort(ctx, w, func(ctx context.Context) error {
 				return copier.AbortBlockCopy(ctx, w.spec.Instance, disk(item.From))
-			}) == nil
+			})
 			wait = pollFirst
 		case job.Answer == command.Present:
 			w.tell(job.Done, job.Total, 0)
@@ -91,7 +91,7 @@ func (x *Executor) pivot(ctx context.Context, w *work, copier hypervisor.BlockCo
 		// Not turned over without a word on it: the job waits, and so does the worker.
 		return cannotTell("turn over to %s: %v", item.To, err)
 	}
-	err := act(ctx, func(ctx context.Context) error { return copier.Pivot(ctx, w.spec.Instance, disk(item.From)) })
+	err := x.act(ctx, w.id, func(ctx context.Context) error { return copier.Pivot(ctx, w.spec.Instance, disk(item.From)) })
 	why := "turned over"
 	if err != nil {
 		why = fmt.Sprintf("turn over: %v", err)

@@ -16,17 +16,17 @@ import (
 func (x *Executor) copy(ctx context.Context, w *work) result {
 	item := w.spec.Items[0]
 	copier := x.o.Hypervisor.(hypervisor.Copier)
-	if err := x.o.Journal.Step(w.id, command.Processing, fmt.Sprintf("copying %s to %s, to be %s", item.From, item.Temp(), item.To)); err != nil {
+	if err := x.untilStill(ctx, w, item.From); err != nil {
 		return failed("", "nothing was done: %v", err)
 	}
-	if err := x.standsStill(ctx, w.spec, item.From); err != nil {
+	if err := x.o.Journal.Step(w.id, command.Processing, fmt.Sprintf("copying %s to %s, to be %s", item.From, item.Temp(), item.To)); err != nil {
 		return failed("", "nothing was done: %v", err)
 	}
 	spec := hypervisor.CopySpec{From: disk(item.From), To: disk(item.Temp()), Format: hypervisor.Format(item.Format), BytesPerSecond: w.spec.Rate}
 	running, done := w.until(ctx)
 	first := true
-	_, err := call(running, 0, endLimit, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, copier.CopyVolume(ctx, spec, func(p hypervisor.Progress) {
+	err := x.transfer(running, w.id, 0, endLimit, func(ctx context.Context) error {
+		return copier.CopyVolume(ctx, spec, func(p hypervisor.Progress) {
 			w.tell(p.Done, p.Total, 0)
 			if first {
 				first = false
@@ -44,13 +44,13 @@ func (x *Executor) copy(ctx context.Context, w *work) result {
 		return failed("", "copy to %s: %v", item.Temp(), err)
 	}
 	x.o.Observe(ctx, w.id, Transferred)
-	if err := x.standsStill(ctx, w.spec, item.From); err != nil {
+	if err := x.untilStill(ctx, w, item.From); err != nil {
 		return failed("", "%v; %s is not there", err, item.To)
 	}
 	if err := x.o.Journal.Step(w.id, command.Processing, fmt.Sprintf("copied, %s becomes %s", item.Temp(), item.To)); err != nil {
 		return failed("", "copied, but not named %s: %v", item.To, err)
 	}
-	err = act(ctx, func(ctx context.Context) error { return copier.RenameVolume(ctx, disk(item.Temp()), item.To.Path) })
+	err = x.act(ctx, w.id, func(ctx context.Context) error { return copier.RenameVolume(ctx, disk(item.Temp()), item.To.Path) })
 	if err != nil {
 		if final := x.lookFile(ctx, item.To); final.Answer == command.Absent && !errors.Is(err, errLeft) && !errors.Is(err, hypervisor.ErrUnsure) {
 			return failed("", "name %s: %v", item.To, err)
@@ -59,7 +59,7 @@ func (x *Executor) copy(ctx context.Context, w *work) result {
 	}
 	if w.spec.Kind == command.MigrateVolume && w.spec.Instance != "" {
 		// Where it is not defined anew now, the worker's look finds that.
-		if err := x.redefine(ctx, w.spec); err != nil {
+		if err := x.redefine(ctx, w.id, w.spec); err != nil {
 			return completed(command.Stopped, "%s is complete; the definition of %s still names %s: %v", item.To, w.spec.Instance, item.From, err)
 		}
 		return completed(command.Stopped, "%s is complete", item.To)
@@ -67,20 +67,52 @@ func (x *Executor) copy(ctx context.Context, w *work) result {
 	return completed("", "%s is complete", item.To)
 }
 
+// untilStill is nil when nobody here writes to the volume. A look that has no answer says
+// nothing about it: it is made again until there is one or the work is cancelled, which its
+// deadline does too; the journal tells what is waited for.
+func (x *Executor) untilStill(ctx context.Context, w *work, from command.Ref) error {
+	running, done := w.until(ctx)
+	defer done()
+	for wait, told := pollFirst, false; ; wait = min(2*wait, pollMost) {
+		err := x.standsStill(running, w.spec, from)
+		switch {
+		case err == nil:
+			return nil
+		case running.Err() != nil:
+			return fmt.Errorf("%w while it waited: %w", context.Cause(running), err)
+		case !errors.Is(err, errLeft):
+			return err
+		case !told:
+			told = true
+			x.o.Logger.Warn("command waits for a look", "command", w.id, "cause", err)
+			if err := x.o.Journal.Step(w.id, command.Processing, fmt.Sprintf("waiting: a look at %v; it is looked again until it is cancelled", err)); err != nil {
+				return err
+			}
+		}
+		if !pause(running, wait) {
+			return context.Cause(running)
+		}
+	}
+}
+
 // standsStill: nobody here writes to the volume. An instance that was started behind the
-// worker's back would put into it what the copy does not have.
+// worker's back would put into it what the copy does not have. errLeft: that is not known yet.
 func (x *Executor) standsStill(ctx context.Context, spec command.Spec, from command.Ref) error {
 	if spec.Instance != "" {
-		s := x.lookInstance(ctx, spec.Instance)
+		s, err := x.seeInstance(ctx, spec.Instance)
 		switch {
+		case err != nil:
+			return fmt.Errorf("instance %s: %w", spec.Instance, err)
 		case s.Answer == command.CouldNotLook:
 			return fmt.Errorf("instance %s: %s", spec.Instance, s.Why)
 		case s.Answer == command.Present && s.State != command.Stopped:
 			return fmt.Errorf("instance %s is %s", spec.Instance, s.State)
 		}
 	}
-	s := x.lookFile(ctx, from)
+	s, err := x.seeFile(ctx, from)
 	switch {
+	case err != nil:
+		return fmt.Errorf("%s: %w", from, err)
 	case s.Answer == command.CouldNotLook:
 		return fmt.Errorf("%s: %s", from, s.Why)
 	case s.Answer == command.Absent:
@@ -91,11 +123,14 @@ func (x *Executor) standsStill(ctx context.Context, spec command.Spec, from comm
 			return fmt.Errorf("%s is in use by %s", from, u)
 		}
 	}
+	if s.Unknown != "" {
+		return fmt.Errorf("%s: who uses it is not known: %s", from, s.Unknown)
+	}
 	return nil
 }
 
 // redefine lets the stopped instance's definition name its disks where they are now.
-func (x *Executor) redefine(ctx context.Context, spec command.Spec) error {
+func (x *Executor) redefine(ctx context.Context, id string, spec command.Spec) error {
 	after := spec.After()
 	s := x.lookInstance(ctx, spec.Instance)
 	switch instances, ok := x.o.Hypervisor.(hypervisor.Instances); {
@@ -108,6 +143,6 @@ func (x *Executor) redefine(ctx context.Context, spec command.Spec) error {
 	case !ok || after == nil:
 		return errUnsupported
 	default:
-		return act(ctx, func(ctx context.Context) error { return instances.Define(ctx, definition(spec.Instance, *after)) })
+		return x.act(ctx, id, func(ctx context.Context) error { return instances.Define(ctx, definition(spec.Instance, *after)) })
 	}
 }

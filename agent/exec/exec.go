@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 var (
 	errUnsupported = errors.New("this host's hypervisor cannot do that")
 	errCancelled   = errors.New("cancelled")
+	errLate        = fmt.Errorf("its disk has not taken the first step in the journal within %v: the command is not begun", beginLimit)
 )
 
 // Options are all required but Logger and Observe.
@@ -52,10 +54,12 @@ type Progress struct {
 
 // Executor does commands. Make it with New, then call Run once.
 type Executor struct {
-	o Options
+	o     Options
+	turns turns // of calls of which one is under way at a time
 
 	mu      sync.Mutex
 	working map[string]*work
+	acts    map[string]int // calls of a command that change something and have not come back
 	queue   []*work
 	wake    chan struct{} // a token: the queue is not empty
 }
@@ -68,6 +72,8 @@ type work struct {
 	stop     context.CancelCauseFunc
 	cancel   chan struct{} // closed when it is cancelled
 	once     sync.Once
+	refused  bool      // the journal took it too late
+	begin    beginning // by the executor's lock
 
 	mu       sync.Mutex
 	progress Progress
@@ -75,6 +81,15 @@ type work struct {
 	began    time.Time
 	beganAt  int64
 }
+
+// beginning is how far a work is with its first step in the journal.
+type beginning int
+
+const (
+	begun       beginning = iota
+	isBeginning           // being written
+	late                  // not in time: it is not begun any more, whatever becomes of the write
+)
 
 // New makes an executor; it starts nothing.
 func New(o Options) *Executor {
@@ -84,7 +99,7 @@ func New(o Options) *Executor {
 	if o.Observe == nil {
 		o.Observe = func(context.Context, string, Point) {}
 	}
-	return &Executor{o: o, working: map[string]*work{}, wake: make(chan struct{}, 1)}
+	return &Executor{o: o, turns: turns{taken: map[string]chan struct{}{}}, working: map[string]*work{}, acts: map[string]int{}, wake: make(chan struct{}, 1)}
 }
 
 // Run works until ctx ends; then all that is this process's work ends with it.
@@ -121,15 +136,30 @@ func (x *Executor) leave(w *work) {
 	}
 }
 
-// enter makes w the work on its command; false: this process is at work on it already.
-func (x *Executor) enter(w *work) bool {
+// enter makes w the work on its command; false: this process is at work on it already, and
+// how far that is with its beginning.
+func (x *Executor) enter(w *work) (beginning, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.working[w.id] != nil {
-		return false
+	if other := x.working[w.id]; other != nil {
+		return other.begin, false
 	}
 	x.working[w.id] = w
-	return true
+	return w.begin, true
+}
+
+// Beginning are the commands whose first step is being written: the journal does not have
+// them yet, but may have them at any moment.
+func (x *Executor) Beginning() (ids []string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for id, w := range x.working {
+		if w.begin != begun {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
 }
 
 func (x *Executor) enqueue(w *work) {
@@ -152,19 +182,60 @@ func (x *Executor) Start(ctx context.Context, id string, spec command.Spec) erro
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	w := &work{id: id, spec: spec, cancel: make(chan struct{})}
-	if !x.enter(w) {
+	w := &work{id: id, spec: spec, cancel: make(chan struct{}), begin: isBeginning}
+	switch far, free := x.enter(w); {
+	case !free && far == isBeginning:
+		return fmt.Errorf("journal: %w yet: the first step is being written", errLeft)
+	case !free && far == late:
+		return errLate
+	case !free:
 		return nil
 	}
-	err := x.o.Journal.Begin(id, spec, "taken by the agent")
-	if err != nil {
+	if since := x.o.Journal.Writing(); !since.IsZero() && time.Since(since) > beginLimit {
+		x.leave(w) // one more would hang as well
+		return fmt.Errorf("the disk of the journal has not come back with a write since %s: the command is not begun", since.UTC().Format(time.RFC3339))
+	}
+	written := make(chan error, 1)
+	go func() { written <- x.begin(w) }()
+	limit := time.NewTimer(beginLimit)
+	defer limit.Stop()
+	select {
+	case err := <-written:
+		return err
+	case <-limit.C:
+	}
+	x.mu.Lock()
+	inTime := w.begin == begun
+	if !inTime {
+		w.begin = late
+	}
+	x.mu.Unlock()
+	if inTime {
+		return <-written
+	}
+	return errLate
+}
+
+// begin writes the first step of a work and lets it go on, unless that took too long: who
+// sent the command was told then that it is not begun, and may have put that on record.
+func (x *Executor) begin(w *work) error {
+	err := x.o.Journal.Begin(w.id, w.spec, "taken by the agent")
+	x.mu.Lock()
+	w.refused = w.begin == late
+	w.begin = begun
+	x.mu.Unlock()
+	switch {
+	case errors.Is(err, journal.ErrKnown):
 		x.leave(w)
-		if errors.Is(err, journal.ErrKnown) {
-			return nil
-		}
+		return nil
+	case err != nil:
+		x.leave(w)
 		return fmt.Errorf("journal: %w", err)
 	}
 	x.enqueue(w)
+	if w.refused {
+		return errLate
+	}
 	return nil
 }
 
@@ -206,7 +277,7 @@ func (x *Executor) Reattach(id string) error {
 		return errors.New("a copy does not outlive its process")
 	}
 	w := &work{id: id, spec: e.Spec, reattach: true, cancel: make(chan struct{})}
-	if x.enter(w) {
+	if _, free := x.enter(w); free {
 		x.enqueue(w)
 	}
 	return nil
@@ -222,11 +293,12 @@ func (x *Executor) Cancel(id string) {
 	}
 }
 
-// Working says whether this process is at work on a command.
+// Working says whether this process is at work on a command, or a call of it that was left
+// behind may still change something.
 func (x *Executor) Working(id string) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.working[id] != nil
+	return x.working[id] != nil || x.acts[id] > 0
 }
 
 // Running counts the commands that this process is at work on, by kind.
@@ -282,7 +354,7 @@ func (w *work) tell(done, total, rate int64) {
 
 // do works on one command.
 func (x *Executor) do(ctx context.Context, w *work) {
-	if !w.reattach {
+	if !w.reattach && !w.refused {
 		x.o.Observe(ctx, w.id, Journaled)
 	}
 	if ctx.Err() != nil {
@@ -292,6 +364,8 @@ func (x *Executor) do(ctx context.Context, w *work) {
 	log.Info("command begins", "reattach", w.reattach)
 	var r result
 	switch {
+	case w.refused:
+		r = failed("", "nothing was done: %v", errLate)
 	case w.spec.Kind == command.Migrate:
 		r = x.migrate(ctx, w)
 	case w.spec.Live:

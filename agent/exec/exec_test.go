@@ -22,11 +22,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // disks is a hypervisor with files in memory; ops is what was done, in order.
 type disks struct {
-	files  map[string]bool
-	ops    chan string
-	fail   map[string]error
-	users  []hypervisor.User
-	copied func(ctx context.Context) error // in the middle of a copy
+	files map[string]bool
+	ops   chan string
+	fail  map[string]error
+	users []hypervisor.User
+	// unknown is why there may be more of them.
+	unknown string
+	copied  func(ctx context.Context) error // in the middle of a copy
 }
 
 func (d *disks) Name() string                                             { return "test" }
@@ -53,7 +55,7 @@ func (d *disks) LookVolume(_ context.Context, f hypervisor.Disk) hypervisor.Volu
 	if !d.files[f.Pool+":"+f.Path] {
 		return hypervisor.VolumeSight{Answer: hypervisor.Absent}
 	}
-	return hypervisor.VolumeSight{Answer: hypervisor.Present, Size: 1, UsedBy: d.users}
+	return hypervisor.VolumeSight{Answer: hypervisor.Present, Size: 1, UsedBy: d.users, UsersUnknown: d.unknown}
 }
 
 func (d *disks) DeleteVolume(_ context.Context, f hypervisor.Disk) error {
@@ -93,7 +95,10 @@ type rig struct {
 	dir string
 }
 
-func start(t *testing.T, d *disks) *rig {
+func start(t *testing.T, d *disks) *rig { return startOn(t, d, d) }
+
+// startOn starts with a hypervisor that is made of d.
+func startOn(t *testing.T, d *disks, h hypervisor.Hypervisor) *rig {
 	t.Helper()
 	if d.files == nil {
 		d.files = map[string]bool{"a:v": true}
@@ -104,7 +109,7 @@ func start(t *testing.T, d *disks) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := New(Options{Host: "h1", Boot: "b1", Process: "p1", Journal: j, Hypervisor: d})
+	x := New(Options{Host: "h1", Boot: "b1", Process: "p1", Journal: j, Hypervisor: h})
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- x.Run(ctx) }()

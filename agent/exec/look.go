@@ -53,15 +53,23 @@ func (x *Executor) Look(ctx context.Context, id string, q command.Question) comm
 }
 
 func (x *Executor) lookInstance(ctx context.Context, id string) command.InstanceSight {
+	s, _ := x.seeInstance(ctx, id)
+	return s
+}
+
+// seeInstance is lookInstance that tells a look without an answer (errLeft) from one that
+// was answered with why nothing can be seen.
+func (x *Executor) seeInstance(ctx context.Context, id string) (command.InstanceSight, error) {
 	instances, ok := x.o.Hypervisor.(hypervisor.Instances)
 	if !ok {
-		return command.InstanceSight{Answer: command.CouldNotLook, Why: errUnsupported.Error()}
+		return command.InstanceSight{Answer: command.CouldNotLook, Why: errUnsupported.Error()}, nil
 	}
-	s, err := call(ctx, lookLimit, 0, func(ctx context.Context) (hypervisor.InstanceSight, error) {
-		return instances.LookInstance(ctx, id), nil
+	s, err := look(ctx, x, "instance "+id, func(ctx context.Context) (hypervisor.InstanceSight, bool) {
+		s := instances.LookInstance(ctx, id)
+		return s, s.Answer != hypervisor.CouldNotLook
 	})
 	if err != nil {
-		return command.InstanceSight{Answer: command.CouldNotLook, Why: err.Error()}
+		return command.InstanceSight{Answer: command.CouldNotLook, Why: err.Error()}, err
 	}
 	out := command.InstanceSight{Answer: answer(s.Answer), Why: s.Reason}
 	if s.Answer == hypervisor.Present {
@@ -70,19 +78,26 @@ func (x *Executor) lookInstance(ctx context.Context, id string) command.Instance
 			out.Disks = append(out.Disks, ref(d))
 		}
 	}
-	return out
+	return out, nil
 }
 
 func (x *Executor) lookJob(ctx context.Context, spec command.Spec) command.JobSight {
-	s, err := call(ctx, lookLimit, 0, func(ctx context.Context) (hypervisor.JobSight, error) {
-		if spec.Kind == command.Migrate {
-			if m, ok := x.o.Hypervisor.(hypervisor.Migrator); ok {
-				return m.MigrationJob(ctx, spec.Instance), nil
-			}
-		} else if b, ok := x.o.Hypervisor.(hypervisor.BlockCopier); ok && len(spec.Items) == 1 {
-			return b.BlockJob(ctx, spec.Instance, disk(spec.Items[0].From)), nil
+	var see func(ctx context.Context) hypervisor.JobSight
+	if spec.Kind == command.Migrate {
+		if m, ok := x.o.Hypervisor.(hypervisor.Migrator); ok {
+			see = func(ctx context.Context) hypervisor.JobSight { return m.MigrationJob(ctx, spec.Instance) }
 		}
-		return hypervisor.JobSight{}, errUnsupported
+	} else if b, ok := x.o.Hypervisor.(hypervisor.BlockCopier); ok && len(spec.Items) == 1 {
+		see = func(ctx context.Context) hypervisor.JobSight {
+			return b.BlockJob(ctx, spec.Instance, disk(spec.Items[0].From))
+		}
+	}
+	if see == nil {
+		return command.JobSight{Answer: command.CouldNotLook, Why: errUnsupported.Error()}
+	}
+	s, err := look(ctx, x, "job of instance "+spec.Instance, func(ctx context.Context) (hypervisor.JobSight, bool) {
+		s := see(ctx)
+		return s, s.Answer != hypervisor.CouldNotLook
 	})
 	if err != nil {
 		return command.JobSight{Answer: command.CouldNotLook, Why: err.Error()}
@@ -91,21 +106,29 @@ func (x *Executor) lookJob(ctx context.Context, spec command.Spec) command.JobSi
 }
 
 func (x *Executor) lookFile(ctx context.Context, f command.Ref) command.FileSight {
+	s, _ := x.seeFile(ctx, f)
+	return s
+}
+
+// seeFile is lookFile that tells a look without a whole answer (errLeft) from one that was
+// answered with why nothing can be seen, or who uses it cannot be known.
+func (x *Executor) seeFile(ctx context.Context, f command.Ref) (command.FileSight, error) {
 	storage, ok := x.o.Hypervisor.(hypervisor.Storage)
 	if !ok {
-		return command.FileSight{Answer: command.CouldNotLook, Why: errUnsupported.Error()}
+		return command.FileSight{Answer: command.CouldNotLook, Why: errUnsupported.Error()}, nil
 	}
-	s, err := call(ctx, lookLimit, 0, func(ctx context.Context) (hypervisor.VolumeSight, error) {
-		return storage.LookVolume(ctx, disk(f)), nil
+	s, err := look(ctx, x, "file "+f.String(), func(ctx context.Context) (hypervisor.VolumeSight, bool) {
+		s := storage.LookVolume(ctx, disk(f))
+		return s, s.Answer != hypervisor.CouldNotLook && s.UsersUnknown == ""
 	})
-	if err != nil {
-		return command.FileSight{Answer: command.CouldNotLook, Why: err.Error()}
+	if err != nil && s.Answer == hypervisor.CouldNotLook {
+		s.Reason = err.Error()
 	}
 	out := command.FileSight{Answer: answer(s.Answer), Why: s.Reason, Size: s.Size, Allocation: s.Allocation, Unknown: s.UsersUnknown}
 	for _, u := range s.UsedBy {
 		out.Users = append(out.Users, string(u.Kind)+"/"+u.ID)
 	}
-	return out
+	return out, err
 }
 
 func answer(a hypervisor.Answer) command.Answer {

@@ -35,7 +35,7 @@ func (x *Executor) migrate(ctx context.Context, w *work) result {
 		defer close(watched)
 		x.watchMigration(ctx, w, migrator, ended)
 	}()
-	_, err := call(ctx, 0, time.Second, func(ctx context.Context) (struct{}, error) { return struct{}{}, migrator.Migrate(ctx, m) })
+	err := x.transfer(ctx, w.id, 0, time.Second, func(ctx context.Context) error { return migrator.Migrate(ctx, m) })
 	close(ended)
 	<-watched
 	if ctx.Err() != nil {
@@ -58,8 +58,8 @@ func (x *Executor) watchMigration(ctx context.Context, w *work, migrator hypervi
 	first, aborted := true, false
 	for wait := pollFirst; ; wait = min(2*wait, pollMost) {
 		cancel := w.cancel
-		if aborted {
-			cancel = nil
+		if w.cancelled() {
+			cancel = nil // it has woken us once
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -83,7 +83,7 @@ func (x *Executor) watchMigration(ctx context.Context, w *work, migrator hypervi
 			x.o.Observe(ctx, w.id, Transfer)
 		}
 		if w.cancelled() && !aborted {
-			aborted = act(ctx, func(ctx context.Context) error { return migrator.AbortMigration(ctx, w.spec.Instance) }) == nil
+			aborted = x.abort(ctx, w, func(ctx context.Context) error { return migrator.AbortMigration(ctx, w.spec.Instance) })
 		}
 	}
 }
@@ -101,7 +101,7 @@ func (x *Executor) awaitMigration(ctx context.Context, w *work, migrator hypervi
 		case job.Answer == command.Present:
 			w.tell(job.Done, job.Total, 0)
 			if w.cancelled() && !aborted {
-				aborted = act(ctx, func(ctx context.Context) error { return migrator.AbortMigration(ctx, w.spec.Instance) }) == nil
+				aborted = x.abort(ctx, w, func(ctx context.Context) error { return migrator.AbortMigration(ctx, w.spec.Instance) })
 			}
 		}
 		if !pause(ctx, wait) {

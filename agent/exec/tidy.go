@@ -3,6 +3,7 @@
 package exec
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ func (x *Executor) Tidy(ctx context.Context, id string, c command.Chore) command
 	for _, a := range c.Actions {
 		err := errors.New("this process is at work on the command")
 		if !x.Working(id) {
-			err = x.tidy(ctx, c.Spec, a)
+			err = x.tidy(ctx, id, c.Spec, a)
 		}
 		a.Done, a.Not = err == nil, ""
 		if err != nil {
@@ -31,20 +32,20 @@ func (x *Executor) Tidy(ctx context.Context, id string, c command.Chore) command
 	return out
 }
 
-func (x *Executor) tidy(ctx context.Context, spec command.Spec, a command.Action) error {
+func (x *Executor) tidy(ctx context.Context, id string, spec command.Spec, a command.Action) error {
 	switch a.Deed {
 	case command.Delete:
-		return x.delete(ctx, spec, a.File)
+		return x.delete(ctx, id, spec, a.File)
 	case command.Define:
-		return x.redefine(ctx, spec)
+		return x.redefine(ctx, id, spec)
 	case command.Undefine:
-		return x.undefine(ctx, spec.Instance)
+		return x.undefine(ctx, id, spec.Instance)
 	}
 	return errors.New("this agent does not know the deed")
 }
 
 // delete removes a file of the command, and only such a one.
-func (x *Executor) delete(ctx context.Context, spec command.Spec, f command.Ref) error {
+func (x *Executor) delete(ctx context.Context, id string, spec command.Spec, f command.Ref) error {
 	ours := false
 	for _, item := range spec.Items {
 		ours = ours || f == item.From && spec.Kind != command.Copy || f == item.To || f == item.Temp()
@@ -64,46 +65,53 @@ func (x *Executor) delete(ctx context.Context, spec command.Spec, f command.Ref)
 		return fmt.Errorf("%s: who uses it is not known: %s", f, s.Unknown)
 	}
 	storage := x.o.Hypervisor.(hypervisor.Storage) // it has just looked
-	return act(ctx, func(ctx context.Context) error { return storage.DeleteVolume(ctx, disk(f)) })
+	return x.act(ctx, id, func(ctx context.Context) error { return storage.DeleteVolume(ctx, disk(f)) })
 }
 
-func (x *Executor) undefine(ctx context.Context, id string) error {
-	s := x.lookInstance(ctx, id)
+func (x *Executor) undefine(ctx context.Context, id, instance string) error {
+	s := x.lookInstance(ctx, instance)
 	switch instances, ok := x.o.Hypervisor.(hypervisor.Instances); {
 	case s.Answer == command.Absent:
 		return nil
 	case s.Answer != command.Present:
 		return errors.New(s.Why)
 	case s.State != command.Stopped:
-		return fmt.Errorf("instance %s is %s", id, s.State)
+		return fmt.Errorf("instance %s is %s", instance, s.State)
 	case !ok:
 		return errUnsupported
 	default:
-		return act(ctx, func(ctx context.Context) error { return instances.Undefine(ctx, id) })
+		return x.act(ctx, id, func(ctx context.Context) error { return instances.Undefine(ctx, instance) })
 	}
 }
 
 // Make makes the volumes that a migration is to fill, and returns where this host has its
 // pools. It is idempotent: their names are the command's alone.
-func (x *Executor) Make(ctx context.Context, spec command.Spec) (map[string]string, error) {
+func (x *Executor) Make(ctx context.Context, id string, spec command.Spec) (map[string]string, error) {
 	copier, ok := x.o.Hypervisor.(hypervisor.Copier)
 	storage, looks := x.o.Hypervisor.(hypervisor.Storage)
 	if !ok || !looks {
 		return nil, errUnsupported
 	}
-	pools, err := call(ctx, lookLimit, 0, storage.Pools)
-	if err != nil {
+	type pools struct {
+		all []hypervisor.Pool
+		err error
+	}
+	seen, err := look(ctx, x, "pools", func(ctx context.Context) (pools, bool) {
+		all, err := storage.Pools(ctx)
+		return pools{all, err}, err == nil
+	})
+	if err = cmp.Or(err, seen.err); err != nil {
 		return nil, fmt.Errorf("list pools: %w", err)
 	}
 	paths := map[string]string{}
-	for _, p := range pools {
+	for _, p := range seen.all {
 		paths[p.ID] = p.Path
 	}
 	for _, item := range spec.Items {
 		if _, has := paths[item.To.Pool]; !has {
 			return nil, fmt.Errorf("pool %s is not on this host", item.To.Pool)
 		}
-		err := act(ctx, func(ctx context.Context) error {
+		err := x.act(ctx, id, func(ctx context.Context) error {
 			return copier.CreateVolume(ctx, hypervisor.CreateSpec{Disk: disk(item.To), Format: hypervisor.Format(item.Format), Size: item.Size})
 		})
 		if err != nil && !errors.Is(err, hypervisor.ErrExists) {

@@ -22,5 +22,6 @@
 // Invariants: steps of a command are numbered from 1 without a gap and only added; a
 // terminal step is the last; an entry is forgotten only when the worker knows all its
 // steps and says so; two entries never have one id. A Journal is safe for concurrent
-// use; writes of different commands do not wait for each other.
+// use; writes of different commands do not wait for each other, and who reads waits for none:
+// it sees what is durable.
 package journal

@@ -47,15 +47,20 @@ type Journal struct {
 	boot, process string
 	now           func() time.Time
 	told          func(took time.Duration) // of each step; nil: nobody counts
+	flush         func(f *os.File) error   // makes durable what was written
 
-	mu       sync.Mutex
+	naming sync.Mutex // held while a file gets another name
+
+	mu       sync.Mutex // held over no access to the disk
 	entries  map[string]*slot
 	spares   []string // names of files of forgotten commands
 	problems []Problem
-	changed  chan struct{} // closed at the next change
+	changed  chan struct{}       // closed at the next change
+	writing  map[*slot]time.Time // since when writes are under way
 }
 
-// slot is one command; its lock is held over a write, so that steps get their order.
+// slot is one command; its lock is held over a write, so that steps get their order. Who
+// reads takes what is shown, and waits for no write.
 type slot struct {
 	mu    sync.Mutex
 	entry Entry
@@ -64,19 +69,18 @@ type slot struct {
 	sum   string // of the last one
 	torn  bool   // a write failed: what the file holds is not known, it is written anew as a whole
 	gone  bool   // was forgotten
-	shown atomic.Pointer[summary]
+	shown atomic.Pointer[durable]
 }
 
-// summary is what Summary tells of a command, without waiting for a write of it.
-type summary struct {
-	what Progress
-	size int64
+// durable is what the disk has of a command; it is never changed, only replaced. nil: its
+// first step is not durable yet, or it was forgotten.
+type durable struct {
+	entry Entry
+	size  int64
 }
 
 // show tells what the entry is now; called with the slot's lock held.
-func (s *slot) show() {
-	s.shown.Store(&summary{Progress{s.entry.Spec.Kind, s.entry.Last().State}, s.size})
-}
+func (s *slot) show() { s.shown.Store(&durable{s.entry, s.size}) }
 
 // Progress is how far a command is.
 type Progress struct {
@@ -101,7 +105,7 @@ func (j *Journal) Summary() Summary {
 		if x := s.shown.Load(); x != nil { // nil: its first step is not durable yet
 			out.Files++
 			out.Bytes += x.size
-			out.Commands[x.what]++
+			out.Commands[Progress{x.entry.Spec.Kind, x.entry.Last().State}]++
 		}
 	}
 	return out
@@ -111,11 +115,39 @@ func (j *Journal) Summary() Summary {
 // the journal is used by several.
 func (j *Journal) OnWrite(told func(took time.Duration)) { j.told = told }
 
+// SyncWith has another function make durable what was written to a file: tests have disks
+// that hang. Call it before the journal is used by several.
+func (j *Journal) SyncWith(sync func(f *os.File) error) { j.flush = sync }
+
+// Writing is since when the oldest of the writes that are under way is; zero: there is none.
+func (j *Journal) Writing() (since time.Time) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, t := range j.writing {
+		if since.IsZero() || t.Before(since) {
+			since = t
+		}
+	}
+	return since
+}
+
+// writes notes that a write of an entry is under way, until done is called.
+func (j *Journal) writes(s *slot) (done func()) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.writing[s] = j.now()
+	return func() {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		delete(j.writing, s)
+	}
+}
+
 // Open reads the directory, which it creates if it is missing, sets aside what is no
 // entry, and marks what this process finds unfinished: boot and process are this
 // process's own. An error means that the directory cannot be used at all.
 func Open(dir, boot, process string) (*Journal, error) {
-	j := &Journal{dir: dir, boot: boot, process: process, now: time.Now, entries: map[string]*slot{}, changed: make(chan struct{})}
+	j := &Journal{dir: dir, boot: boot, process: process, now: time.Now, flush: fdatasync, entries: map[string]*slot{}, writing: map[*slot]time.Time{}, changed: make(chan struct{})}
 	if err := os.MkdirAll(filepath.Join(dir, aside), 0o700); err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
@@ -297,6 +329,7 @@ func (j *Journal) append(s *slot, state command.State, what, ran string) error {
 		V: command.Version, Seq: len(e.Steps) + 1, At: j.now().UTC().Round(0), State: state, Boot: j.boot, Process: j.process, What: what, Ran: ran,
 	}
 	e.Steps = append(slices.Clip(e.Steps), step)
+	defer j.writes(s)()
 	began := time.Now()
 	if err := j.put(s, e, step); err != nil {
 		return fmt.Errorf("write journal of command %s: %w", e.ID, err)
@@ -330,7 +363,7 @@ func (j *Journal) put(s *slot, e Entry, step command.JournalStep) error {
 			return err
 		}
 	default:
-		if err := writeAt(s.path, line, s.size); err != nil {
+		if err := j.writeAt(s.path, line, s.size); err != nil {
 			s.torn = true
 			return errors.Join(err, s.cut()) // so that, if this process ends, no step is found that was not taken
 		}
@@ -352,7 +385,7 @@ func (j *Journal) create(s *slot, line []byte) error {
 		f, err := os.OpenFile(s.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err == nil {
 			_, err = f.Write(append(line, make([]byte, max(0, room-len(line)))...))
-			err = errors.Join(err, f.Sync(), f.Close())
+			err = errors.Join(err, j.flush(f), f.Close())
 		}
 		if err != nil {
 			return err
@@ -360,7 +393,7 @@ func (j *Journal) create(s *slot, line []byte) error {
 		return syncDir(j.dir)
 	}
 	s.path = filepath.Join(j.dir, from)
-	return writeAt(s.path, line, 0)
+	return j.writeAt(s.path, line, 0)
 }
 
 // retire makes the file of a forgotten command one that the next can have.
@@ -371,7 +404,7 @@ func (j *Journal) retire(s *slot) error {
 	if enough {
 		return j.remove(s)
 	}
-	err := writeAt(s.path, retired, 0)
+	err := j.writeAt(s.path, retired, 0)
 	if err == nil && s.size > room {
 		err = os.Truncate(s.path, room)
 	}
@@ -405,8 +438,8 @@ func (j *Journal) keepSpare(name string) error {
 
 // rename gives a retired file a name that is free and says nothing.
 func (j *Journal) rename(name string) (to string, err error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
+	j.naming.Lock()
+	defer j.naming.Unlock()
 	for n := 1; ; n++ {
 		to = fmt.Sprintf("%s%d", again, n)
 		if _, err := os.Lstat(filepath.Join(j.dir, to)); errors.Is(err, fs.ErrNotExist) {
@@ -439,10 +472,15 @@ func (j *Journal) Forget(id string, seq int) error {
 	if n := len(s.entry.Steps); n > seq {
 		return fmt.Errorf("forget command %s: it has %d steps, the worker knows %d", id, n, seq)
 	}
+	if s.gone {
+		return nil
+	}
+	defer j.writes(s)()
 	if err := j.retire(s); err != nil {
 		return fmt.Errorf("forget command %s: %w", id, err)
 	}
 	s.gone = true
+	s.shown.Store(nil)
 	j.mu.Lock()
 	delete(j.entries, id)
 	j.mu.Unlock()
@@ -458,22 +496,25 @@ func (j *Journal) remove(s *slot) error {
 	return nil
 }
 
-// Get returns one entry.
+// Get returns one entry, as far as it is durable. It waits for no write that is under way.
 func (j *Journal) Get(id string) (Entry, bool) {
 	s := j.slot(id)
 	if s == nil {
 		return Entry{}, false
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.entry, !s.gone
+	x := s.shown.Load()
+	if x == nil {
+		return Entry{}, false
+	}
+	return x.entry, true
 }
 
-// All returns every entry, by id; ids are made of time, so the oldest is first.
+// All returns every entry, by id, as far as it is durable; ids are made of time, so the
+// oldest is first. It waits for no write that is under way.
 func (j *Journal) All() []Entry {
 	var out []Entry
 	for _, id := range j.ids() {
-		if e, ok := j.Get(id); ok && len(e.Steps) > 0 {
+		if e, ok := j.Get(id); ok {
 			out = append(out, e)
 		}
 	}
@@ -511,15 +552,17 @@ func (j *Journal) ids() []string {
 	return out
 }
 
+func fdatasync(f *os.File) error { return syscall.Fdatasync(int(f.Fd())) }
+
 // writeAt writes to a file that is there, at a place; durable when it returns nil.
-func writeAt(path string, content []byte, at int64) error {
+func (j *Journal) writeAt(path string, content []byte, at int64) error {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
 	_, err = f.WriteAt(content, at)
 	if err == nil {
-		err = syscall.Fdatasync(int(f.Fd()))
+		err = j.flush(f)
 	}
 	return errors.Join(err, f.Close())
 }

@@ -180,6 +180,40 @@ func TestAFailedWriteIsNoStep(t *testing.T) {
 	must(t, j.Begin("other", spec, "taken"))
 }
 
+// Who reads waits for no write, and sees what is durable, however long the disk takes.
+func TestReadingWaitsForNoWrite(t *testing.T) {
+	j := open(t, t.TempDir(), "b1", "p1")
+	must(t, j.Begin(id, spec, "taken"))
+	must(t, j.Begin("ended", spec, "taken"))
+	must(t, j.Step("ended", command.Completed, "copied"))
+	in, disk := make(chan struct{}), make(chan struct{})
+	j.SyncWith(func(f *os.File) error {
+		in <- struct{}{}
+		<-disk
+		return f.Sync()
+	})
+	var writes sync.WaitGroup
+	writes.Go(func() { must(t, j.Step(id, command.Processing, "copying")) })
+	writes.Go(func() { must(t, j.Begin("new", spec, "taken")) })
+	writes.Go(func() { must(t, j.Forget("ended", 2)) })
+	for range 3 {
+		<-in
+	}
+	all := j.All()
+	if len(all) != 2 || len(all[0].Steps) != 1 || len(all[1].Steps) != 2 || j.Summary().Files != 2 || j.Writing().IsZero() {
+		t.Errorf("while the disk hangs: %+v; %+v; writing since %v", all, j.Summary(), j.Writing())
+	}
+	if _, ok := j.Get("new"); ok {
+		t.Error("a command is there whose first step is not durable")
+	}
+	close(disk)
+	writes.Wait()
+	if all = j.All(); len(all) != 2 || len(all[0].Steps) != 2 || all[1].ID != "new" || !j.Writing().IsZero() {
+		t.Errorf("after that: %+v; writing since %v", all, j.Writing())
+	}
+	must(t, j.Forget("ended", 2))
+}
+
 // Commands do not wait for each other's names, and steps keep their order.
 func TestManyAtOnce(t *testing.T) {
 	dir := t.TempDir()

@@ -108,6 +108,9 @@ func (e *env) describeHost(t *text, h v1.Host, events []v1.Event) {
 	if !s.LastPing.IsZero() {
 		link += ", last ping " + t.at(s.LastPing)
 	}
+	if s.DiskHung != "" {
+		link += ", its agent's disk hangs since " + s.DiskHung + " and it begins no commands"
+	}
 	t.field("Agent", link)
 	t.field("Owner", orNone(s.Owner)+fmt.Sprintf(" (slot %d, epoch %s)", s.Slot, orNone(s.Epoch)))
 	t.field("Incident", s.Incident)

@@ -172,6 +172,7 @@ func TestRefusals(t *testing.T) {
 	s.check(r.over(c.Host, c.ID))
 
 	protected, _ := record[v1.Instance](r, leases.InstanceKey(s.inst))
+	r.instance("i-z", s.source, false, r.volume("v-z", s.from, "i-z"))
 	protected.HA = true // only AVAILABLE hosts are: these have no power device
 	r.put(leases.InstanceKey(s.inst), protected)
 	for name, q := range map[string]struct {
@@ -187,7 +188,8 @@ func TestRefusals(t *testing.T) {
 		"deadline":       {v1.CommandRequest{Kind: "migrate-volume", Volume: "v-x", Pool: s.from.ID, Deadline: "soon"}, "deadline", []string{`"soon"`, "2h"}},
 		"a running copy": {v1.CommandRequest{Kind: "copy", Volume: "v-x", Pool: s.from.ID, As: "n"}, "", []string{"is running"}},
 		"placement":      {v1.CommandRequest{Kind: "migrate", Instance: s.inst, Host: s.target.id}, "", []string{s.target.id, "only AVAILABLE hosts are protected"}},
-		"their pool":     {v1.CommandRequest{Kind: "migrate-volume", Volume: "v-x", Pool: s.far.ID}, "pool", []string{s.far.ID, s.source.id}},
+		"their pool":     {v1.CommandRequest{Kind: "migrate-volume", Volume: "v-x", Pool: s.far.ID}, "pool", []string{s.far.ID, s.source.id, "allowed are pools of that host: " + s.from.ID + ", " + s.to.ID}},
+		"a stopped one":  {v1.CommandRequest{Kind: "migrate", Instance: "i-z", Host: s.target.id, Pool: s.far.ID, Force: true}, "", []string{"i-z does not run on " + s.source.id, "stopped, it stays on its host"}},
 	} {
 		_, err := r.api.NewCommand(ctx, q.r)
 		var p *v1.Problem
@@ -232,6 +234,52 @@ func TestAnEntryWithoutARecordIsToldAndKept(t *testing.T) {
 	if e, ok := j.Get("ghost"); !ok || len(j.Problems()) > 0 {
 		t.Errorf("the entry is %+v, problems %v", e, j.Problems())
 	}
+}
+
+// The disk of an agent's journal hangs: its host is as alive as before and says so, with what
+// is durable; it begins no command, and goes on with what it has when the disk is back.
+func TestAHangingDiskOfTheJournal(t *testing.T) {
+	r := newRig(t)
+	r.worker("w1")
+	s := newScene(t, r, "x", "copy", hypervisor.Local, hypervisor.NFS)
+	h := holdAt(s, "transfer")
+	c := s.ask()
+	h.await()
+	r.volume("v-y", s.from, "")
+	s.volumes = append(s.volumes, "v-y")
+	stall := make(chan struct{})
+	s.source.mu.Lock()
+	s.source.stall = stall
+	s.source.mu.Unlock()
+	release := sync.OnceFunc(func() { close(stall) })
+	defer release()
+	late, err := r.api.NewCommand(t.Context(), v1.CommandRequest{Kind: "copy", Volume: "v-y", Pool: s.to.ID, As: "n-y", Host: s.source.id, Key: "k-y"})
+	r.must(err)
+	var seen v1.Host
+	status := func() v1.HostStatus {
+		if x, err := r.api.Host(t.Context(), s.source.id); err == nil {
+			seen = x
+		}
+		return seen.Status
+	}
+	eventually(t, "it says that its disk hangs", func() bool { return status().DiskHung != "" })
+	told := seen.Status.LastPing
+	eventually(t, "it goes on with its pings", func() bool { return status().LastPing.Sub(told) > 3*time.Second })
+	if seen.Status.Linked != v1.LinkedYes {
+		t.Errorf("it is linked: %s", seen.Status.Linked)
+	}
+	eventually(t, "the command is not begun", func() bool {
+		rec, _ := record[command.Record](r, leases.CommandKey(late.Host, late.ID))
+		return rec.State == command.Failed && strings.Contains(rec.Reason, "not begun")
+	})
+	h.letGo()
+	release()
+	rec := r.over(c.Host, c.ID)
+	if rec := r.over(late.Host, late.ID); rec.Outcome == nil || rec.Outcome.Done {
+		t.Errorf("the other command became %+v", rec.Outcome)
+	}
+	s.check(rec)
+	eventually(t, "its disk is well", func() bool { return status().DiskHung == "" })
 }
 
 // "Agent returns → command RECONCILED ≤ 2 s."

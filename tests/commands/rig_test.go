@@ -186,6 +186,18 @@ type host struct {
 	conns  map[net.Conn]bool
 	cut    bool
 	at     func(ctx context.Context, id string, p exec.Point)
+	stall  chan struct{} // the disk of the agent's journal hangs until it is closed; nil: it does not
+}
+
+// sync makes the agent's journal durable.
+func (h *host) sync(f *os.File) error {
+	h.mu.Lock()
+	stall := h.stall
+	h.mu.Unlock()
+	if stall != nil {
+		<-stall
+	}
+	return f.Sync()
 }
 
 func (r *rig) host(id string, pools ...dirs.Dir) *host {
@@ -275,7 +287,7 @@ func (h *host) start() {
 	h.r.must(err)
 	a, err := agent.New(agent.Options{
 		Host: h.id, Workers: h.r.agents, StateDir: filepath.Join(h.state, "agent"), Version: "test", InsecureLoopback: true, Dial: h.dial, Hypervisor: remote,
-		Logger: logger(h.r.t, h.id), Observe: h.observe,
+		Logger: logger(h.r.t, h.id), Observe: h.observe, SyncJournal: h.sync,
 	})
 	h.r.must(err)
 	ctx, cancel := context.WithCancel(context.Background())

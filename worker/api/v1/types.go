@@ -79,8 +79,9 @@ type HostStatus struct {
 	PowerSince   time.Time         `json:"powerSince,omitzero"`
 	Devices      []DeviceStatus    `json:"devices,omitempty"`
 	Boot         string            `json:"boot,omitempty"`
-	Linked       string            `json:"linked"`            // yes, no or unknown: only the owner knows
-	LastPing     time.Time         `json:"lastPing,omitzero"` // only from the owner
+	Linked       string            `json:"linked"`             // yes, no or unknown: only the owner knows
+	LastPing     time.Time         `json:"lastPing,omitzero"`  // only from the owner
+	DiskHung     string            `json:"diskHung,omitempty"` // since when, by the host's clock, the disk of its agent has not come back with a write: it begins no commands; only from the owner
 	Owner        string            `json:"owner,omitempty"`
 	Epoch        string            `json:"epoch,omitempty"`
 	Slot         int               `json:"slot"`
