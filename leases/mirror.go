@@ -164,6 +164,10 @@ func (m *Mirror) apply(resp clientv3.WatchResponse) {
 // replace takes a listing in and tells the difference.
 func (m *Mirror) replace(kvs []KV, rev int64, asOf time.Time, past <-chan struct{}) {
 	m.join() // they get the content as changes
+	if m.Revision() == 0 {
+		m.fill(kvs, rev, asOf, past)
+		return
+	}
 	m.mu.Lock()
 	listed := make(map[string]bool, len(kvs))
 	var gone, changed []Change
@@ -183,17 +187,34 @@ func (m *Mirror) replace(kvs []KV, rev int64, asOf time.Time, past <-chan struct
 			gone = append(gone, Change{Key: old.Key, KV: old, Deleted: true})
 		}
 	}
-	first := m.rev == 0
 	m.mu.Unlock()
 	slices.SortFunc(changed, func(a, b Change) int { return byRevision(a.KV, b.KV) })
 	m.tell(append(gone, changed...))
+	m.listed(rev, asOf, past)
+}
+
+// fill takes the first listing in, of as many keys as there are: nothing is copied that need
+// not be.
+func (m *Mirror) fill(kvs []KV, rev int64, asOf time.Time, past <-chan struct{}) {
 	m.mu.Lock()
+	for _, kv := range kvs { // in key order: the index only appends
+		m.index.put(kv)
+	}
+	m.mu.Unlock()
+	slices.SortFunc(kvs, byRevision)
+	for _, kv := range kvs {
+		m.tell([]Change{{Key: kv.Key, KV: kv}})
+	}
+	m.listed(rev, asOf, past)
+	close(m.synced)
+}
+
+// listed takes note that the content is that of a listing.
+func (m *Mirror) listed(rev int64, asOf time.Time, past <-chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.freshAt, m.pending, m.past = asOf, freshness{}, past
 	m.setRevision(rev)
-	m.mu.Unlock()
-	if first {
-		close(m.synced)
-	}
 }
 
 // setRevision is called with the lock held.

@@ -68,7 +68,7 @@ type view struct {
 	byPart   map[string]map[string]bool // hosts of each partition
 	specsNow int64                      // bumped at every change of a spec
 	ha       map[string]versioned[ha.Record]
-	power    map[string]versioned[powerRecord]
+	power    map[string]leases.KV // decoded only when asked for: at a start there are as many as hosts
 	parts    map[string]versioned[v1.PartitionSpec]
 	states   map[string]versioned[ha.PartitionRecord]
 	areas    map[string]versioned[ha.AreaRecord]
@@ -107,7 +107,7 @@ func newView(log *slog.Logger, changed func(kind, id string)) *view {
 	v := &view{
 		log: log, changed: changed,
 		specs: map[string]versioned[v1.HostSpec]{}, byPart: map[string]map[string]bool{}, ha: map[string]versioned[ha.Record]{},
-		power: map[string]versioned[powerRecord]{}, parts: map[string]versioned[v1.PartitionSpec]{},
+		power: map[string]leases.KV{}, parts: map[string]versioned[v1.PartitionSpec]{},
 		states: map[string]versioned[ha.PartitionRecord]{}, workers: map[string]versioned[v1.Worker]{},
 		drains: map[string]versioned[v1.Drain]{}, ends: map[string]versioned[leases.EndRecord]{},
 		config: map[string]versioned[leases.GenerationRecord]{}, secrets: map[string]versioned[secretRecord]{},
@@ -138,7 +138,7 @@ func (v *view) apply(c leases.Change) {
 		case "ha":
 			err = put(v.ha, id, c)
 		case "power":
-			err = put(v.power, id, c)
+			err = v.putPower(id, c)
 		}
 	} else if path, part, ok := leases.SplitPartitionKey(c.Key); ok {
 		kind, id = "partition-"+part, path
@@ -260,6 +260,41 @@ func put[K comparable, T any](m map[K]versioned[T], id K, c leases.Change) error
 	}
 	m[id] = versioned[T]{c.KV.ModRevision, val}
 	return nil
+}
+
+func (v *view) putPower(host string, c leases.Change) error {
+	if c.Deleted {
+		delete(v.power, host)
+		return nil
+	}
+	if err := c.KV.CheckVersion(); err != nil {
+		return err
+	}
+	v.power[host] = c.KV
+	return nil
+}
+
+// powerOf is the power record of a host as it is on record; empty where there is none, or none
+// that can be read.
+func (v *view) powerOf(host string) (out powerRecord) {
+	v.mu.RLock()
+	kv, ok := v.power[host]
+	v.mu.RUnlock()
+	if !ok {
+		return out
+	}
+	if err := kv.Decode(&out); err != nil {
+		v.log.Error("unreadable record", "key", kv.Key, "cause", err)
+		return powerRecord{}
+	}
+	return out
+}
+
+// powerRev is the revision of that record, 0 without one.
+func (v *view) powerRev(host string) int64 {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.power[host].ModRevision
 }
 
 func get[K comparable, T any](v *view, m map[K]versioned[T], id K) (versioned[T], bool) {

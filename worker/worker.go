@@ -189,6 +189,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.slotN = conf.Slots
 	w.mirror = w.client.NewMirror(slices.Concat(mirrorPrefixes, trustPrefixes)...)
 	w.eventsMirror = w.client.NewMirror(leases.EventsPrefix, leases.EventsCutKey())
+	w.view.hold()
 	for _, p := range mirrorPrefixes {
 		w.mirror.Subscribe(p, w.view.apply)
 	}
@@ -212,6 +213,14 @@ func (w *Worker) Run(ctx context.Context) error {
 	g.Go(func() error { return w.still.run(ctx) })
 	g.Go(func() error { return w.mirror.Run(ctx) })
 	g.Go(func() error { return w.eventsMirror.Run(ctx) })
+	g.Go(func() error {
+		select {
+		case <-w.mirror.Synced():
+			w.o.Loaded()
+		case <-ctx.Done():
+		}
+		return nil
+	})
 	g.Go(func() error { return w.watchEtcd(ctx) })
 	g.Go(func() error { return w.watchCertificates(ctx) })
 	g.Go(func() error { return w.watchSecrets(ctx) })

@@ -31,6 +31,10 @@ import (
 // that has nothing to do but to answer pings spends a few hundredths more of its CPU on it.
 const gcPercent = 50
 
+// loadPercent is GOGC until the first copy of etcd is complete: all that is read stays, so the
+// collector would walk it again and again for nothing.
+const loadPercent = 300
+
 // version is set by the linker.
 var version = "devel"
 
@@ -77,6 +81,13 @@ func serve(ctx context.Context, c *config, getenv func(string) string, stdout, s
 		c.options.APIListener, c.options.AgentsListener = child.API, child.Agents
 		c.options.Parent = child
 	}
+	if child != nil && os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(loadPercent)
+		c.options.Loaded = func() {
+			debug.SetGCPercent(gcPercent)
+			debug.FreeOSMemory() // what was only read through
+		}
+	}
 	w, err := worker.New(c.options)
 	if err != nil {
 		return 1, err
@@ -85,9 +96,6 @@ func serve(ctx context.Context, c *config, getenv func(string) string, stdout, s
 		return supervise(ctx, c, systemd.From(getenv, log), log, stdout, stderr)
 	}
 	go child.Live(w.Alive) // ends with the process
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
 	log.Info("worker starts", "worker", c.options.ID, "version", version)
 	if err := w.Run(ctx); err != nil {
 		return 1, fmt.Errorf("run worker: %w", err)
