@@ -203,7 +203,9 @@ func (o *owner) load(ctx context.Context) error {
 	if left.session > 0 {
 		o.sessions = o.live.adopted.Add(left.session)
 	}
-	o.refreshPolicy()
+	if left != (stray{}) {
+		o.refreshPolicy()
+	}
 	return nil
 }
 

@@ -402,8 +402,11 @@ func (v *view) profile(path, host string) power.Profile {
 }
 
 func (v *view) resolved(path, host string, now time.Time) (effective, power.Profile) {
-	key := path + "|" + host
 	v.mu.RLock()
+	if scope := "host/" + host; len(v.settings[scope]) == 0 && len(v.profiles[scope].Val.Fields) == 0 {
+		host = "" // nothing is said of it alone: it shares with its partition
+	}
+	key := path + "|" + host
 	c, ok := v.cache[key]
 	fresh := ok && c.version == v.version && (c.until.IsZero() || now.Before(c.until))
 	v.mu.RUnlock()
