@@ -312,6 +312,13 @@ func (v *view) generation() int64 {
 
 func (v *view) spec(host string) (versioned[v1.HostSpec], bool) { return get(v, v.specs, host) }
 
+// underWay: by its record something is being done about a host, or waits to be.
+func (v *view) underWay(host string) bool {
+	r, _ := get(v, v.ha, host)
+	i := r.Val.Incident
+	return i != nil && i.Ended.IsZero() || r.Val.Off != nil || r.Val.OrderTxn != nil || r.Val.Gate != nil
+}
+
 // hosts lists all host specs.
 func (v *view) hosts() map[string]versioned[v1.HostSpec] {
 	v.mu.RLock()

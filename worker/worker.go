@@ -99,7 +99,7 @@ func New(o Options) (*Worker, error) {
 		o: o, wire: certs, log: o.Logger.With("worker", o.ID), started: time.Now().UTC(),
 		owners: map[string]*owner{}, parts: map[string]*partition{}, claims: map[int]leases.Claim{},
 		partStates: map[string]ha.PartitionRecord{},
-		back:       wentBack{hosts: map[string]frozenHost{}}, renew: map[int]bool{}, adopting: make(adopting, adoptAtOnce), still: newStandstill(o.Logger),
+		back:       wentBack{hosts: map[string]frozenHost{}}, renew: map[int]bool{}, adopting: newAdopting(), still: newStandstill(o.Logger),
 		kick: make(chan struct{}, 1), told: make(chan struct{}, 1), providers: map[string]provider.Provider{},
 	}
 	w.health, w.hooks = newHealth(time.Now), newHooks()
