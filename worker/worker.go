@@ -80,6 +80,7 @@ type Worker struct {
 	still      *standstill
 	kick       chan struct{} // membership, slots or host specs changed
 	told       chan struct{} // workers or owners of slots changed, for the event log
+	moved      chan struct{} // slots changed hands, for commands that wait for another host's owner
 
 	secretsVersion atomic.Int64 // raised by each change of a sealed secret
 }
@@ -100,7 +101,7 @@ func New(o Options) (*Worker, error) {
 		owners: map[string]*owner{}, parts: map[string]*partition{}, claims: map[int]leases.Claim{},
 		partStates: map[string]ha.PartitionRecord{},
 		back:       wentBack{hosts: map[string]frozenHost{}}, renew: map[int]bool{}, adopting: newAdopting(), still: newStandstill(o.Logger),
-		kick: make(chan struct{}, 1), told: make(chan struct{}, 1), providers: map[string]provider.Provider{},
+		kick: make(chan struct{}, 1), told: make(chan struct{}, 1), moved: make(chan struct{}, 1), providers: map[string]provider.Provider{},
 	}
 	w.health, w.hooks = newHealth(time.Now), newHooks()
 	w.metrics = newMetrics(w)
@@ -227,6 +228,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	g.Go(func() error { return w.trim(ctx) })
 	g.Go(func() error { return w.watchAreas(ctx) })
 	g.Go(func() error { return w.tellChanges(ctx) })
+	g.Go(func() error { return w.watchMoves(ctx) })
 	g.Go(func() error { return w.watchTrust(ctx) })
 	g.Go(func() error { return w.tellCuts(ctx) })
 	g.Go(func() error { return w.trimTrust(ctx) })
@@ -319,7 +321,7 @@ func (w *Worker) changed(kind, id string) {
 		signal(w.carried.kick)
 	}
 	if kind == "slots" {
-		w.peersMoved()
+		signal(w.moved)
 	}
 	switch kind {
 	case "workers", "slots", "ends":
