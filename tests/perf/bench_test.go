@@ -47,6 +47,7 @@ type bench struct {
 	endpoints []string
 	data      *clientv3.Client // what is measured through
 	seen      *observer
+	members   []*world.Proc
 	workers   []*worker
 	api       *v1.Client
 	report    *report
@@ -108,11 +109,13 @@ func (b *bench) startEtcd() {
 		if err != nil {
 			b.t.Fatal(err)
 		}
-		if _, err = b.spawner.Start(world.Child{
+		member, err := b.spawner.Start(world.Child{
 			Exec: selfExe, Args: []string{"child", "member", c.Name}, Env: []string{world.ChildEnv + "=" + string(text)}, Log: c.Dir + ".log",
-		}); err != nil {
+		})
+		if err != nil {
 			b.t.Fatal(err)
 		}
+		b.members = append(b.members, member)
 	}
 	b.data = b.client()
 	b.until(startTime, func() string {
