@@ -86,6 +86,11 @@ func (m *Mirror) Subscribe(prefix string, fn func(Change)) (cancel func()) {
 	return func() { s.over.Store(true) }
 }
 
+// OnBatch has fn called, from Run's goroutine, each time a listing or a response of etcd, which
+// may hold hundreds of changes of one transaction, is applied as a whole and told to all
+// subscribers. fn must not block. Call it once, before Run.
+func (m *Mirror) OnBatch(fn func()) { m.batch = fn }
+
 func poke(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -155,10 +160,11 @@ func (m *Mirror) apply(resp clientv3.WatchResponse) {
 	}
 	m.tell(changes) // whoever waits for the revision finds its subscribers up to date
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	if rev > m.rev {
 		m.setRevision(rev)
 	}
+	m.mu.Unlock()
+	m.batch()
 }
 
 // replace takes a listing in and tells the difference.
@@ -212,9 +218,10 @@ func (m *Mirror) fill(kvs []KV, rev int64, asOf time.Time, past <-chan struct{})
 // listed takes note that the content is that of a listing.
 func (m *Mirror) listed(rev int64, asOf time.Time, past <-chan struct{}) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.freshAt, m.pending, m.past = asOf, freshness{}, past
 	m.setRevision(rev)
+	m.mu.Unlock()
+	m.batch()
 }
 
 // setRevision is called with the lock held.

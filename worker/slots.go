@@ -164,11 +164,18 @@ func (r *reign) findOwn() {
 	if r.w.mirror.Revision() < r.give.upTo {
 		return // the mirror still shows as ours what was handed over
 	}
-	for _, kv := range r.w.mirror.List(leases.SlotsPrefix) {
-		if c, mine := r.s.ClaimOf(kv); mine && r.slots[c.Slot] == nil && !r.give.slots[c.Slot] {
+	for n := range r.unserved() {
+		kv, ok := r.w.mirror.Get(leases.SlotKey(n))
+		if c, mine := r.s.ClaimOf(kv); ok && mine && !r.give.slots[n] {
 			r.adopt(c, "handed")
 		}
 	}
+}
+
+// unserved are the slots that are this worker's by the view, under any boot, and not served by
+// this reign.
+func (r *reign) unserved() map[int]versioned[slotValue] {
+	return r.w.view.slotsOf(r.s.Worker(), func(n int) bool { return r.slots[n] == nil })
 }
 
 // adopt begins to serve a slot, once: an answer that comes twice is no second claim.

@@ -559,13 +559,13 @@ func (v *view) worker(id string) (v1.Worker, bool) {
 	return w.Val, ok
 }
 
-// slotsOf are the slots that a worker holds, under any boot.
-func (v *view) slotsOf(worker string) map[int]versioned[slotValue] {
+// slotsOf are those of the slots that a worker holds, under any boot, that are wanted.
+func (v *view) slotsOf(worker string, wanted func(slot int) bool) map[int]versioned[slotValue] {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	out := map[int]versioned[slotValue]{}
 	for n, s := range v.slots {
-		if s.Val.Worker == worker {
+		if s.Val.Worker == worker && wanted(n) {
 			out[n] = s
 		}
 	}

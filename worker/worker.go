@@ -79,6 +79,7 @@ type Worker struct {
 	adopting   adopting
 	still      *standstill
 	kick       chan struct{} // membership, slots or host specs changed
+	stirred    bool          // in the batch of changes that is being applied; touched by the mirror's goroutine only
 	told       chan struct{} // workers or owners of slots changed, for the event log
 	moved      chan struct{} // slots changed hands, for commands that wait for another host's owner
 
@@ -190,6 +191,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.slotN = conf.Slots
 	w.mirror = w.client.NewMirror(slices.Concat(mirrorPrefixes, trustPrefixes)...)
 	w.eventsMirror = w.client.NewMirror(leases.EventsPrefix, leases.EventsCutKey())
+	w.mirror.OnBatch(w.changedAll)
 	w.view.hold()
 	for _, p := range mirrorPrefixes {
 		w.mirror.Subscribe(p, w.view.apply)
@@ -329,7 +331,7 @@ func (w *Worker) changed(kind, id string) {
 	}
 	switch kind {
 	case "workers", "drains", "slots", "ends", "host-spec", "generation":
-		w.look()
+		w.stirred = true
 	case "budgets":
 		w.budgetChanged(id)
 		return
@@ -357,6 +359,15 @@ func (w *Worker) changed(kind, id string) {
 		for _, p := range w.parts {
 			p.wake()
 		}
+	}
+}
+
+// changedAll is told when a batch of changes is in the view: a worker's end and its registration,
+// and the slots of a transaction, change together and are looked at together, once.
+func (w *Worker) changedAll() {
+	if w.stirred {
+		w.stirred = false
+		w.look()
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/holdfast-ha/holdfast/agent/systemd"
 	"github.com/holdfast-ha/holdfast/leases"
@@ -31,9 +32,13 @@ import (
 // that has nothing to do but to answer pings spends a few hundredths more of its CPU on it.
 const gcPercent = 50
 
-// loadPercent is GOGC until the first copy of etcd is complete: all that is read stays, so the
-// collector would walk it again and again for nothing.
-const loadPercent = 300
+// loadPercent is GOGC until loadTime after the first copy of etcd is complete, when the first
+// slots are taken: all that is read and begun until then stays, so the collector would walk it
+// again and again for nothing.
+const (
+	loadPercent = 300
+	loadTime    = 10 * time.Second
+)
 
 // version is set by the linker.
 var version = "devel"
@@ -84,8 +89,10 @@ func serve(ctx context.Context, c *config, getenv func(string) string, stdout, s
 	if child != nil && os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(loadPercent)
 		c.options.Loaded = func() {
-			debug.SetGCPercent(gcPercent)
-			debug.FreeOSMemory() // what was only read through
+			time.AfterFunc(loadTime, func() {
+				debug.SetGCPercent(gcPercent)
+				debug.FreeOSMemory() // what was only read through
+			})
 		}
 	}
 	w, err := worker.New(c.options)
