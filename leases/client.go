@@ -67,6 +67,9 @@ func (kv KV) Decode(v any) error {
 	return nil
 }
 
+// CheckVersion is the part of Decode that costs nothing: ErrTooNew, or nil.
+func (kv KV) CheckVersion() error { return checkVersion(kv.Key, kv.Value) }
+
 func fromPB(kv *mvccpb.KeyValue) KV {
 	return KV{
 		Key: string(kv.Key), Value: kv.Value,

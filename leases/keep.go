@@ -39,6 +39,9 @@ func (e *TooNewError) Is(target error) bool { return target == ErrTooNew }
 
 // checkVersion refuses a record of a newer version. What is no object has no version.
 func checkVersion(key string, value []byte) error {
+	if isCurrent(value) {
+		return nil
+	}
 	var r struct {
 		V json.Number `json:"v"`
 	}
@@ -49,6 +52,16 @@ func checkVersion(key string, value []byte) error {
 		return &TooNewError{key, int(v)}
 	}
 	return nil
+}
+
+// current is how records of this version begin: Commit puts the version first.
+var current = fmt.Appendf(nil, `{"v":%d`, Version)
+
+// isCurrent tells by its beginning that a record is of this version, which spares a cold start
+// to parse each of hundreds of thousands twice; false where that takes a closer look.
+func isCurrent(value []byte) bool {
+	rest, ok := bytes.CutPrefix(value, current)
+	return ok && len(rest) > 0 && (rest[0] == ',' || rest[0] == '}')
 }
 
 // stamped is a record with its version, where its type has no field for it.

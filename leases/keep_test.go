@@ -143,3 +143,17 @@ func TestNewerVersionIsLeftAlone(t *testing.T) {
 		}
 	}
 }
+
+// TestVersionIsReadWherever: a record's version counts wherever it stands in the record; most
+// begin with it, and are told by that.
+func TestVersionIsReadWherever(t *testing.T) {
+	t.Parallel()
+	for value, fine := range map[string]bool{
+		`{"v":1}`: true, `{"v":1,"x":2}`: true, `{"x":{"v":7},"v":1}`: true, `{"x":2}`: true, `{ "v" : 1 }`: true,
+		`{"v":2}`: false, `{"v":12}`: false, `{"v":1.5}`: false, `{"v":1e3}`: false, `{"x":2,"v":2}`: false, `{ "v" : 2 }`: false,
+	} {
+		if err := (leases.KV{Key: "k", Value: []byte(value)}).CheckVersion(); (err == nil) != fine || err != nil && !errors.Is(err, leases.ErrTooNew) {
+			t.Errorf("%s: %v", value, err)
+		}
+	}
+}

@@ -86,6 +86,11 @@ func (m *Mirror) Subscribe(prefix string, fn func(Change)) (cancel func()) {
 	return func() { s.over.Store(true) }
 }
 
+// OnBatch has fn called, from Run's goroutine, each time a listing or a response of etcd, which
+// may hold hundreds of changes of one transaction, is applied as a whole and told to all
+// subscribers. fn must not block. Call it once, before Run.
+func (m *Mirror) OnBatch(fn func()) { m.batch = fn }
+
 func poke(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -155,15 +160,20 @@ func (m *Mirror) apply(resp clientv3.WatchResponse) {
 	}
 	m.tell(changes) // whoever waits for the revision finds its subscribers up to date
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	if rev > m.rev {
 		m.setRevision(rev)
 	}
+	m.mu.Unlock()
+	m.batch()
 }
 
 // replace takes a listing in and tells the difference.
 func (m *Mirror) replace(kvs []KV, rev int64, asOf time.Time, past <-chan struct{}) {
 	m.join() // they get the content as changes
+	if m.Revision() == 0 {
+		m.fill(kvs, rev, asOf, past)
+		return
+	}
 	m.mu.Lock()
 	listed := make(map[string]bool, len(kvs))
 	var gone, changed []Change
@@ -183,17 +193,35 @@ func (m *Mirror) replace(kvs []KV, rev int64, asOf time.Time, past <-chan struct
 			gone = append(gone, Change{Key: old.Key, KV: old, Deleted: true})
 		}
 	}
-	first := m.rev == 0
 	m.mu.Unlock()
 	slices.SortFunc(changed, func(a, b Change) int { return byRevision(a.KV, b.KV) })
 	m.tell(append(gone, changed...))
+	m.listed(rev, asOf, past)
+}
+
+// fill takes the first listing in, of as many keys as there are: nothing is copied that need
+// not be.
+func (m *Mirror) fill(kvs []KV, rev int64, asOf time.Time, past <-chan struct{}) {
+	m.mu.Lock()
+	for _, kv := range kvs { // in key order: the index only appends
+		m.index.put(kv)
+	}
+	m.mu.Unlock()
+	slices.SortFunc(kvs, byRevision)
+	for _, kv := range kvs {
+		m.tell([]Change{{Key: kv.Key, KV: kv}})
+	}
+	m.listed(rev, asOf, past)
+	close(m.synced)
+}
+
+// listed takes note that the content is that of a listing.
+func (m *Mirror) listed(rev int64, asOf time.Time, past <-chan struct{}) {
 	m.mu.Lock()
 	m.freshAt, m.pending, m.past = asOf, freshness{}, past
 	m.setRevision(rev)
 	m.mu.Unlock()
-	if first {
-		close(m.synced)
-	}
+	m.batch()
 }
 
 // setRevision is called with the lock held.

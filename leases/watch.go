@@ -44,7 +44,8 @@ type Mirror struct {
 	work     chan struct{} // new subscriptions for Run
 	nudge    chan struct{} // somebody waits for a revision: probe now
 
-	subs []*subscription // touched by Run's goroutine only
+	subs  []*subscription // touched by Run's goroutine only
+	batch func()          // see OnBatch
 
 	mu       sync.RWMutex
 	index    index
@@ -82,7 +83,7 @@ func (c *Client) NewMirror(prefixes ...string) *Mirror {
 	m := &Mirror{
 		client: c, prefixes: slices.Clone(prefixes), root: root,
 		synced: make(chan struct{}), work: make(chan struct{}, 1), nudge: make(chan struct{}, 1),
-		index: make(index), advanced: make(chan struct{}),
+		index: make(index), advanced: make(chan struct{}), batch: func() {},
 	}
 	c.keeper.add(m)
 	return m

@@ -304,10 +304,9 @@ func (b *backend) upToDate(ctx context.Context, m *leases.Mirror) error {
 // changedAt is the revision of the newest of the records that a host is shown from.
 func (b *backend) changedAt(id string, spec versioned[v1.HostSpec]) int64 {
 	state, _ := get(b.view, b.view.ha, id)
-	power, _ := get(b.view, b.view.power, id)
 	link, _ := get(b.view, b.view.links, id)
 	_, owned, _ := b.view.slotOwner(b.w().slotOf(spec.Val.Partition, id))
-	return max(spec.Rev, state.Rev, power.Rev, link.Rev, owned)
+	return max(spec.Rev, state.Rev, b.view.powerRev(id), link.Rev, owned)
 }
 
 // hostForgotten is the event that tells of a host's end.

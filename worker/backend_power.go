@@ -26,8 +26,7 @@ func (b *backend) powerOf(id string) powerRecord {
 	if p != nil {
 		return p.power
 	}
-	rec, _ := get(w.view, w.view.power, id)
-	return rec.Val
+	return w.view.powerOf(id)
 }
 
 // deviceStatus is the last that is known of each device of a host.

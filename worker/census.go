@@ -6,6 +6,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
@@ -13,13 +14,16 @@ import (
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 )
 
-// census is what the guards may know of all hosts, kept by the mirror's goroutine as
+// census is what the guards may know of all hosts, kept up to date as
 // records change. Owners ask it about their host; it never waits for anybody.
 type census struct {
 	mu    sync.Mutex
 	c     *guard.Census
 	areas map[string]bool // whose counts have changed since they were looked at
 	wake  chan struct{}   // holds a token while there are any
+
+	order sync.Mutex  // one host is counted at a time: as it is on record last
+	held  atomic.Bool // nobody is counted yet, all will be at once
 }
 
 func newCensus() *census {
@@ -73,8 +77,28 @@ func (c *census) survey(q guard.Question) guard.AreaFacts {
 	return c.c.Survey(q)
 }
 
-// count puts a host as it is on record into the census. The mirror's goroutine calls it.
+// hold keeps the census empty until countAll: at a start each host's records come one by
+// one, and a count after each would be thrown away by the next. Call it before the first.
+func (v *view) hold() { v.census.held.Store(true) }
+
+// countAll counts all hosts that are on record, once after hold. Who owns hosts asks the
+// census, so it has to be called before.
+func (v *view) countAll() {
+	if !v.census.held.CompareAndSwap(true, false) {
+		return
+	}
+	for host := range v.hosts() {
+		v.count(host)
+	}
+}
+
+// count puts a host as it is on record into the census.
 func (v *view) count(host string) {
+	if v.census.held.Load() {
+		return
+	}
+	v.census.order.Lock()
+	defer v.census.order.Unlock()
 	v.mu.RLock()
 	spec, ok := v.specs[host]
 	rec := v.ha[host].Val

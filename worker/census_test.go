@@ -101,3 +101,27 @@ func TestSiblingsOfOthers(t *testing.T) {
 		t.Errorf("racks are no failure domains any more: %+v", f)
 	}
 }
+
+// TestCountedAtOnce: while a first copy is read nobody is counted and guards know nothing;
+// then all are, as they are by then.
+func TestCountedAtOnce(t *testing.T) {
+	t.Parallel()
+	heard := time.Now()
+	v := newView(slog.New(slog.DiscardHandler), func(string, string) {})
+	v.hold()
+	spec := func(partition string) v1.HostSpec { return v1.HostSpec{V: 1, ID: "h0", Partition: partition} }
+	feed(t, v, map[string]any{leases.HostSpecKey("h0"): spec(cluster), leases.HostHAKey("h0"): ha.Record{Host: "h0", State: ha.Available, Health: ha.Pass}})
+	q := guard.Question{At: heard, Host: "h0"}
+	if v.census.survey(q).Known {
+		t.Error("something is known of a host that is not counted yet")
+	}
+	feed(t, v, map[string]any{leases.HostSpecKey("h0"): spec("z9/p9/c9")})
+	v.countAll()
+	if f := v.census.survey(q); !f.Known || len(v.census.members("cluster/"+cluster)) != 0 || len(v.census.members("cluster/z9/p9/c9")) != 1 {
+		t.Errorf("counted as %+v", f)
+	}
+	feed(t, v, map[string]any{leases.HostSpecKey("h0"): nil})
+	if v.census.survey(q).Known {
+		t.Error("who is gone after all were counted is still known")
+	}
+}

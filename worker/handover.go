@@ -162,9 +162,9 @@ func (r *reign) takeBack(ctx context.Context) error {
 		return ok && end.Val.How != ""
 	}
 	var left []leases.KV
-	for n, s := range r.w.view.slotsOf(r.s.Worker()) {
+	for n, s := range r.unserved() {
 		kv, ok := r.w.mirror.Get(leases.SlotKey(n))
-		if ok && r.slots[n] == nil && s.Val.Boot != r.s.Boot() && ended(s.Val.Boot) {
+		if ok && s.Val.Boot != r.s.Boot() && ended(s.Val.Boot) {
 			left = append(left, kv)
 		}
 	}

@@ -119,6 +119,7 @@ func (w *Worker) reign(ctx context.Context, s *leases.Session, state string) err
 	}()
 	run := &reign{w: w, s: s, ctx: owners, began: time.Now(), slots: map[int]*slotRun{}}
 	if state == stateReady || w.read(owners, s) {
+		w.view.countAll()
 		w.mu.Lock()
 		w.reignBegan = time.Now().UTC()
 		w.mu.Unlock()

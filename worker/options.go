@@ -34,6 +34,8 @@ type Options struct {
 	// RestartGrace is how long an orderly end keeps the slots for this worker's next
 	// process, up to 5m; 0 gives them back at once.
 	RestartGrace time.Duration
+	// Loaded is called once, when the first copy of etcd's records is complete; nil: nobody cares.
+	Loaded func()
 	// Listeners that a parent process opened, instead of ListenAPI and ListenAgents.
 	APIListener, AgentsListener net.Listener
 	Parent                      Parent // the process above this one; nil: there is none that cares
@@ -93,6 +95,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Parent == nil {
 		o.Parent = newOrphan()
+	}
+	if o.Loaded == nil {
+		o.Loaded = func() {}
 	}
 	if o.Version == "" {
 		o.Version = "devel"

@@ -8,8 +8,11 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"runtime"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
@@ -112,7 +115,7 @@ func (o *owner) run(ctx context.Context) {
 	defer stop(nil)
 	// Owners of thousands of hosts start at once when a worker dies; those that found
 	// etcd full of the others' first writes would time out, and its lease with them.
-	if !o.w.adopting.enter(ctx) {
+	if !o.w.adopting.enter(ctx, o.w.view.underWay(o.host)) {
 		return
 	}
 	if err := o.load(ctx); err != nil {
@@ -143,22 +146,40 @@ func (o *owner) run(ctx context.Context) {
 	o.log.Debug("owner ended", "cause", context.Cause(ctx))
 }
 
-// adopting lets so many owners at once take their host over.
-type adopting chan struct{}
+// adopting lets so many owners at once take their host over, and no more in a second than
+// leave the cores to others for half of the time: etcd's members may share them, and stopped
+// everybody's writes while the owners of a large worker's hosts began all at once. A new owner
+// has two pings' time before it counts a missed one; hosts about which something is under way
+// do not wait.
+type adopting struct {
+	turns chan struct{}
+	pace  *rate.Limiter
+}
 
-const adoptAtOnce = 64
+const (
+	adoptAtOnce = 64
+	adoptRate   = 3000 // a second and core; one takes about 0.1 ms of a core
+	adoptBurst  = 1000
+)
+
+func newAdopting() adopting {
+	return adopting{make(chan struct{}, adoptAtOnce), rate.NewLimiter(rate.Limit(adoptRate*runtime.GOMAXPROCS(0)), adoptBurst)}
+}
 
 // enter waits for a turn; false when ctx ended first.
-func (a adopting) enter(ctx context.Context) bool {
+func (a adopting) enter(ctx context.Context, urgent bool) bool {
+	if !urgent && a.pace.Wait(ctx) != nil {
+		return false
+	}
 	select {
-	case a <- struct{}{}:
+	case a.turns <- struct{}{}:
 		return true
 	case <-ctx.Done():
 		return false
 	}
 }
 
-func (a adopting) leave() { <-a }
+func (a adopting) leave() { <-a.turns }
 
 func (o *owner) drain(ctx context.Context) {
 	for msg, ok := o.in.take(); ok && ctx.Err() == nil; msg, ok = o.in.take() {
@@ -203,7 +224,9 @@ func (o *owner) load(ctx context.Context) error {
 	if left.session > 0 {
 		o.sessions = o.live.adopted.Add(left.session)
 	}
-	o.refreshPolicy()
+	if left != (stray{}) {
+		o.refreshPolicy()
+	}
 	return nil
 }
 

@@ -179,10 +179,19 @@ func (w *Worker) peerCame(host string) {
 	}
 }
 
-// peersMoved tells the commands here that hosts of others may have other owners.
-func (w *Worker) peersMoved() {
-	for _, c := range w.running("") {
-		c.put("moved", movedMsg{})
+// watchMoves tells the commands here that hosts of others may have other owners. A takeover
+// changes hundreds of slots, each on the mirror's goroutine, and a look at all owners for each
+// of them kept a worker with 33,000 hosts from seeing its own claims.
+func (w *Worker) watchMoves(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-w.moved:
+		}
+		for _, c := range w.running("") {
+			c.put("moved", movedMsg{})
+		}
 	}
 }
 

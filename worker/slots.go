@@ -5,6 +5,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/coordinator/ring"
@@ -22,6 +23,7 @@ type reign struct {
 	seen  map[string]string // boots of the members seen last
 	specs int64             // version of the host specs that what runs is equal to
 	fresh bool              // a slot was adopted since
+	ended atomic.Bool       // something that runs ended by itself since
 }
 
 // slotRun is one owned slot and what runs for it.
@@ -162,11 +164,18 @@ func (r *reign) findOwn() {
 	if r.w.mirror.Revision() < r.give.upTo {
 		return // the mirror still shows as ours what was handed over
 	}
-	for _, kv := range r.w.mirror.List(leases.SlotsPrefix) {
-		if c, mine := r.s.ClaimOf(kv); mine && r.slots[c.Slot] == nil && !r.give.slots[c.Slot] {
+	for n := range r.unserved() {
+		kv, ok := r.w.mirror.Get(leases.SlotKey(n))
+		if c, mine := r.s.ClaimOf(kv); ok && mine && !r.give.slots[n] {
 			r.adopt(c, "handed")
 		}
 	}
+}
+
+// unserved are the slots that are this worker's by the view, under any boot, and not served by
+// this reign.
+func (r *reign) unserved() map[int]versioned[slotValue] {
+	return r.w.view.slotsOf(r.s.Worker(), func(n int) bool { return r.slots[n] == nil })
 }
 
 // adopt begins to serve a slot, once: an answer that comes twice is no second claim.
@@ -193,10 +202,12 @@ func (r *reign) adopt(c leases.Claim, how string) {
 func (r *reign) startOwners() {
 	version, seen := r.w.view.specsVersion(), r.w.mirror.Revision()
 	again := r.fresh || version != r.specs
-	for _, run := range r.slots {
-		// One that ended by itself (fenced, a record that could not be read) starts anew.
-		again = over(run.hosts) || again
-		again = over(run.parts) || again
+	if r.ended.Swap(false) {
+		for _, run := range r.slots {
+			// One that ended by itself (fenced, a record that could not be read) starts anew.
+			again = over(run.hosts) || again
+			again = over(run.parts) || again
+		}
 	}
 	if !again {
 		return
@@ -264,9 +275,13 @@ func (r *reign) start(s *slotRun, what runner) *running {
 	ctx, stop := context.WithCancelCause(s.ctx)
 	x := &running{stop: stop, done: make(chan struct{})}
 	go func() {
-		defer close(x.done)
 		what.run(ctx)
+		byItself := ctx.Err() == nil
 		stop(nil)
+		close(x.done)
+		if byItself {
+			r.ended.Store(true)
+		}
 	}()
 	return x
 }

@@ -68,7 +68,7 @@ type view struct {
 	byPart   map[string]map[string]bool // hosts of each partition
 	specsNow int64                      // bumped at every change of a spec
 	ha       map[string]versioned[ha.Record]
-	power    map[string]versioned[powerRecord]
+	power    map[string]leases.KV // decoded only when asked for: at a start there are as many as hosts
 	parts    map[string]versioned[v1.PartitionSpec]
 	states   map[string]versioned[ha.PartitionRecord]
 	areas    map[string]versioned[ha.AreaRecord]
@@ -107,7 +107,7 @@ func newView(log *slog.Logger, changed func(kind, id string)) *view {
 	v := &view{
 		log: log, changed: changed,
 		specs: map[string]versioned[v1.HostSpec]{}, byPart: map[string]map[string]bool{}, ha: map[string]versioned[ha.Record]{},
-		power: map[string]versioned[powerRecord]{}, parts: map[string]versioned[v1.PartitionSpec]{},
+		power: map[string]leases.KV{}, parts: map[string]versioned[v1.PartitionSpec]{},
 		states: map[string]versioned[ha.PartitionRecord]{}, workers: map[string]versioned[v1.Worker]{},
 		drains: map[string]versioned[v1.Drain]{}, ends: map[string]versioned[leases.EndRecord]{},
 		config: map[string]versioned[leases.GenerationRecord]{}, secrets: map[string]versioned[secretRecord]{},
@@ -138,7 +138,7 @@ func (v *view) apply(c leases.Change) {
 		case "ha":
 			err = put(v.ha, id, c)
 		case "power":
-			err = put(v.power, id, c)
+			err = v.putPower(id, c)
 		}
 	} else if path, part, ok := leases.SplitPartitionKey(c.Key); ok {
 		kind, id = "partition-"+part, path
@@ -262,6 +262,41 @@ func put[K comparable, T any](m map[K]versioned[T], id K, c leases.Change) error
 	return nil
 }
 
+func (v *view) putPower(host string, c leases.Change) error {
+	if c.Deleted {
+		delete(v.power, host)
+		return nil
+	}
+	if err := c.KV.CheckVersion(); err != nil {
+		return err
+	}
+	v.power[host] = c.KV
+	return nil
+}
+
+// powerOf is the power record of a host as it is on record; empty where there is none, or none
+// that can be read.
+func (v *view) powerOf(host string) (out powerRecord) {
+	v.mu.RLock()
+	kv, ok := v.power[host]
+	v.mu.RUnlock()
+	if !ok {
+		return out
+	}
+	if err := kv.Decode(&out); err != nil {
+		v.log.Error("unreadable record", "key", kv.Key, "cause", err)
+		return powerRecord{}
+	}
+	return out
+}
+
+// powerRev is the revision of that record, 0 without one.
+func (v *view) powerRev(host string) int64 {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.power[host].ModRevision
+}
+
 func get[K comparable, T any](v *view, m map[K]versioned[T], id K) (versioned[T], bool) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
@@ -276,6 +311,13 @@ func (v *view) generation() int64 {
 }
 
 func (v *view) spec(host string) (versioned[v1.HostSpec], bool) { return get(v, v.specs, host) }
+
+// underWay: by its record something is being done about a host, or waits to be.
+func (v *view) underWay(host string) bool {
+	r, _ := get(v, v.ha, host)
+	i := r.Val.Incident
+	return i != nil && i.Ended.IsZero() || r.Val.Off != nil || r.Val.OrderTxn != nil || r.Val.Gate != nil
+}
 
 // hosts lists all host specs.
 func (v *view) hosts() map[string]versioned[v1.HostSpec] {
@@ -367,8 +409,11 @@ func (v *view) profile(path, host string) power.Profile {
 }
 
 func (v *view) resolved(path, host string, now time.Time) (effective, power.Profile) {
-	key := path + "|" + host
 	v.mu.RLock()
+	if scope := "host/" + host; len(v.settings[scope]) == 0 && len(v.profiles[scope].Val.Fields) == 0 {
+		host = "" // nothing is said of it alone: it shares with its partition
+	}
+	key := path + "|" + host
 	c, ok := v.cache[key]
 	fresh := ok && c.version == v.version && (c.until.IsZero() || now.Before(c.until))
 	v.mu.RUnlock()
@@ -514,13 +559,13 @@ func (v *view) worker(id string) (v1.Worker, bool) {
 	return w.Val, ok
 }
 
-// slotsOf are the slots that a worker holds, under any boot.
-func (v *view) slotsOf(worker string) map[int]versioned[slotValue] {
+// slotsOf are those of the slots that a worker holds, under any boot, that are wanted.
+func (v *view) slotsOf(worker string, wanted func(slot int) bool) map[int]versioned[slotValue] {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	out := map[int]versioned[slotValue]{}
 	for n, s := range v.slots {
-		if s.Val.Worker == worker {
+		if s.Val.Worker == worker && wanted(n) {
 			out[n] = s
 		}
 	}

@@ -79,7 +79,9 @@ type Worker struct {
 	adopting   adopting
 	still      *standstill
 	kick       chan struct{} // membership, slots or host specs changed
+	stirred    bool          // in the batch of changes that is being applied; touched by the mirror's goroutine only
 	told       chan struct{} // workers or owners of slots changed, for the event log
+	moved      chan struct{} // slots changed hands, for commands that wait for another host's owner
 
 	secretsVersion atomic.Int64 // raised by each change of a sealed secret
 }
@@ -99,8 +101,8 @@ func New(o Options) (*Worker, error) {
 		o: o, wire: certs, log: o.Logger.With("worker", o.ID), started: time.Now().UTC(),
 		owners: map[string]*owner{}, parts: map[string]*partition{}, claims: map[int]leases.Claim{},
 		partStates: map[string]ha.PartitionRecord{},
-		back:       wentBack{hosts: map[string]frozenHost{}}, renew: map[int]bool{}, adopting: make(adopting, adoptAtOnce), still: newStandstill(o.Logger),
-		kick: make(chan struct{}, 1), told: make(chan struct{}, 1), providers: map[string]provider.Provider{},
+		back:       wentBack{hosts: map[string]frozenHost{}}, renew: map[int]bool{}, adopting: newAdopting(), still: newStandstill(o.Logger),
+		kick: make(chan struct{}, 1), told: make(chan struct{}, 1), moved: make(chan struct{}, 1), providers: map[string]provider.Provider{},
 	}
 	w.health, w.hooks = newHealth(time.Now), newHooks()
 	w.metrics = newMetrics(w)
@@ -189,6 +191,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.slotN = conf.Slots
 	w.mirror = w.client.NewMirror(slices.Concat(mirrorPrefixes, trustPrefixes)...)
 	w.eventsMirror = w.client.NewMirror(leases.EventsPrefix, leases.EventsCutKey())
+	w.mirror.OnBatch(w.changedAll)
+	w.view.hold()
 	for _, p := range mirrorPrefixes {
 		w.mirror.Subscribe(p, w.view.apply)
 	}
@@ -212,12 +216,21 @@ func (w *Worker) Run(ctx context.Context) error {
 	g.Go(func() error { return w.still.run(ctx) })
 	g.Go(func() error { return w.mirror.Run(ctx) })
 	g.Go(func() error { return w.eventsMirror.Run(ctx) })
+	g.Go(func() error {
+		select {
+		case <-w.mirror.Synced():
+			w.o.Loaded()
+		case <-ctx.Done():
+		}
+		return nil
+	})
 	g.Go(func() error { return w.watchEtcd(ctx) })
 	g.Go(func() error { return w.watchCertificates(ctx) })
 	g.Go(func() error { return w.watchSecrets(ctx) })
 	g.Go(func() error { return w.trim(ctx) })
 	g.Go(func() error { return w.watchAreas(ctx) })
 	g.Go(func() error { return w.tellChanges(ctx) })
+	g.Go(func() error { return w.watchMoves(ctx) })
 	g.Go(func() error { return w.watchTrust(ctx) })
 	g.Go(func() error { return w.tellCuts(ctx) })
 	g.Go(func() error { return w.trimTrust(ctx) })
@@ -310,7 +323,7 @@ func (w *Worker) changed(kind, id string) {
 		signal(w.carried.kick)
 	}
 	if kind == "slots" {
-		w.peersMoved()
+		signal(w.moved)
 	}
 	switch kind {
 	case "workers", "slots", "ends":
@@ -318,7 +331,7 @@ func (w *Worker) changed(kind, id string) {
 	}
 	switch kind {
 	case "workers", "drains", "slots", "ends", "host-spec", "generation":
-		w.look()
+		w.stirred = true
 	case "budgets":
 		w.budgetChanged(id)
 		return
@@ -346,6 +359,15 @@ func (w *Worker) changed(kind, id string) {
 		for _, p := range w.parts {
 			p.wake()
 		}
+	}
+}
+
+// changedAll is told when a batch of changes is in the view: a worker's end and its registration,
+// and the slots of a transaction, change together and are looked at together, once.
+func (w *Worker) changedAll() {
+	if w.stirred {
+		w.stirred = false
+		w.look()
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/holdfast-ha/holdfast/agent/systemd"
 	"github.com/holdfast-ha/holdfast/leases"
@@ -30,6 +31,14 @@ import (
 // idle agents' connections, which the collector would let grow to twice their size; a worker
 // that has nothing to do but to answer pings spends a few hundredths more of its CPU on it.
 const gcPercent = 50
+
+// loadPercent is GOGC until loadTime after the first copy of etcd is complete, when the first
+// slots are taken: all that is read and begun until then stays, so the collector would walk it
+// again and again for nothing.
+const (
+	loadPercent = 300
+	loadTime    = 10 * time.Second
+)
 
 // version is set by the linker.
 var version = "devel"
@@ -77,6 +86,15 @@ func serve(ctx context.Context, c *config, getenv func(string) string, stdout, s
 		c.options.APIListener, c.options.AgentsListener = child.API, child.Agents
 		c.options.Parent = child
 	}
+	if child != nil && os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(loadPercent)
+		c.options.Loaded = func() {
+			time.AfterFunc(loadTime, func() {
+				debug.SetGCPercent(gcPercent)
+				debug.FreeOSMemory() // what was only read through
+			})
+		}
+	}
 	w, err := worker.New(c.options)
 	if err != nil {
 		return 1, err
@@ -85,9 +103,6 @@ func serve(ctx context.Context, c *config, getenv func(string) string, stdout, s
 		return supervise(ctx, c, systemd.From(getenv, log), log, stdout, stderr)
 	}
 	go child.Live(w.Alive) // ends with the process
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
 	log.Info("worker starts", "worker", c.options.ID, "version", version)
 	if err := w.Run(ctx); err != nil {
 		return 1, fmt.Errorf("run worker: %w", err)

@@ -44,7 +44,10 @@ func SlotOf(key string, slots int) int {
 // all are frozen or without weight, the present owners keep what they have: draining the
 // last worker hands over to no one.
 func Plan(in Input) []Target {
-	t := newTable(in)
+	return newTable(in).plan()
+}
+
+func (t *table) plan() []Target {
 	t.place(t.shed())
 	t.relieve()
 	out := make([]Target, len(t.now))
@@ -76,9 +79,13 @@ func Least(in Input) int {
 
 // Orphans returns the unowned slots that self should take, in slot order.
 func Orphans(in Input, self string) []int {
+	t := newTable(in)
+	if self == "" || !slices.Contains(t.now, nobody) {
+		return nil // as nearly always
+	}
 	var out []int
-	for _, t := range Plan(in) {
-		if t.From == "" && t.To == self && self != "" {
+	for _, t := range t.plan() {
+		if t.From == "" && t.To == self {
 			out = append(out, t.Slot)
 		}
 	}
@@ -125,7 +132,7 @@ func newTable(in Input) *table {
 		t.weights += m.Weight
 	}
 	for s := range n {
-		t.hash[s] = hash(strconv.Itoa(s))
+		t.hash[s] = slotHash(s)
 		t.now[s] = nobody
 		t.hosts[s] = in.Load[s]
 		t.all += t.hosts[s]
@@ -227,6 +234,9 @@ func (t *table) shed() []int {
 	}
 	for _, i := range slices.Sorted(maps.Keys(held)) {
 		mine, seat := held[i], &t.seats[i]
+		if seat.load <= seat.quota {
+			continue
+		}
 		away := func(s int) int { z := t.zone[s]; return btoi(z != "" && z != seat.Zone && room[z]) }
 		slices.SortFunc(mine, func(a, b int) int {
 			return cmp.Or(
@@ -333,6 +343,22 @@ func hash(id string) uint64 {
 	sum := sha256.Sum256([]byte(id))
 	return binary.BigEndian.Uint64(sum[:8])
 }
+
+// slotHash is hash of a slot's number. Plans are made in each step of a takeover.
+func slotHash(slot int) uint64 {
+	if slot < len(slotHashes) {
+		return slotHashes[slot]
+	}
+	return hash(strconv.Itoa(slot))
+}
+
+// slotHashes are those of as many slots as large fleets have (leases.md §1).
+var slotHashes = func() (out [4096]uint64) {
+	for s := range out {
+		out[s] = hash(strconv.Itoa(s))
+	}
+	return out
+}()
 
 // rank is the rendezvous weight of a pair: one round of splitmix64.
 func rank(a, b uint64) uint64 {

@@ -43,6 +43,7 @@ type bench struct {
 	endpoints []string
 	data      *clientv3.Client // what is measured through
 	seen      *observer
+	members   []*world.Proc
 	workers   []*worker
 	api       *v1.Client
 	report    *report
@@ -81,9 +82,11 @@ func (b *bench) startEtcd() {
 	b.t.Helper()
 	for _, m := range proc.Members(b.dir, b.block) {
 		b.endpoints = append(b.endpoints, m.Endpoint())
-		if _, err := m.Start(b.spawner); err != nil {
+		member, err := m.Start(b.spawner)
+		if err != nil {
 			b.t.Fatal(err)
 		}
+		b.members = append(b.members, member)
 	}
 	b.data = b.client()
 	b.until(startTime, func() string {
@@ -223,15 +226,23 @@ func (w *worker) signal(sig syscall.Signal) {
 	}
 }
 
+// child is the process that works; 0: none now.
+func (w *worker) child() int {
+	if below := proc.Descendants(w.proc.PID()); len(below) > 0 {
+		return below[0]
+	}
+	return 0
+}
+
 // killChild kills the process that works and returns when that was.
 func (w *worker) killChild() time.Time {
 	w.b.t.Helper()
-	below := proc.Descendants(w.proc.PID())
-	if len(below) == 0 {
+	pid := w.child()
+	if pid == 0 {
 		w.b.t.Fatalf("%s has no child to kill", w.id)
 	}
 	at := time.Now()
-	if err := syscall.Kill(below[0], syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		w.b.t.Fatal(err)
 	}
 	return at

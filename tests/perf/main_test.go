@@ -5,7 +5,7 @@ package perf
 import (
 	"context"
 	"flag"
-	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,8 +19,9 @@ var (
 	full    = flag.Bool("full", false, "measure with the numbers that count")
 	page    = flag.String("page", "", "write what was measured to this file")
 	hosts   = flag.Int("hosts", 0, "number of host records, if not the usual one")
+	linked  = flag.Int("linked", 0, "number of hosts with an agent in the part about idle ones, if not the usual one")
 	kills   = flag.Int("kills", 0, "number of kills, if not the usual one")
-	only    = flag.String("only", "", "comma-separated parts: fence, crash, lease, restart, ring, commands, scale, detect, engine (default: all)")
+	only    = flag.String("only", "", "comma-separated parts: fence, crash, lease, restart, ring, commands, scale (or of it cold, stalls, idle), detect, engine (default: all)")
 	dataDir = flag.String("dir", "", "directory of the etcd members' data, on the disk to measure (default: the temporary one)")
 )
 
@@ -68,6 +69,9 @@ func TestPerf(t *testing.T) {
 	if *hosts > 0 {
 		n.Hosts, n.Linked = *hosts, min(n.Linked, *hosts)
 	}
+	if *linked > 0 {
+		n.Linked = min(*linked, n.Hosts)
+	}
 	if *kills > 0 {
 		n.Kills, n.Both = *kills, *kills
 	}
@@ -78,8 +82,9 @@ func TestPerf(t *testing.T) {
 	}{
 		{"ring", b.ring}, {"fence", b.fence}, {"crash", b.crash}, {"lease", b.leaseEnd}, {"restart", b.restart}, {"commands", b.commands}, {"scale", b.scale}, {"detect", b.detect}, {"engine", b.engine},
 	} {
-		if *only == "" || strings.Contains(","+*only+",", ","+part.name+",") {
+		if wanted(part.name) || part.name == "scale" && slices.ContainsFunc(scaleParts, wanted) {
 			began := time.Now()
+			b.report.part = part.name
 			part.run()
 			t.Logf("%s took %v", part.name, time.Since(began).Round(time.Millisecond))
 		}
@@ -87,8 +92,13 @@ func TestPerf(t *testing.T) {
 	b.report.finish()
 	t.Logf("\n%s", b.report.body())
 	if *page != "" {
-		if err := os.WriteFile(*page, []byte(b.report.page()), 0o644); err != nil {
+		if err := b.report.write(*page); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// wanted reports whether a part is to be measured.
+func wanted(part string) bool {
+	return *only == "" || slices.Contains(strings.Split(*only, ","), part)
 }

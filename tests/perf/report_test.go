@@ -3,10 +3,14 @@
 package perf
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -16,10 +20,13 @@ import (
 
 // row is one target and what became of it.
 type row struct {
+	Part                   string // of the run that measured it (-only)
 	What, Target, Measured string
 	Value, Limit           float64 // both in the target's own unit; lower is better
 	Parts                  []string
 	Why                    string // where the time goes; shown where the target is missed
+
+	fresh bool // of this run: rows of one name (the same) are told apart by their order
 }
 
 func (r row) met() bool { return r.Value <= r.Limit }
@@ -47,6 +54,7 @@ type report struct {
 	disk     string
 	load     [2]string // average of a minute, at the beginning and at the end
 	revision string
+	part     string // that is being measured
 }
 
 func newReport(n size) *report {
@@ -58,7 +66,63 @@ func newReport(n size) *report {
 	return r
 }
 
-func (r *report) add(x row) { r.rows = append(r.rows, x) }
+func (r *report) add(x row) {
+	x.Part = r.part
+	r.rows = append(r.rows, x)
+}
+
+// saved is what a page was made of: it lies beside the page, so that a run of some parts
+// replaces their rows alone.
+type saved struct {
+	Head, Again string
+	Rows        []row
+}
+
+// write writes the page and what it was made of. A run of some parts (-only) takes the head and
+// all other rows from the last run of everything.
+func (r *report) write(page string) error {
+	data := strings.TrimSuffix(page, filepath.Ext(page)) + ".json"
+	s := saved{Head: r.head(), Rows: r.rows}
+	if *only != "" {
+		text, err := os.ReadFile(data)
+		if err != nil {
+			return fmt.Errorf("-only with -page replaces rows of an earlier run of everything: %w", err)
+		}
+		var last saved
+		if err := json.Unmarshal(text, &last); err != nil {
+			return fmt.Errorf("read %s: %w", data, err)
+		}
+		last.Again += fmt.Sprintf("| measured again | %s: %s, version %s, load average %s to %s, floors %s |\n", *only, r.began.UTC().Format("2006-01-02"), r.revision, r.load[0], r.load[1], r.floor)
+		last.Rows = merged(last.Rows, r.rows)
+		s = last
+	}
+	text, err := json.MarshalIndent(s, "", " ")
+	if err != nil {
+		return err
+	}
+	all := report{rows: s.Rows}
+	return errors.Join(os.WriteFile(data, append(text, '\n'), 0o644), os.WriteFile(page, []byte(s.Head+s.Again+tail+all.body()), 0o644))
+}
+
+// merged puts rows in the place of those of the same thing; new ones follow the last of their part.
+func merged(old, fresh []row) []row {
+	for _, x := range fresh {
+		at := slices.IndexFunc(old, func(y row) bool { return y.Part == x.Part && y.What == x.What && y.Target == x.Target && !y.fresh })
+		x.fresh = true
+		if at >= 0 {
+			old[at] = x
+			continue
+		}
+		at = len(old)
+		for i, y := range old {
+			if y.Part == x.Part {
+				at = i + 1
+			}
+		}
+		old = slices.Insert(old, at, x)
+	}
+	return old
+}
 
 func (r *report) finish() { r.took, r.load[1] = time.Since(r.began), load() }
 
@@ -77,19 +141,20 @@ func (r *report) table() string {
 	return b.String()
 }
 
-func (r *report) page() string {
+// head is the page up to the rows of its first table.
+func (r *report) head() string {
 	var b strings.Builder
 	b.WriteString("# Performance\n\nWritten by `make bench`, which measures everything below in one run on one machine: three etcd members as " +
 		"processes of their own that sync to disk, three workers as shipped (parent and child), agents and BMCs simulated. " +
 		"**P** is the median of one put, **X** that of one transaction of 128 puts, one at a time, taken right before and right after what is " +
 		"held against them. Trust the ratios, not the times.\n\n")
-	fmt.Fprintf(&b, "| | |\n|---|---|\n| date | %s |\n| version | %s |\n| machine | %d cores, %d GiB memory, %s, Linux %s, data on %s |\n| etcd | %s, embedded, defaults (election 1 s, heartbeat 100 ms) |\n| Go | %s |\n| load average | %s at the beginning, %s at the end |\n| took | %v |\n| floors over the whole run | %s |\n\n",
+	fmt.Fprintf(&b, "| | |\n|---|---|\n| date | %s |\n| version | %s |\n| machine | %d cores, %d GiB memory, %s, Linux %s, data on %s |\n| etcd | %s, embedded, defaults (election 1 s, heartbeat 100 ms) |\n| Go | %s |\n| load average | %s at the beginning, %s at the end |\n| took | %v |\n| floors over the whole run | %s |\n",
 		r.began.UTC().Format("2006-01-02"), r.revision, runtime.NumCPU(), memory(), runtime.GOARCH, kernel(), r.disk, etcdversion.Version, strings.TrimPrefix(runtime.Version(), "go"),
 		r.load[0], r.load[1], r.took.Round(time.Second), r.floor)
-	b.WriteString("To reproduce: `make bench`. The machine should have nothing else to do: workers, etcd members and what measures them share its cores.\n\n")
-	b.WriteString(r.body())
 	return b.String()
 }
+
+const tail = "\nTo reproduce: `make bench`. The machine should have nothing else to do: workers, etcd members and what measures them share its cores.\n\n"
 
 // body is what was measured.
 func (r *report) body() string {

@@ -5,6 +5,7 @@ package perf
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
 
@@ -42,9 +44,16 @@ func (b *bench) scale() {
 	defer stopBMCs()
 	b.record(template, devices)
 	b.cold()
-	b.stalls()
-	b.idle(linked)
+	if wanted("scale") || wanted("stalls") {
+		b.stalls()
+	}
+	if wanted("scale") || wanted("idle") {
+		b.idle(linked)
+	}
 }
+
+// scaleParts may be measured one by one; a cold start comes before each.
+var scaleParts = []string{"cold", "stalls", "idle"}
 
 func hostOf(i int) string { return fmt.Sprintf("h%05d", i) }
 
@@ -190,7 +199,8 @@ func (b *bench) cold() {
 		keys = len(kvs)
 		return err
 	})
-	rev := b.revision()
+	together := b.sideBySide(client)
+	rev, before := b.revision(), b.spent(nil)
 	from, began := b.seen.mark(), time.Now()
 	for _, w := range b.workers {
 		w.start()
@@ -206,6 +216,7 @@ func (b *bench) cold() {
 		ready = append(ready, time.Since(began))
 	}
 	b.observed(startTime, "all owned after a cold start", func() bool { return len(b.seen.slots) == slotCount })
+	after, owned := b.spent(nil), time.Since(began)
 	first, last := time.Duration(0), time.Duration(0)
 	for _, c := range b.seen.since(from) {
 		if _, ok := leases.SplitSlotKey(c.Key); ok && !c.Del && last < c.At.Sub(began) {
@@ -228,10 +239,28 @@ func (b *bench) cold() {
 		Parts: []string{
 			fmt.Sprintf("ready (copy of etcd complete, lease valid): %.0f, %.0f, %.0f ms; first slot claimed after %.0f ms, last after %.0f ms", ready.at(0).Seconds()*1000, ready.p50().Seconds()*1000, ready.max().Seconds()*1000, first.Seconds()*1000, last.Seconds()*1000),
 			fmt.Sprintf("every host's owner at work after %.1f s; %d revisions were written for it", adopted.Seconds(), b.revision()-rev),
-			fmt.Sprintf("the range: %d keys below hosts/, pages of 5,000, p50 of %d; each of the three workers does it, on the same cores", keys, len(ranges)),
+			fmt.Sprintf("the range: %d keys below hosts/, pages of 5,000, p50 of %d; each of the three workers does it, on the same cores: three such ranges at once, nothing decoded, take %.0f ms, and the cold start %.2f × that", keys, len(ranges), together.Seconds()*1000, over(total, together)),
+			cores([]map[string]usage{before}, []map[string]usage{after}, owned),
 		},
 		Why: whyCold,
 	})
+}
+
+// sideBySide is how long as many ranges over the hosts take as there are workers, at once.
+func (b *bench) sideBySide(client *leases.Client) time.Duration {
+	b.t.Helper()
+	began := time.Now()
+	all, ctx := errgroup.WithContext(b.t.Context())
+	for range b.workers {
+		all.Go(func() error {
+			_, _, err := client.List(ctx, leases.HostsPrefix)
+			return err
+		})
+	}
+	if err := all.Wait(); err != nil {
+		b.t.Fatal(err)
+	}
+	return time.Since(began)
 }
 
 // restarting: all that is left is suspended. The observer's lock is held.
@@ -403,7 +432,9 @@ func (b *bench) idle(linked []string) {
 	})
 	// Whoever was not heard since the last takeover is noted as failing once its grace and
 	// its pings are over; that belongs to the takeover.
-	settled := b.quiet(min(b.n.Idle, (misses+3)*idlePing), 2*startTime)
+	before := time.Now()
+	settled := b.quiet(min(b.n.Idle, (misses+3)*idlePing), 5*startTime)
+	calm := time.Since(before)
 	entries, rev := b.raftIndex(), b.revision()
 	pass(b.n.Idle)
 	writes, entries := b.revision()-rev, b.raftIndex()-entries
@@ -415,11 +446,15 @@ func (b *bench) idle(linked []string) {
 		}
 	}
 	perSecond := float64(writes) / b.n.Idle.Seconds()
+	state := fmt.Sprintf("the fleet was quiet before, %.0f s after the last agent had its link", calm.Seconds())
+	if !settled {
+		state = fmt.Sprintf("**still settling**: %.0f s after the last agent had its link somebody still wrote", calm.Seconds())
+	}
 	b.report.add(row{
 		What: fmt.Sprintf("etcd writes while %d hosts are idle, %d of them with a linked agent", b.n.Hosts, len(linked)), Target: "< 1 put/s in total",
 		Measured: fmt.Sprintf("%d in %v = %.3g/s", writes, b.n.Idle, perSecond), Value: perSecond, Limit: 1,
 		Parts: []string{
-			fmt.Sprintf("%d Raft entries in the same time, lease renewals and the measuring included; all quiet before: %t", entries, settled),
+			fmt.Sprintf("%d Raft entries in the same time, lease renewals and the measuring included; %s", entries, state),
 			fmt.Sprintf("%d agents ping every %v, %d of them have a BMC that is read; %d were unheard for 3 pings; what was written: %s", len(linked), idlePing, min(len(linked), b.n.Agents), late, what),
 			fmt.Sprintf("writes that came from linked hosts would come %.0f times as often with all %d linked; that many agents were not run", float64(b.n.Hosts)/float64(len(linked)), b.n.Hosts),
 		},
@@ -440,15 +475,18 @@ func (b *bench) raftIndex() uint64 {
 // writtenSince tells what kinds of keys were written after a revision and are still there.
 func (b *bench) writtenSince(rev int64) string {
 	b.t.Helper()
-	resp, err := b.data.Get(b.t.Context(), leases.Root, clientv3.WithPrefix(), clientv3.WithMinModRev(rev+1), clientv3.WithKeysOnly(), clientv3.WithLimit(1000))
+	resp, err := b.data.Get(b.t.Context(), leases.Root, clientv3.WithPrefix(), clientv3.WithMinModRev(rev+1), clientv3.WithLimit(1000))
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	kinds := map[string]int{}
-	for _, kv := range resp.Kvs {
+	for i, kv := range resp.Kvs {
 		kind, _, _ := strings.Cut(strings.TrimPrefix(string(kv.Key), leases.Root), "/")
 		if _, part, ok := leases.SplitHostKey(string(kv.Key)); ok {
 			kind += "/…/" + part
+			if i < 100 { // that many tell what is going on
+				kind += " " + b.changed(kv)
+			}
 		}
 		kinds[kind]++
 	}
@@ -456,4 +494,34 @@ func (b *bench) writtenSince(rev int64) string {
 		return "nothing"
 	}
 	return strings.TrimPrefix(fmt.Sprint(kinds), "map")
+}
+
+// changed names the fields that the last write of a record has changed.
+func (b *bench) changed(kv *mvccpb.KeyValue) string {
+	b.t.Helper()
+	resp, err := b.data.Get(b.t.Context(), string(kv.Key), clientv3.WithRev(kv.ModRevision-1))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	var is, was map[string]json.RawMessage
+	err = json.Unmarshal(kv.Value, &is)
+	if err == nil && len(resp.Kvs) > 0 {
+		err = json.Unmarshal(resp.Kvs[0].Value, &was)
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	var out []string
+	for name := range is {
+		if string(is[name]) != string(was[name]) {
+			out = append(out, name)
+		}
+	}
+	for name := range was {
+		if _, ok := is[name]; !ok {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return "(" + strings.Join(out, ", ") + ")"
 }

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package worker
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/leases"
+)
+
+// TestUrgentHostsDoNotWait: when more hosts are taken over than may begin at once, those about
+// which something is under way are not behind the others.
+func TestUrgentHostsDoNotWait(t *testing.T) {
+	t.Parallel()
+	v := newView(slog.New(slog.DiscardHandler), func(string, string) {})
+	feed(t, v, map[string]any{
+		leases.HostHAKey("calm"):    ha.Record{Host: "calm", State: ha.Available},
+		leases.HostHAKey("over"):    ha.Record{Host: "over", State: ha.Fenced, Incident: &ha.Incident{ID: "i", Ended: time.Now()}},
+		leases.HostHAKey("suspect"): ha.Record{Host: "suspect", State: ha.Suspect, Incident: &ha.Incident{ID: "i"}},
+		leases.HostHAKey("off"):     ha.Record{Host: "off", State: ha.Available, Off: &ha.OffFound{}},
+		leases.HostHAKey("back"):    ha.Record{Host: "back", State: ha.Fenced, Gate: &ha.Gate{Generation: "g"}},
+	})
+	a := newAdopting()
+	a.pace.SetLimit(0) // the others' turn never comes
+	for a.pace.Allow() {
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	for host, urgent := range map[string]bool{"calm": false, "over": false, "suspect": true, "off": true, "back": true, "unknown": false} {
+		ctx := t.Context()
+		if !urgent {
+			ctx = ended
+		}
+		if a.enter(ctx, v.underWay(host)) != urgent {
+			t.Errorf("%s entered: %t", host, !urgent)
+		}
+	}
+	for range 3 {
+		a.leave()
+	}
+}
