@@ -111,7 +111,7 @@ func TestDocsDecisions(t *testing.T) {
 
 // decidedPages are the pages in which each sh block says whether it runs in a test. Those
 // that run come in this order: the first hour needs a fleet that nobody has touched. Runbooks
-// have a fleet of their own (TestRunbooksRun).
+// have a fleet of their own (TestDocsRunAtNight).
 func decidedPages(t *testing.T) []string {
 	t.Helper()
 	pages := []string{"docs/first-hour.md", "README.md"}

@@ -373,7 +373,9 @@ func checkWatchdogs(m *machine, step func(string, ...any)) {
 	agent, worker := m.unit("holdfast-agent", "MainPID"), m.unit("holdfast-worker", "MainPID")
 	began := time.Now()
 	m.sh("kill -STOP " + agent + " " + m.child("holdfast-worker"))
-	for unit, old := range map[string]string{"holdfast-agent": agent, "holdfast-worker": worker} {
+	was := map[string]string{"holdfast-agent": agent, "holdfast-worker": worker}
+	for _, unit := range []string{"holdfast-agent", "holdfast-worker"} { // the shorter watchdog first
+		old := was[unit]
 		until(m.t, 3*time.Minute, func() string {
 			pid, state := m.unit(unit, "MainPID"), m.unit(unit, "ActiveState")
 			if pid != "0" && pid != old && state == "active" {
