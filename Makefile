@@ -4,7 +4,7 @@ BIN := bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 LAB := qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients kmod iproute2 util-linux gcc libc6-dev
-TOOLS := ipmitool openipmi fence-agents python3-sushy libvirt-clients snmp prometheus systemd
+TOOLS := ipmitool openipmi fence-agents python3-sushy libvirt-clients snmp prometheus systemd etcd-client
 APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -y -qq --no-install-recommends
 
 help: ## this list
@@ -70,9 +70,9 @@ chart: ## render the Helm chart into deploy/kubernetes
 	PATH=$(CURDIR)/$(BIN):$$PATH go test ./tests/deploy -run TestChartRendered -count=1 -args -render
 dist: build ## deb, rpm, images' contents and SBOM in dist/
 	go run ./deploy/dist $(VERSION)
-install-test: dist ## install, run and remove the packages on a clean Debian root (needs root)
-	@command -v mmdebstrap >/dev/null || (apt-get update -qq && $(APT) install mmdebstrap)
-	go test ./tests/deploy -run TestPackages -count=1 -v -timeout 30m -args -root
+install-test: dist ## install, run, upgrade and remove the packages on a clean Debian, also under its systemd (root)
+	@dpkg -s mmdebstrap systemd-container >/dev/null 2>&1 || (apt-get update -qq && $(APT) install mmdebstrap systemd-container)
+	go test ./tests/deploy -run "TestPackages|TestSystemd" -count=1 -v -timeout 30m -args -root
 
 clean: ## remove what build made
 	rm -rf $(BIN) dist

@@ -69,6 +69,7 @@ func dev(ctx context.Context, e *env, o devOptions) error {
 		for _, url := range f.workers.endpoints() {
 			fmt.Fprintf(e.Stdout, "  API   %s\n", url)
 		}
+		fmt.Fprintf(e.Stdout, "  etcd  %s\n", f.etcdURL)
 		fmt.Fprintf(e.Stdout, "  data  %s\n", f.dir.path)
 		if f.noPDUs != "" {
 			fmt.Fprintf(e.Stdout, "  note  %s\n", f.noPDUs)

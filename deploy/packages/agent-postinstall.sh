@@ -6,5 +6,5 @@ set -e
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
 	# An upgrade restarts a running agent; nothing is started that did not run.
-	systemctl try-restart holdfast-agent
+	systemctl try-restart holdfast-agent || echo "holdfast-agent: it did not start again: journalctl -u holdfast-agent tells why" >&2
 fi

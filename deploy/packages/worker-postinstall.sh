@@ -11,5 +11,7 @@ install -d -m 0750 -o root -g holdfast /etc/holdfast/tls /etc/holdfast/secrets
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
 	# An upgrade restarts a running worker in place; nothing is started that did not run.
-	if systemctl is-active --quiet holdfast-worker; then systemctl reload holdfast-worker; fi
+	if systemctl is-active --quiet holdfast-worker; then
+		systemctl reload holdfast-worker || echo "holdfast-worker: the worker that runs is still the old one: journalctl -u holdfast-worker tells why; then systemctl reload holdfast-worker" >&2
+	fi
 fi

@@ -23,11 +23,12 @@ import (
 //	<!-- starts: dev -->              it starts the fleet that the others run against
 //	<!-- run: dev -->                 TestDocsRun runs it
 //	<!-- run: dev; h-17 is h006 -->   the same, with other names in place of the page's
+//	<!-- run: machine -->             TestSystemd runs it, on a Debian of its own
 //	<!-- hardware: a BMC -->          it needs what no test has
 //	<!-- not run: why -->             it is not run here, and why that is no gap
 type block struct {
 	line int    // of its first line in the page
-	kind string // starts, run, hardware, not run
+	kind string // starts, run, machine, hardware, not run
 	why  string // of the last two
 	swap []string
 	text string
@@ -78,8 +79,12 @@ func decided(comment string) (b block, err error) {
 		b.why = m[2]
 		return b, nil
 	}
+	if m[2] == "machine" && b.kind == "run" {
+		b.kind = "machine"
+		return b, nil
+	}
 	if parts[0] != "dev" {
-		return b, fmt.Errorf("%q: %q is no fleet; known is dev", comment, parts[0])
+		return b, fmt.Errorf("%q: %q is no fleet; known are dev and, to run, machine", comment, parts[0])
 	}
 	for _, p := range parts[1:] {
 		s := swapped.FindStringSubmatch(p)
@@ -93,7 +98,7 @@ func decided(comment string) (b block, err error) {
 
 // What a block must not be.
 func TestDocsDecisions(t *testing.T) {
-	for _, bad := range []string{"", "Then:", "<!-- run -->", "<!-- run: prod -->", "<!-- run: dev; h-17 -->", "<!-- hardware: -->", "<!-- not run:  -->", "<!-- skip: dev -->"} {
+	for _, bad := range []string{"", "Then:", "<!-- run -->", "<!-- run: prod -->", "<!-- run: dev; h-17 -->", "<!-- hardware: -->", "<!-- not run:  -->", "<!-- skip: dev -->", "<!-- starts: machine -->", "<!-- run: machine; a is b -->"} {
 		if _, err := blocks(bad + "\n\n```sh\nholdfast get hosts\n```\n"); err == nil {
 			t.Errorf("%q passes", bad)
 		}
@@ -106,7 +111,7 @@ func TestDocsDecisions(t *testing.T) {
 
 // decidedPages are the pages in which each sh block says whether it runs in a test. Those
 // that run come in this order: the first hour needs a fleet that nobody has touched. Runbooks
-// are templates (HOST, PARTITION) and have a check of their own (TestDocsCommands).
+// have a fleet of their own (TestDocsRunAtNight).
 func decidedPages(t *testing.T) []string {
 	t.Helper()
 	pages := []string{"docs/first-hour.md", "README.md"}
@@ -161,6 +166,9 @@ func TestDocsRun(t *testing.T) {
 				if !hasTest(t, named) {
 					t.Errorf("%s:%d: %q: there is no %s", name, b.line, b.why, named)
 				}
+			}
+			if b.kind == "machine" && name != "docs/install.md" {
+				t.Errorf("%s:%d: TestSystemd runs docs/install.md alone", name, b.line)
 			}
 			if b.kind == "starts" && command != "" {
 				t.Errorf("%s:%d: starts a second fleet", name, b.line)

@@ -33,7 +33,7 @@ func TestUnitExposure(t *testing.T) {
 	if err != nil || math.Abs(said-is) > 0.3 { // versions of systemd weigh a little differently
 		t.Errorf("exposure is %.1f, docs/security.md says %.1f (%v)", is, said, err)
 	}
-	for _, want := range []string{"Type=notify\n", "WatchdogSec=30\n", "KillMode=mixed\n", "ExecReload=/bin/kill -HUP $MAINPID\n", "RestartPreventExitStatus=2\n", "NoNewPrivileges=yes\n"} {
+	for _, want := range []string{"Type=notify\n", "WatchdogSec=30\n", "KillMode=mixed\n", "ExecReload=/bin/sh -c 'kill -HUP $MAINPID'\n", "RestartPreventExitStatus=2\n", "NoNewPrivileges=yes\n"} {
 		if !strings.Contains(readFile(t, "deploy", "systemd", "holdfast-worker.service"), want) {
 			t.Errorf("unit lacks %q", want)
 		}
