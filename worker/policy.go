@@ -23,7 +23,7 @@ func (o *owner) refreshPolicy() {
 	var profile power.Profile
 	o.eff, profile = o.w.view.resolved(o.spec.Val.Partition, o.host, o.now())
 	o.devices = o.w.devices(o.spec.Val, profile)
-	o.policy = policyOf(o.eff, o.devices, profile)
+	o.policy = policyOf(o.eff, o.devices, profile).Paced(o.live.pace())
 	o.settings = o.wireSettings()
 	o.policy.Fence.OnNotBefore = o.onNotBefore
 	o.policy.Fence.OnDeadline += max(0, o.sessions.Sub(o.now())) // ON may be refused as long

@@ -36,9 +36,36 @@ type Policy struct {
 	RepairAttempts   int             `json:"repairAttempts"` // 0: no repair command
 	ProofMin         power.Assurance `json:"proofMin"`
 
+	Told Pace `json:"told,omitzero"` // what its agent was told last, where that is slower than the settings are now
+
 	Fence       power.Limits  `json:"fence"`  // figures of the fence transaction
 	Ladder      []power.Level `json:"ladder"` // devices of the host by level
 	CanSwitchOn bool          `json:"canSwitchOn"`
+}
+
+// Pace is how often an agent pings and stamps. It is told with every answer to a ping, so
+// that it goes by older settings until its next one, and for as long as it is cut off.
+type Pace struct {
+	Ping  time.Duration `json:"ping,omitempty"`
+	Stamp time.Duration `json:"stamp,omitempty"`
+}
+
+// Slower takes the longer interval of each kind.
+func (p Pace) Slower(o Pace) Pace { return Pace{max(p.Ping, o.Ping), max(p.Stamp, o.Stamp)} }
+
+// Paced is the policy for a host whose agent was told this pace last. A pace slower than the
+// settings are now must not look like silence: pings are waited for, and stamps looked at,
+// for as long as the agent's own pace takes (window as in ha.md §4: twice the stamps and 1 s).
+func (p Policy) Paced(told Pace) Policy {
+	p.Told = Pace{}
+	if told.Ping > p.PingInterval {
+		p.PingInterval, p.Told.Ping = told.Ping, told.Ping
+	}
+	if window := 2*told.Stamp + time.Second; told.Stamp > 0 && window > p.CheckWindow {
+		p.CheckTimeout += window - p.CheckWindow
+		p.CheckWindow, p.Told.Stamp = window, told.Stamp
+	}
+	return p
 }
 
 // Figures are settings as they are effective for one host, by their names.

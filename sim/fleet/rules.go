@@ -113,6 +113,9 @@ func (r *rules) packet(o *owner, e power.TxnEffect) {
 		if first {
 			r.alive++
 		}
+		if asked := o.real(i.Last.Asked); first && slices.ContainsFunc(h.stamps, func(s track) bool { return s.on && s.since.Before(asked) }) {
+			r.broken(h, "kill", "it runs and stamps, and was seen idle")
+		}
 		if idleVotes(i.Last) < 2 && len(r.f.members[h.Partition]) > 2 && r.f.expected(h) > 1 {
 			r.broken(h, "kill", "it runs, and fewer than two readers saw it idle")
 		}
