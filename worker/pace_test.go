@@ -24,7 +24,9 @@ func TestFasterSettingsAreNoSilence(t *testing.T) {
 	set("seed")
 	o := loaded(t, r, "h1", time.Minute)
 	report := &agentpb.Report{HypervisorOk: true}
-	ping := func(at time.Time) { o.onPing(t.Context(), pingMsg{boot: "b1", report: report, at: at, told: o.settings}) }
+	ping := func(at time.Time) {
+		o.onPing(t.Context(), pingMsg{boot: "b1", report: report, at: at, told: o.settings})
+	}
 	last := o.now()
 	ping(last)
 	ping(last)

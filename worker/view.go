@@ -45,6 +45,7 @@ type powerRecord struct {
 // deviceRecord is what is known of one power device beside its readings.
 type deviceRecord struct {
 	Pinned    power.Identity `json:"pinned,omitzero"`
+	Seen      power.Identity `json:"seen,omitzero"`       // what it answered as in its last test, where that is not what is pinned
 	Enrolment int            `json:"enrolment,omitempty"` // the one that was pinned
 	Tested    time.Time      `json:"tested,omitzero"`
 	TestOK    bool           `json:"testOK,omitempty"`
@@ -69,6 +70,7 @@ type view struct {
 	specsNow int64                      // bumped at every change of a spec
 	ha       map[string]versioned[ha.Record]
 	power    map[string]versioned[powerRecord]
+	boxes    map[string]map[string]bool // hosts by the boxes that their devices answered as
 	parts    map[string]versioned[v1.PartitionSpec]
 	states   map[string]versioned[ha.PartitionRecord]
 	areas    map[string]versioned[ha.AreaRecord]
@@ -107,7 +109,7 @@ func newView(log *slog.Logger, changed func(kind, id string)) *view {
 	v := &view{
 		log: log, changed: changed,
 		specs: map[string]versioned[v1.HostSpec]{}, byPart: map[string]map[string]bool{}, ha: map[string]versioned[ha.Record]{},
-		power: map[string]versioned[powerRecord]{}, parts: map[string]versioned[v1.PartitionSpec]{},
+		power: map[string]versioned[powerRecord]{}, boxes: map[string]map[string]bool{}, parts: map[string]versioned[v1.PartitionSpec]{},
 		states: map[string]versioned[ha.PartitionRecord]{}, workers: map[string]versioned[v1.Worker]{},
 		drains: map[string]versioned[v1.Drain]{}, ends: map[string]versioned[leases.EndRecord]{},
 		config: map[string]versioned[leases.GenerationRecord]{}, secrets: map[string]versioned[secretRecord]{},
@@ -138,7 +140,9 @@ func (v *view) apply(c leases.Change) {
 		case "ha":
 			err = put(v.ha, id, c)
 		case "power":
+			had := v.power[id].Val
 			err = put(v.power, id, c)
+			v.keepBoxes(id, had, v.power[id].Val)
 		}
 	} else if path, part, ok := leases.SplitPartitionKey(c.Key); ok {
 		kind, id = "partition-"+part, path
