@@ -73,6 +73,12 @@ func newRoot(e *env) *cobra.Command {
 	root.SetOut(e.Stdout)
 	root.SetErr(e.Stderr)
 	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if words := cmd.Flags().Args(); cmd.HasSubCommands() && len(words) > 0 { // the flag is not what is wrong
+			return noSuchCommand(cmd, words)
+		}
+		return err
+	})
 	f := root.PersistentFlags()
 	f.StringVar(&e.context, "context", "", "context to use instead of the current one")
 	f.StringVar(&e.endpoint, "endpoint", "", "addresses of workers, comma-separated, tried in order")
