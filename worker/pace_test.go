@@ -51,3 +51,28 @@ func TestFasterSettingsAreNoSilence(t *testing.T) {
 		t.Errorf("it goes by the new settings and is judged by %v, window %v, kept %v", o.policy.PingInterval, o.policy.CheckWindow, o.policy.Told)
 	}
 }
+
+// TestWindowSuitsReaders: what is set for one host alone does not blind its neighbours.
+func TestWindowSuitsReaders(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	for _, h := range []string{"h1", "h2", "h3"} {
+		r.host(t, h, false)
+	}
+	o := loaded(t, r, "h1", time.Minute)
+	for _, c := range []struct {
+		scope, setting, value string
+		window                time.Duration
+	}{
+		{"host/h1", "preset", "fast", 5 * time.Second}, // the others stamp every 2s
+		{"host/h2", "preset", "fast", 5 * time.Second}, // two are needed
+		{"host/h3", "ha.stamp.interval", "60s", 121 * time.Second},
+		{"host/h3", "ha.stamp.interval", "500ms", 2 * time.Second},
+	} {
+		r.put(t, leases.SettingKey(c.scope, c.setting), v1.SettingRecord{V: 1, Value: c.value})
+		caughtUp(t, o.w)
+		if o.refreshPolicy(); o.policy.CheckWindow != c.window || o.policy.CheckTimeout < c.window+2*time.Second {
+			t.Errorf("%s %s at %s: window %v, timeout %v, want a window of %v", c.setting, c.value, c.scope, o.policy.CheckWindow, o.policy.CheckTimeout, c.window)
+		}
+	}
+}

@@ -33,6 +33,26 @@ func TestPaced(t *testing.T) {
 	}
 }
 
+// A window must suit two of those who look, or the only one.
+func TestReadBy(t *testing.T) {
+	p := testPolicy("fast")
+	for _, c := range []struct {
+		stamps []time.Duration
+		window time.Duration
+	}{
+		{nil, 2 * time.Second},
+		{[]time.Duration{500 * time.Millisecond}, 2 * time.Second},
+		{[]time.Duration{2 * time.Second}, 5 * time.Second},
+		{[]time.Duration{time.Minute, 2 * time.Second, 500 * time.Millisecond}, 5 * time.Second},
+		{[]time.Duration{time.Minute, 2 * time.Second}, 121 * time.Second},
+	} {
+		got := p.ReadBy(c.stamps)
+		if got.CheckWindow != c.window || got.CheckTimeout-got.CheckWindow != p.CheckTimeout-p.CheckWindow {
+			t.Errorf("neighbours that stamp every %v: window %s, timeout %s, want a window of %s", c.stamps, got.CheckWindow, got.CheckTimeout, c.window)
+		}
+	}
+}
+
 // What the agent of a suspect goes by is in the incident: the next owner, who has told it
 // nothing, goes by it, too.
 func TestPaceIsOnRecord(t *testing.T) {

@@ -3,6 +3,7 @@
 package ha
 
 import (
+	"slices"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/coordinator/power"
@@ -61,11 +62,33 @@ func (p Policy) Paced(told Pace) Policy {
 	if told.Ping > p.PingInterval {
 		p.PingInterval, p.Told.Ping = told.Ping, told.Ping
 	}
-	if window := 2*told.Stamp + time.Second; told.Stamp > 0 && window > p.CheckWindow {
-		p.CheckTimeout += window - p.CheckWindow
-		p.CheckWindow, p.Told.Stamp = window, told.Stamp
+	if window := windowOf(told.Stamp); told.Stamp > 0 && window > p.CheckWindow {
+		p.Told.Stamp = told.Stamp
+		p.widen(window)
 	}
 	return p
+}
+
+// ReadBy is the policy where neighbours stamp this often: a reader cannot look over a window
+// in which it does not stamp twice itself, so that a host for which faster figures are set
+// than for those who look at it is looked at over a window that two of them, or the only
+// one, can use.
+func (p Policy) ReadBy(stamps []time.Duration) Policy {
+	if len(stamps) > 0 {
+		p.widen(windowOf(slices.Sorted(slices.Values(stamps))[min(2, len(stamps))-1]))
+	}
+	return p
+}
+
+// windowOf is the shortest window over which stamps can be looked at (ha.md §4).
+func windowOf(stamp time.Duration) time.Duration { return 2*stamp + time.Second }
+
+// widen makes activity checks look for at least so long, and wait for as much longer.
+func (p *Policy) widen(window time.Duration) {
+	if window > p.CheckWindow {
+		p.CheckTimeout += window - p.CheckWindow
+		p.CheckWindow = window
+	}
 }
 
 // Figures are settings as they are effective for one host, by their names.

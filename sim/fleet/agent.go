@@ -147,6 +147,21 @@ func (o *owner) tellPace() {
 	})
 }
 
+// readersStamps are the stamp intervals of its neighbours as they are set (worker/policy.go).
+func (h *host) readersStamps() (out []time.Duration) {
+	plain := 0
+	for _, m := range h.f.members[h.Partition] {
+		own := len(h.f.settings["host/"+m.ID]) > 0
+		if m == h || !own && plain == 2 {
+			continue
+		}
+		if out = append(out, h.f.effective(m).stamp); !own {
+			plain++
+		}
+	}
+	return out
+}
+
 // stampsEvery is how often its agent stamps; one that was told nothing yet as the settings say.
 func (h *host) stampsEvery() time.Duration {
 	if h.pace.Stamp > 0 {

@@ -350,7 +350,7 @@ func (o *owner) onTime() {
 func (o *owner) refreshPolicy() {
 	o.renew()
 	o.eff = o.f.effective(o.h)
-	o.policy = o.eff.policy.Paced(o.pace)
+	o.policy = o.eff.policy.Paced(o.pace).ReadBy(o.h.readersStamps())
 	o.policy.Fence.OnNotBefore = o.onNotBefore
 	o.policy.Disarmed = strings.Join(o.f.disarmed(o.h), "; ")
 	o.tellPace()
