@@ -56,7 +56,7 @@ func (r *rules) committed(o *owner, ev ha.Event, from ha.Record, effects []ha.Ef
 			r.broken(o.h, "incidents", fmt.Sprintf("incident %s vanished on %s", i.ID, ev.Kind))
 		}
 	}
-	if p := next.Proof; next.State == ha.Fenced && (p == nil || p.Revoked != "" || p.Assurance < o.policy.ProofMin) {
+	if p := next.Proof; next.State == ha.Fenced && (p == nil || p.Revoked != "" || from.State != ha.Fenced && p.Assurance < o.policy.ProofMin) {
 		r.broken(o.h, "proof", "FENCED without a proof that stands")
 	}
 	if from.State == ha.Available && next.State == ha.Suspect && ev.Kind == ha.EvHealth && ev.Boot == "" && r.f.undisturbed(o, time.Minute) {
