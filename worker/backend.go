@@ -170,6 +170,9 @@ func (b *backend) Partitions(ctx context.Context) ([]v1.Partition, error) {
 
 // Partition implements api.Backend.
 func (b *backend) Partition(_ context.Context, path string) (v1.Partition, error) {
+	if leases.CheckPath("partition", path) != nil {
+		return v1.Partition{}, notFound("partition", path)
+	}
 	w := b.w()
 	spec, declared := get(w.view, w.view.parts, path)
 	x := v1.Partition{Spec: spec.Val, Revision: spec.Rev, States: map[string]int{}}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"go.uber.org/goleak"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
@@ -107,7 +108,7 @@ func (r *rig) host(t *testing.T, id string, withBMC bool) {
 	t.Helper()
 	spec := v1.HostSpec{V: 1, ID: id, Partition: cluster, Provider: "kvm", Pools: []string{"nfs1"}}
 	if withBMC {
-		b := bmc.New(bmc.Config{Name: id, Addr: "127.0.0.1:0", GUID: [16]byte{1, 2, 3}, Users: []bmc.User{{Name: "op", Password: "pw", Privilege: bmc.Operator}}})
+		b := bmc.New(bmc.Config{Name: id, Addr: "127.0.0.1:0", GUID: guidOf(id), Users: []bmc.User{{Name: "op", Password: "pw", Privilege: bmc.Operator}}})
 		if err := b.Listen(); err != nil {
 			t.Fatal(err)
 		}
@@ -117,6 +118,9 @@ func (r *rig) host(t *testing.T, id string, withBMC bool) {
 	}
 	r.put(t, leases.HostSpecKey(id), spec)
 }
+
+// guidOf is a system GUID of a host's own.
+func guidOf(host string) [16]byte { return uuid.NewSHA1(uuid.NameSpaceDNS, []byte(host)) }
 
 // beat lets the agents of hosts ping a worker until the test ends.
 func beat(t *testing.T, w *Worker, hosts ...string) {
@@ -267,7 +271,13 @@ func loaded(t *testing.T, r *rig, host string, ttl time.Duration) *owner {
 		t.Fatal(err)
 	}
 	caughtUp(t, w)
-	o := newOwner(w, s, claims[0], host)
+	return loadedBy(t, w, s, claims[0], host)
+}
+
+// loadedBy is loaded by a worker that holds the host's slot already.
+func loadedBy(t *testing.T, w *Worker, s *leases.Session, c leases.Claim, host string) *owner {
+	t.Helper()
+	o := newOwner(w, s, c, host)
 	ctx, stop := context.WithCancelCause(context.Background())
 	o.jobs.init(ctx, stop)
 	t.Cleanup(func() { stop(nil); o.jobs.wait(); o.endPlace() })

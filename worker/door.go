@@ -26,7 +26,7 @@ func (d *door) Hello(h *agentpb.Hello, carrier string) link.Admission {
 		return w.elsewhere(h.Host)
 	}
 	refuse := outranks(h.HighestEpoch, p.epoch)
-	o.in.put("", helloMsg{h, carrier, time.Now().UTC(), refuse})
+	o.in.put("", helloMsg{h, carrier, p.settings, time.Now().UTC(), refuse})
 	if refuse { // the agent would refuse us: the owner finds out why
 		return link.Admission{Refusal: &agentpb.Refusal{
 			Reason: agentpb.Refusal_NO_OWNER, Detail: "this host has obeyed a newer owner than the present one: see the worker's health if this lasts",
@@ -76,7 +76,7 @@ func (d *door) Ping(s *link.Session, ping *agentpb.Ping, at time.Time) *agentpb.
 		return nil
 	}
 	o.commands.entries(ping.Journal)
-	o.in.put("ping", pingMsg{boot: s.Boot, report: ping.Report, gate: ping.GateConfirmed, at: at.UTC()})
+	o.in.put("ping", pingMsg{boot: s.Boot, report: ping.Report, gate: ping.GateConfirmed, at: at.UTC(), told: p.settings})
 	pong := &agentpb.Pong{Seq: ping.Seq, Epoch: p.epoch, Settings: p.settings, Gate: p.gate}
 	pong.Forget, pong.Known = o.commands.acks(ping.Journal)
 	return pong

@@ -28,6 +28,8 @@ type liveFacts struct {
 	cut      time.Time // the worker that carries the link could not be reached then, and nothing was heard since: nothing is known of the host
 	carrier  string    // that worker
 	unheard  bool      // that this is so was told to the machine
+	told     ha.Pace   // with the last answer to its agent, which may not have arrived
+	before   ha.Pace   // with the one before that, which has; zero: none by this owner
 	missing  bool      // pings are overdue, as last told to the machine
 	toldMiss time.Time // when that was told last
 
@@ -160,6 +162,7 @@ func (o *owner) onHello(ctx context.Context, m helloMsg) {
 	}
 	o.heard(m.at, m.hello.BootId)
 	if !m.refused {
+		o.answered(ctx, m.told)
 		o.w.carried.by(o.host, m.carrier)
 	}
 	o.live.report = m.hello.Report
@@ -181,6 +184,7 @@ func (o *owner) onPing(ctx context.Context, m pingMsg) {
 		o.w.metrics.heartbeat.Observe(max(0, m.at.Sub(last)-o.policy.PingInterval).Seconds())
 	}
 	o.hear(m.at, m.boot)
+	o.answered(ctx, m.told)
 	o.live.report = m.report
 	f := o.facts() // once: thousands of hosts ping
 	verdict, why := o.provider().Health(f, m.report)
@@ -214,6 +218,25 @@ func (o *owner) hear(at time.Time, boot string) {
 	o.live.lastPing, o.live.boot, o.live.missing = at, boot, false
 	o.live.cut, o.live.carrier, o.live.unheard = time.Time{}, "", false
 }
+
+// answered notes the pace that the agent was answered with. What it was told before counts
+// until it has pinged again: one that is cut off goes by that for as long as it is.
+func (o *owner) answered(ctx context.Context, s *agentpb.Settings) {
+	if s == nil {
+		return
+	}
+	p := ha.Pace{Ping: time.Duration(s.PingIntervalMs) * time.Millisecond, Stamp: time.Duration(s.StampIntervalMs) * time.Millisecond}
+	was := o.live.pace()
+	o.live.before, o.live.told = o.live.told, p
+	if o.live.pace() == was {
+		return
+	}
+	o.refreshPolicy()
+	o.step(ctx, ha.Event{Kind: ha.EvPolicy})
+}
+
+// pace is what the agent goes by at the slowest.
+func (l *liveFacts) pace() ha.Pace { return l.told.Slower(l.before) }
 
 // instanceIDs are those of a report; where they are as known, as nearly always, known itself.
 func instanceIDs(r *agentpb.Report, known []string) []string {
@@ -365,7 +388,7 @@ func (o *owner) show(healthy bool) {
 
 func (o *owner) wireSettings() *agentpb.Settings {
 	return &agentpb.Settings{
-		PingIntervalMs:  o.policy.PingInterval.Milliseconds(),
+		PingIntervalMs:  o.eff.Duration("agent.ping.interval").Milliseconds(),
 		StampIntervalMs: o.eff.Duration("ha.stamp.interval").Milliseconds(),
 		HelloRetryMs:    o.eff.Duration("agent.hello.retry").Milliseconds(),
 	}

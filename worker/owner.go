@@ -71,7 +71,8 @@ type (
 	readersChanged struct{}
 	helloMsg       struct {
 		hello   *agentpb.Hello
-		carrier string // worker that holds the link, empty: this one
+		carrier string            // worker that holds the link, empty: this one
+		told    *agentpb.Settings // it was welcomed with
 		at      time.Time
 		refused bool // there is no link
 	}
@@ -80,6 +81,7 @@ type (
 		report *agentpb.Report
 		gate   string
 		at     time.Time
+		told   *agentpb.Settings // it was answered with; nil: it did not ping by itself
 	}
 	goneMsg struct {
 		at   time.Time
@@ -213,6 +215,9 @@ func (o *owner) load(ctx context.Context) error {
 		return err
 	}
 	o.live = newLiveFacts(o.now())
+	if i := o.rec.Incident; i != nil {
+		o.live.before = i.Pace
+	}
 	o.refreshPolicy()
 	left, err := o.strayTime(ctx)
 	if err != nil {

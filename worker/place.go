@@ -214,12 +214,16 @@ func (o *owner) levelFacts(now time.Time, readings []deviceReading) []guard.Leve
 			continue
 		}
 		f := guard.LevelFacts{Level: l.N, MaxAge: 10 * time.Second, CanSwitchOn: true}
-		f.Tested, _ = o.levelTested(l, now)
+		var untested string
+		f.Tested, untested = o.levelTested(l, now)
 		var states []power.State
 		for _, name := range l.Devices {
 			d, _ := o.device(name)
 			f.CanSwitchOn = f.CanSwitchOn && d.canSwitchOn()
 			f.Contradicted = f.Contradicted || slices.Contains(o.rec.Contradicted, name)
+			if two := o.w.answersForTwo(o.host, d, o.pow.Devices[name].Pinned); two != nil {
+				f.Tested, untested = false, fmt.Sprintf("device %s: %v", name, two)
+			}
 			r, fresh := byDevice[name]
 			state := power.Unknown
 			switch {
@@ -237,7 +241,10 @@ func (o *owner) levelFacts(now time.Time, readings []deviceReading) []guard.Leve
 		}
 		f.State = power.Combine(!l.All, states...).String()
 		if r := l.Reaches(); r < l.Min && f.Tested {
-			f.Tested, f.Reason = false, fmt.Sprintf("it proves no more than %s, and %s is asked for", r, l.Min)
+			f.Tested, untested = false, fmt.Sprintf("it proves no more than %s, and %s is asked for", r, l.Min)
+		}
+		if f.Reason == "" && !f.Tested {
+			f.Reason = untested
 		}
 		out = append(out, f)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/power"
+	"github.com/holdfast-ha/holdfast/coordinator/settings"
 	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
@@ -23,7 +24,7 @@ func (o *owner) refreshPolicy() {
 	var profile power.Profile
 	o.eff, profile = o.w.view.resolved(o.spec.Val.Partition, o.host, o.now())
 	o.devices = o.w.devices(o.spec.Val, profile)
-	o.policy = policyOf(o.eff, o.devices, profile)
+	o.policy = policyOf(o.eff, o.devices, profile).Paced(o.live.pace()).ReadBy(o.w.view.readersStamps(o.spec.Val.Partition, o.host, o.now()))
 	o.settings = o.wireSettings()
 	o.policy.Fence.OnNotBefore = o.onNotBefore
 	o.policy.Fence.OnDeadline += max(0, o.sessions.Sub(o.now())) // ON may be refused as long
@@ -53,6 +54,46 @@ func duration(s string) time.Duration {
 		return 0
 	}
 	return d
+}
+
+// readersStamps are the stamp intervals of a host's neighbours as they are set; of all that
+// nothing is said of for themselves two will do (ha.Policy.ReadBy).
+func (v *view) readersStamps(path, host string, now time.Time) (out []time.Duration) {
+	const name = "ha.stamp.interval"
+	var own []string // neighbours with settings of their own
+	v.mu.RLock()
+	members := v.byPart[path]
+	others := len(members)
+	if members[host] {
+		others--
+	}
+	set := func(id string) {
+		s := v.settings["host/"+id]
+		_, stamp := s[name]
+		_, preset := s[settings.Preset]
+		if (stamp || preset) && members[id] && id != host {
+			own = append(own, id)
+		}
+	}
+	if len(members) < len(v.settings) {
+		for id := range members {
+			set(id)
+		}
+	} else {
+		for scope := range v.settings {
+			if id, is := strings.CutPrefix(scope, "host/"); is {
+				set(id)
+			}
+		}
+	}
+	v.mu.RUnlock()
+	for range min(2, others-len(own)) {
+		out = append(out, v.effective(path, "", now).Duration(name))
+	}
+	for _, id := range own {
+		out = append(out, v.effective(path, id, now).Duration(name))
+	}
+	return out
 }
 
 // applyPools makes the worker's pools as large as its settings say.

@@ -73,7 +73,11 @@ func (w *Worker) testDevice(ctx context.Context, opener wpower.Opener, t target,
 		failed(depthIdentity, err)
 		return
 	}
+	err = w.answersForTwo(t.Host, t.device, r.identity)
 	switch {
+	case err != nil:
+		failed(depthIdentity, err)
+		return
 	case t.Pinned == (power.Identity{}):
 		passed(depthIdentity, "%s, pinned from now on", identityWords(r.identity))
 	case !t.Pinned.Matches(r.identity):
@@ -162,6 +166,9 @@ func (o *owner) keepTest(devices map[string]deviceRecord, r deviceReading, now t
 			}
 		}
 		events = append(events, x)
+	}
+	if r.identity != d.Pinned {
+		d.Seen = r.identity
 	}
 	kind := string(wpower.KindOf(r.testErr))
 	switch alert := was.TestOK || was.Tested.IsZero() || was.Config != is.config || was.TestKind != kind; {

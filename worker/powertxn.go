@@ -148,6 +148,7 @@ func (x *exchanger) do(ctx context.Context, t target, e *power.TxnEffect, ev *po
 	case power.DoIdentity:
 		if ev.Identity, err = c.Identity(ctx); err == nil {
 			ev.Matched = t.Pinned.Matches(ev.Identity)
+			err = x.o.w.answersForTwo(t.Host, t.device, ev.Identity)
 		}
 	case power.DoRead:
 		ev.Reading, err = c.Status(ctx)

@@ -98,7 +98,7 @@ func (v *vault) sealing(t *testing.T, id, ring string, change func(*Worker)) (*W
 // device declares a host whose BMC has one account op with this password.
 func (v *vault) device(t *testing.T, host, password, secret string) *bmc.BMC {
 	t.Helper()
-	b := bmc.New(bmc.Config{Name: host, Addr: "127.0.0.1:0", GUID: [16]byte{1, 2, 3}, Users: account(password)})
+	b := bmc.New(bmc.Config{Name: host, Addr: "127.0.0.1:0", GUID: guidOf(host), Users: account(password)})
 	if err := b.Listen(); err != nil {
 		t.Fatal(err)
 	}

@@ -45,6 +45,7 @@ type powerRecord struct {
 // deviceRecord is what is known of one power device beside its readings.
 type deviceRecord struct {
 	Pinned    power.Identity `json:"pinned,omitzero"`
+	Seen      power.Identity `json:"seen,omitzero"`       // what it answered as in its last test, where that is not what is pinned
 	Enrolment int            `json:"enrolment,omitempty"` // the one that was pinned
 	Tested    time.Time      `json:"tested,omitzero"`
 	TestOK    bool           `json:"testOK,omitempty"`
@@ -68,7 +69,9 @@ type view struct {
 	byPart   map[string]map[string]bool // hosts of each partition
 	specsNow int64                      // bumped at every change of a spec
 	ha       map[string]versioned[ha.Record]
-	power    map[string]leases.KV // decoded only when asked for: at a start there are as many as hosts
+	power    map[string]leases.KV       // decoded only when asked for: at a start there are as many as hosts
+	boxes    map[string]map[string]bool // hosts by the boxes that their devices answered as
+	boxesOf  map[string][]string        // and those boxes by host
 	parts    map[string]versioned[v1.PartitionSpec]
 	states   map[string]versioned[ha.PartitionRecord]
 	areas    map[string]versioned[ha.AreaRecord]
@@ -107,7 +110,7 @@ func newView(log *slog.Logger, changed func(kind, id string)) *view {
 	v := &view{
 		log: log, changed: changed,
 		specs: map[string]versioned[v1.HostSpec]{}, byPart: map[string]map[string]bool{}, ha: map[string]versioned[ha.Record]{},
-		power: map[string]leases.KV{}, parts: map[string]versioned[v1.PartitionSpec]{},
+		power: map[string]leases.KV{}, boxes: map[string]map[string]bool{}, boxesOf: map[string][]string{}, parts: map[string]versioned[v1.PartitionSpec]{},
 		states: map[string]versioned[ha.PartitionRecord]{}, workers: map[string]versioned[v1.Worker]{},
 		drains: map[string]versioned[v1.Drain]{}, ends: map[string]versioned[leases.EndRecord]{},
 		config: map[string]versioned[leases.GenerationRecord]{}, secrets: map[string]versioned[secretRecord]{},
@@ -265,12 +268,18 @@ func put[K comparable, T any](m map[K]versioned[T], id K, c leases.Change) error
 func (v *view) putPower(host string, c leases.Change) error {
 	if c.Deleted {
 		delete(v.power, host)
+		v.keepBoxes(host, boxRecord{})
 		return nil
 	}
 	if err := c.KV.CheckVersion(); err != nil {
 		return err
 	}
+	var has boxRecord
+	if err := c.KV.Decode(&has); err != nil {
+		return err
+	}
 	v.power[host] = c.KV
+	v.keepBoxes(host, has)
 	return nil
 }
 

@@ -8,11 +8,13 @@ import (
 	"io"
 	"os"
 	"os/user"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
@@ -71,6 +73,12 @@ func newRoot(e *env) *cobra.Command {
 	root.SetOut(e.Stdout)
 	root.SetErr(e.Stderr)
 	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if words := cmd.Flags().Args(); cmd.HasSubCommands() && len(words) > 0 { // the flag is not what is wrong
+			return noSuchCommand(cmd, words)
+		}
+		return err
+	})
 	f := root.PersistentFlags()
 	f.StringVar(&e.context, "context", "", "context to use instead of the current one")
 	f.StringVar(&e.endpoint, "endpoint", "", "addresses of workers, comma-separated, tried in order")
@@ -99,9 +107,15 @@ func newRoot(e *env) *cobra.Command {
 // markStarted lets run tell a mistake on the command line from a failure at work, and
 // puts the usage line next to the mistake.
 func markStarted(c *cobra.Command, e *env) {
-	if check := c.Args; check != nil && !c.HasSubCommands() {
-		c.Args = func(cmd *cobra.Command, args []string) error {
-			if err := check(cmd, args); err != nil {
+	if check := c.Args; !c.HasSubCommands() {
+		c.Args = func(cmd *cobra.Command, args []string) (err error) {
+			if check != nil {
+				err = check(cmd, args)
+			}
+			if err == nil {
+				err = emptyWord(cmd, args)
+			}
+			if err != nil {
 				return &hintError{fmt.Errorf("%s: %w", cmd.CommandPath(), err), "usage: " + cmd.UseLine()}
 			}
 			return nil
@@ -117,6 +131,25 @@ func markStarted(c *cobra.Command, e *env) {
 	for _, sub := range c.Commands() {
 		markStarted(sub, e)
 	}
+}
+
+// mayBeEmpty annotates a command whose last argument may be empty: a value, no name.
+var mayBeEmpty = map[string]string{"empty": "last"}
+
+// emptyWord refuses a name, or a place given by a flag, that is empty. Nearly always it is a
+// variable that a script has not set, and an empty place would mean everything.
+func emptyWord(cmd *cobra.Command, args []string) (err error) {
+	for i, a := range args {
+		if strings.TrimSpace(a) == "" && !(cmd.Annotations["empty"] == "last" && i == len(args)-1) {
+			return fmt.Errorf("argument %d: %q, allowed is a name that is not empty", i+1, a)
+		}
+	}
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if slices.Contains([]string{"scope", "partition", "host", "worker", "to"}, f.Name) && f.Value.Type() == "string" && strings.TrimSpace(f.Value.String()) == "" {
+			err = fmt.Errorf("--%s: %q, allowed is a name that is not empty", f.Name, f.Value)
+		}
+	})
+	return err
 }
 
 // group is a command that only has sub-commands. An unknown one is a usage error.

@@ -132,10 +132,11 @@ func newSettingsSetCmd(e *env) *cobra.Command {
   holdfast settings set budget.cluster 6/1h --scope cluster/z1/p1/c1 --for 4h --reason 'planned power test' --dry-run`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 2 {
-				return errors.New("settings set: takes SETTING and VALUE")
+				return errors.New("takes SETTING and VALUE")
 			}
 			return nil
 		},
+		Annotations:       mayBeEmpty,
 		ValidArgsFunction: e.completeSettings,
 	}
 	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, args []string) error {

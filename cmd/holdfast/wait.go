@@ -36,7 +36,19 @@ func parseCondition(s string) (condition, error) {
 	if !ok || value == "" || !slices.Contains([]string{"state", "power", "boot", "owner"}, field) {
 		return condition{}, usage(fmt.Errorf("for: %q, allowed are state=…, power=…, boot=…, owner=…; several values with commas", s))
 	}
-	return condition{field, strings.Split(value, ",")}, nil
+	c := condition{field, strings.Split(value, ",")}
+	for _, v := range c.values { // a slip would wait for what never comes
+		if all := conditions[field]; all != nil && !slices.Contains(all, strings.ToUpper(v)) {
+			return condition{}, usage(fmt.Errorf("for: %s=%q, allowed are %s", field, v, strings.Join(all, ", ")))
+		}
+	}
+	return c, nil
+}
+
+// conditions are the values of the fields that have few.
+var conditions = map[string][]string{
+	"state": append(slices.Clone(v1.HostStates), "ACTIVE", "INACTIVE"), // of hosts, of partitions
+	"power": {"ON", "OFF", "UNKNOWN"},
 }
 
 // newWaitCmd is `holdfast wait`.

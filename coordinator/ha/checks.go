@@ -36,7 +36,7 @@ func suspect(s *step) {
 }
 
 func (s *step) newIncident(cause string) {
-	s.r.Incident = &Incident{ID: s.id("i"), Opened: s.now, Fell: s.now, Cause: cause, Boot: s.r.Boot.ID, Protected: s.r.Protected, OtherAction: s.r.LastAction}
+	s.r.Incident = &Incident{ID: s.id("i"), Opened: s.now, Fell: s.now, Cause: cause, Boot: s.r.Boot.ID, Protected: s.r.Protected, OtherAction: s.r.LastAction, Pace: s.p.Told}
 	s.own = true
 	s.r.Passes, s.r.PassSince = 0, time.Time{}
 	s.scheduleFirst()

@@ -3,6 +3,7 @@
 package ha
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -29,6 +30,20 @@ func TestExplainSaysFirstWhatHolds(t *testing.T) {
 		x := Explain(r, testPolicy(""), time.Unix(60, 0))
 		if d := cmp.Diff([]string{c.why, c.next}, []string{x.Why, x.Next[0]}); d != "" {
 			t.Errorf("held by %v (-want +got):\n%s", c.holds, d)
+		}
+	}
+}
+
+// A device that is not believed leaves the host unprotected until somebody says otherwise:
+// whoever asks is told how.
+func TestExplainNamesTheWayOutOfDisbelief(t *testing.T) {
+	for state, want := range map[State]string{
+		Available: "`holdfast host maintenance on h1`, and `off` after somebody has looked at bmc: it is believed again; until then automation does not touch the host through it",
+		Failed:    "`holdfast ha retry h1`, after somebody has looked at bmc: it is believed again",
+	} {
+		r := Record{Host: "h1", State: state, Health: Pass, Contradicted: []string{"bmc"}}
+		if x := Explain(r, testPolicy(""), epoch); !slices.Contains(x.WouldChange, want) {
+			t.Errorf("%s: what would change it is %q, want %q", state, x.WouldChange, want)
 		}
 	}
 }

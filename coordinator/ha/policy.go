@@ -3,6 +3,7 @@
 package ha
 
 import (
+	"slices"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/coordinator/power"
@@ -36,9 +37,58 @@ type Policy struct {
 	RepairAttempts   int             `json:"repairAttempts"` // 0: no repair command
 	ProofMin         power.Assurance `json:"proofMin"`
 
+	Told Pace `json:"told,omitzero"` // what its agent was told last, where that is slower than the settings are now
+
 	Fence       power.Limits  `json:"fence"`  // figures of the fence transaction
 	Ladder      []power.Level `json:"ladder"` // devices of the host by level
 	CanSwitchOn bool          `json:"canSwitchOn"`
+}
+
+// Pace is how often an agent pings and stamps. It is told with every answer to a ping, so
+// that it goes by older settings until its next one, and for as long as it is cut off.
+type Pace struct {
+	Ping  time.Duration `json:"ping,omitempty"`
+	Stamp time.Duration `json:"stamp,omitempty"`
+}
+
+// Slower takes the longer interval of each kind.
+func (p Pace) Slower(o Pace) Pace { return Pace{max(p.Ping, o.Ping), max(p.Stamp, o.Stamp)} }
+
+// Paced is the policy for a host whose agent was told this pace last. A pace slower than the
+// settings are now must not look like silence: pings are waited for, and stamps looked at,
+// for as long as the agent's own pace takes (window as in ha.md §4: twice the stamps and 1 s).
+func (p Policy) Paced(told Pace) Policy {
+	p.Told = Pace{}
+	if told.Ping > p.PingInterval {
+		p.PingInterval, p.Told.Ping = told.Ping, told.Ping
+	}
+	if window := windowOf(told.Stamp); told.Stamp > 0 && window > p.CheckWindow {
+		p.Told.Stamp = told.Stamp
+		p.widen(window)
+	}
+	return p
+}
+
+// ReadBy is the policy where neighbours stamp this often: a reader cannot look over a window
+// in which it does not stamp twice itself, so that a host for which faster figures are set
+// than for those who look at it is looked at over a window that two of them, or the only
+// one, can use.
+func (p Policy) ReadBy(stamps []time.Duration) Policy {
+	if len(stamps) > 0 {
+		p.widen(windowOf(slices.Sorted(slices.Values(stamps))[min(2, len(stamps))-1]))
+	}
+	return p
+}
+
+// windowOf is the shortest window over which stamps can be looked at (ha.md §4).
+func windowOf(stamp time.Duration) time.Duration { return 2*stamp + time.Second }
+
+// widen makes activity checks look for at least so long, and wait for as much longer.
+func (p *Policy) widen(window time.Duration) {
+	if window > p.CheckWindow {
+		p.CheckTimeout += window - p.CheckWindow
+		p.CheckWindow = window
+	}
 }
 
 // Figures are settings as they are effective for one host, by their names.

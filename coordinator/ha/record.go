@@ -191,6 +191,7 @@ type Incident struct {
 	OffSeen     time.Time     `json:"offSeen,omitzero"`     // confirm: first of the readings that found it OFF
 	OffSentTo   []string      `json:"offSentTo,omitempty"`  // devices that were sent a hard off
 	OtherAction time.Time     `json:"otherAction,omitzero"` // last power action outside this incident, operators' included
+	Pace        Pace          `json:"pace,omitzero"`        // Policy.Told: what its agent goes by, which cannot hear of faster settings
 	Flapping    bool          `json:"flapping,omitempty"`   // third return within 10 min: 5 min of passes are asked for
 
 	Ledger  []Entry   `json:"ledger,omitempty"` // bounded: newest MaxLedger entries

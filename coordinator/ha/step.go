@@ -210,6 +210,10 @@ func (s *step) observe() {
 		s.seePower()
 	case EvPlace:
 		s.evaluate()
+	case EvPolicy:
+		if s.r.open() && s.r.Incident.Pace != s.p.Told {
+			s.inc().Pace = s.p.Told // the next owner has not told it anything
+		}
 	case EvSeen:
 		if ev.Boot == s.r.Boot.ID {
 			s.r.SeenDisks, s.r.SeenProbe = s.r.SeenDisks || ev.SeenDisks, s.r.SeenProbe || ev.SeenProbe

@@ -15,6 +15,7 @@ type link struct {
 	pings     track
 	seq       int // of the attempt under way
 	trying    bool
+	telling   bool   // the answer to its next ping tells it new settings
 	confirmed string // gate that the agent has confirmed
 }
 
@@ -62,7 +63,7 @@ func (h *host) relink() {
 			return
 		}
 		l.up, l.to = true, o
-		l.pings.set(true, f.now, o.policy.PingInterval)
+		o.goBy(o.eff.pace())
 		h.heard(func() { o.onHello() })
 	})
 }
@@ -115,6 +116,58 @@ func (o *owner) lastPing() time.Time {
 		return at
 	}
 	return o.heardAt
+}
+
+// goBy tells the agent how often to ping and stamp.
+func (o *owner) goBy(p ha.Pace) {
+	o.h.pace, o.pace = p, p
+	o.h.link.pings.set(true, o.f.now, p.Ping)
+	o.refreshPolicy()
+	o.f.refresh(o.h)
+}
+
+// tellPace has the agent go by the settings as they are now. It hears of them with the
+// answer to its next ping, as often as it pings until then.
+func (o *owner) tellPace() {
+	l := &o.h.link
+	if o.over || l.telling || !l.up || l.to != o || !l.pings.on || o.h.pace == o.eff.pace() {
+		return
+	}
+	l.telling = true
+	o.f.at(l.pings.next(o.f.now), func() {
+		l.telling = false
+		if n := o.h.owner; n != nil && n.h.link.to == n && l.up && l.pings.on && n.h.works() {
+			if n.w.paused {
+				n.tellPace()
+				return
+			}
+			n.goBy(n.eff.pace())
+			n.post(func() { n.step(ha.Event{Kind: ha.EvPolicy}) })
+		}
+	})
+}
+
+// readersStamps are the stamp intervals of its neighbours as they are set (worker/policy.go).
+func (h *host) readersStamps() (out []time.Duration) {
+	plain := 0
+	for _, m := range h.f.members[h.Partition] {
+		own := len(h.f.settings["host/"+m.ID]) > 0
+		if m == h || !own && plain == 2 {
+			continue
+		}
+		if out = append(out, h.f.effective(m).stamp); !own {
+			plain++
+		}
+	}
+	return out
+}
+
+// stampsEvery is how often its agent stamps; one that was told nothing yet as the settings say.
+func (h *host) stampsEvery() time.Duration {
+	if h.pace.Stamp > 0 {
+		return h.pace.Stamp
+	}
+	return h.f.effective(h).stamp
 }
 
 // goodbye is the agent's last word.

@@ -70,7 +70,7 @@ func (l *look) reachable() bool {
 // begin asks, and calls done when the answer is there or will not come before the deadline.
 // What was seen after heard counts; zero: only what is seen from now on.
 func (l *look) begin(heard, deadline time.Time, done func()) {
-	if !l.reachable() {
+	if !l.reachable() || l.window < 2*l.reader.stampsEvery() { // agent/activity.go refuses such a window
 		l.failed = true
 		l.f.after(max(l.window+askTakes, deadline.Sub(l.f.now)-200*time.Millisecond), done)
 		return

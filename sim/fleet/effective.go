@@ -71,6 +71,11 @@ func (f *Fleet) effective(h *host) cached {
 	return c
 }
 
+// pace is what the agent is to go by.
+func (c cached) pace() ha.Pace {
+	return ha.Pace{Ping: c.Duration("agent.ping.interval"), Stamp: c.stamp}
+}
+
 // ladderOf is one level a device: BMC, PDU, human (power.md §9.1).
 func ladderOf(h *host, least power.Assurance) (out []power.Level) {
 	for _, d := range h.devices() {

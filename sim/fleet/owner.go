@@ -25,6 +25,7 @@ type owner struct {
 	rec    ha.Record
 	policy ha.Policy
 	eff    cached
+	pace   ha.Pace // that the agent was told last, as far as this owner knows
 
 	hearing   ha.Hearing // Last is lastPing()
 	heardAt   time.Time
@@ -75,6 +76,9 @@ func newOwner(w *worker, h *host, epoch int64) *owner {
 		o.rec = ha.New(h.ID, o.wall())
 	}
 	o.hearing.Adopted, o.powerAt = o.f.now, o.f.now
+	if o.rec.Incident != nil {
+		o.pace = o.rec.Incident.Pace
+	}
 	h.owner, w.owners[h.ID] = o, o
 	o.refreshPolicy()
 	if wait := o.strayTime(); wait > 0 {
@@ -346,12 +350,10 @@ func (o *owner) onTime() {
 func (o *owner) refreshPolicy() {
 	o.renew()
 	o.eff = o.f.effective(o.h)
-	o.policy = o.eff.policy
+	o.policy = o.eff.policy.Paced(o.pace).ReadBy(o.h.readersStamps())
 	o.policy.Fence.OnNotBefore = o.onNotBefore
 	o.policy.Disarmed = strings.Join(o.f.disarmed(o.h), "; ")
-	if l := &o.h.link; l.up && l.pings.on {
-		l.pings.set(true, o.f.now, o.policy.PingInterval)
-	}
+	o.tellPace()
 }
 
 func (o *owner) acting() bool { return o.rec.State == ha.Recovering || o.rec.State == ha.Fencing }

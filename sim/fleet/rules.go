@@ -56,7 +56,7 @@ func (r *rules) committed(o *owner, ev ha.Event, from ha.Record, effects []ha.Ef
 			r.broken(o.h, "incidents", fmt.Sprintf("incident %s vanished on %s", i.ID, ev.Kind))
 		}
 	}
-	if p := next.Proof; next.State == ha.Fenced && (p == nil || p.Revoked != "" || p.Assurance < o.policy.ProofMin) {
+	if p := next.Proof; next.State == ha.Fenced && (p == nil || p.Revoked != "" || from.State != ha.Fenced && p.Assurance < o.policy.ProofMin) {
 		r.broken(o.h, "proof", "FENCED without a proof that stands")
 	}
 	if from.State == ha.Available && next.State == ha.Suspect && ev.Kind == ha.EvHealth && ev.Boot == "" && r.f.undisturbed(o, time.Minute) {
@@ -112,6 +112,9 @@ func (r *rules) packet(o *owner, e power.TxnEffect) {
 	case h.works() && h.boot() == i.Boot:
 		if first {
 			r.alive++
+		}
+		if asked := o.real(i.Last.Asked); first && slices.ContainsFunc(h.stamps, func(s track) bool { return s.on && s.since.Before(asked) }) {
+			r.broken(h, "kill", "it runs and stamps, and was seen idle")
 		}
 		if idleVotes(i.Last) < 2 && len(r.f.members[h.Partition]) > 2 && r.f.expected(h) > 1 {
 			r.broken(h, "kill", "it runs, and fewer than two readers saw it idle")

@@ -90,6 +90,7 @@ type host struct {
 	stamps []track // by pool
 	writes []track
 	link   link
+	pace   ha.Pace // that its agent goes by: told with its last answered ping
 
 	// What its agent remembers of others, and who remembers it (memory.go).
 	watches  map[*host]*watch
@@ -187,7 +188,7 @@ func (f *Fleet) refresh(h *host) {
 	if h.owner != nil {
 		h.owner.renew()
 	}
-	every := f.effective(h).stamp
+	every := h.stampsEvery()
 	for i, p := range h.pools {
 		mode := h.poolFor(p)
 		pace := func(d time.Duration) time.Duration {

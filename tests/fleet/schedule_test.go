@@ -52,7 +52,42 @@ func newScenario(seed uint64) scenario {
 	}
 	m := generator{Rand: rand.New(rand.NewPCG(seed, 11)), top: g.top, hosts: g.hosts}
 	s.lines = append(s.lines, m.forgetting()...)
+	r := generator{Rand: rand.New(rand.NewPCG(seed, 13)), top: g.top, hosts: g.hosts}
+	s.lines = append(s.lines, r.retuning()...)
 	return s
+}
+
+// retuning is about settings that people change while things happen, often for what is in
+// trouble just then, and about switches that go to and fro. Drawn apart, too.
+func (g *generator) retuning() (out []string) {
+	if g.IntN(3) > 0 {
+		return nil
+	}
+	for range 1 + g.IntN(4) {
+		scope := pick(g, "global", "global", "cluster/"+g.path(), "host/"+g.host())
+		name := pick(g, "preset", "preset", "preset", "ha.policy", "agent.ping.interval", "ha.stamp.interval", "ha.health.failures", "ha.activity.window", "ha.activity.attempts",
+			"ha.degraded.after", "ha.recovery.attempts", "ha.recovery.wait", "ha.quiet.period", "ha.off.confirm.delay", "ha.proof.min", "guard.unhealthy.share", "power.off.max", "ha.activity.memory")
+		if name == "guard.unhealthy.share" && strings.HasPrefix(scope, "host/") {
+			scope = "global"
+		}
+		value := pick(g, map[string][]string{
+			"preset": {"default", "fast", "seed"}, "ha.policy": {"recover", "fence", "observe"}, "agent.ping.interval": {"1s", "5s", "60s"},
+			"ha.stamp.interval": {"500ms", "2s", "10s", "60s"}, "ha.health.failures": {"2", "3", "10"}, "ha.activity.window": {"1s", "6s", "1m"}, "ha.activity.attempts": {"1", "5"},
+			"ha.degraded.after": {"1", "10"}, "ha.recovery.attempts": {"1", "5"}, "ha.recovery.wait": {"10s", "10m"}, "ha.quiet.period": {"0s", "1m", "10m"},
+			"ha.off.confirm.delay": {"0s", "30s", "5m"}, "ha.proof.min": {"A3", "A5"}, "guard.unhealthy.share": {"10%", "34%", "100%"}, "power.off.max": {"1", "3"}, "ha.activity.memory": {"true", "false"},
+		}[name]...)
+		out = append(out, fmt.Sprintf("%s set %s %s %s", g.when(), scope, name, value))
+	}
+	switch g.IntN(4) {
+	case 0: // a switch to and fro, faster than anything can follow
+		h := g.host()
+		what := pick(g, "maintenance", "exclude", "disable")
+		out = append(out, fmt.Sprintf("%s %s %s on", g.when(), what, h), fmt.Sprintf("+%s %s %s off", g.span(3*time.Second), what, h))
+	case 1:
+		p := g.path()
+		out = append(out, fmt.Sprintf("%s ha %s off", g.when(), p), fmt.Sprintf("+%s ha %s on", g.span(3*time.Second), p))
+	}
+	return out
 }
 
 // forgetting is about what neighbours remember of each other: in some scenarios it is on

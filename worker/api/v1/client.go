@@ -153,6 +153,11 @@ type request struct {
 
 // do calls the API and decodes the answer into out, which may be nil.
 func (c *Client) do(ctx context.Context, r request, out any) error {
+	for _, part := range strings.Split(r.path[1:], "/") {
+		if part == "" || part == "." || part == ".." { // servers would take it for another path
+			return Problemf(CodeBadRequest, "path %q: a name in it is empty, . or ..", r.path)
+		}
+	}
 	var body []byte
 	if r.body != nil {
 		var err error
