@@ -7,9 +7,9 @@
 //
 // A file is lines of JSON: the entry as it was begun, then a step a line, each with a
 // checksum that goes over the one before it, the boot and the process that wrote it; zeroes
-// after them are room. A step costs one sync of data. So does a new entry, where it can have
-// the file of a forgotten command ("again-…": its name says nothing), with its room and its
-// name on the disk already. After any
+// after them are room. A step costs one sync of data, in a file that stays open until the
+// last one; so does a new entry, where it can have the file of a forgotten command ("again-…":
+// its name says nothing), with its room and its name on the disk already. After any
 // crash there are all lines whose write had returned, and perhaps a part of the next one,
 // which is cut off. After a write that failed, the file is written anew beside the old one
 // and renamed over it.

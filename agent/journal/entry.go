@@ -54,6 +54,13 @@ func chain(before string, content []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// lineOf is a frame as JSON: content is JSON already and goes in as it stands.
+func lineOf(kind, sum string, content []byte) []byte {
+	line := make([]byte, 0, len(content)+len(sum)+32)
+	line = append(line, `{"sha256":"`+sum+`","`+kind+`":`...)
+	return append(append(line, content...), "}\n"...)
+}
+
 // encode makes a file of one line, and its checksum.
 func encode(e Entry) (line []byte, sum string, err error) {
 	b, err := json.Marshal(e)
@@ -61,11 +68,7 @@ func encode(e Entry) (line []byte, sum string, err error) {
 		return nil, "", fmt.Errorf("encode journal entry %s: %w", e.ID, err)
 	}
 	sum = chain("", b)
-	line, err = json.Marshal(frame{Sum: sum, Entry: b})
-	if err != nil {
-		return nil, "", fmt.Errorf("encode journal entry %s: %w", e.ID, err)
-	}
-	return append(line, '\n'), sum, nil
+	return lineOf("entry", sum, b), sum, nil
 }
 
 // encodeStep makes a further line, and its checksum.
@@ -75,11 +78,7 @@ func encodeStep(s command.JournalStep, before string) (line []byte, sum string, 
 		return nil, "", fmt.Errorf("encode journal step: %w", err)
 	}
 	sum = chain(before, b)
-	line, err = json.Marshal(frame{Sum: sum, Step: b})
-	if err != nil {
-		return nil, "", fmt.Errorf("encode journal step: %w", err)
-	}
-	return append(line, '\n'), sum, nil
+	return lineOf("step", sum, b), sum, nil
 }
 
 // Why a file is set aside.

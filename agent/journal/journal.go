@@ -64,11 +64,12 @@ type Journal struct {
 type slot struct {
 	mu    sync.Mutex
 	entry Entry
-	path  string // of the file
-	size  int64  // of its whole lines, bytes
-	sum   string // of the last one
-	torn  bool   // a write failed: what the file holds is not known, it is written anew as a whole
-	gone  bool   // was forgotten
+	path  string   // of the file
+	file  *os.File // open for the next step; nil: it is opened for that
+	size  int64    // of its whole lines, bytes
+	sum   string   // of the last one
+	torn  bool     // a write failed: what the file holds is not known, it is written anew as a whole
+	gone  bool     // was forgotten
 	shown atomic.Pointer[durable]
 }
 
@@ -339,6 +340,9 @@ func (j *Journal) append(s *slot, state command.State, what, ran string) error {
 	}
 	s.entry = e
 	s.show()
+	if step.Terminal() {
+		_ = s.shut() // all of it is durable
+	}
 	return nil
 }
 
@@ -363,7 +367,7 @@ func (j *Journal) put(s *slot, e Entry, step command.JournalStep) error {
 			return err
 		}
 	default:
-		if err := j.writeAt(s.path, line, s.size); err != nil {
+		if err := j.writeNext(s, line); err != nil {
 			s.torn = true
 			return errors.Join(err, s.cut()) // so that, if this process ends, no step is found that was not taken
 		}
@@ -385,15 +389,66 @@ func (j *Journal) create(s *slot, line []byte) error {
 		f, err := os.OpenFile(s.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err == nil {
 			_, err = f.Write(append(line, make([]byte, max(0, room-len(line)))...))
-			err = errors.Join(err, j.flush(f), f.Close())
+			err = errors.Join(err, j.flush(f))
+			if err == nil {
+				err = syncDir(j.dir)
+			}
+			if err != nil {
+				err = errors.Join(err, f.Close())
+			}
 		}
+		if err == nil {
+			s.file = f
+		}
+		return err
+	}
+	s.path = filepath.Join(j.dir, from)
+	return j.writeNext(s, line)
+}
+
+// writeNext writes a further line; durable when it returns nil. The file stays open until the
+// last step.
+func (j *Journal) writeNext(s *slot, line []byte) (err error) {
+	if s.file == nil {
+		f, err := os.OpenFile(s.path, os.O_WRONLY, 0)
 		if err != nil {
 			return err
 		}
-		return syncDir(j.dir)
+		s.file = f
 	}
-	s.path = filepath.Join(j.dir, from)
-	return j.writeAt(s.path, line, 0)
+	if err = named(s.file); err == nil {
+		_, err = s.file.WriteAt(line, s.size)
+	}
+	if err == nil {
+		err = j.flush(s.file)
+	}
+	if err != nil {
+		err = errors.Join(err, s.shut())
+	}
+	return err
+}
+
+// named is nil while an open file has a name: nobody finds again what is written to one that
+// somebody has deleted.
+func named(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Nlink == 0 {
+		return fmt.Errorf("%s: %w: it was deleted", f.Name(), fs.ErrNotExist)
+	}
+	return nil
+}
+
+// shut closes the slot's file, if it is open; called with the slot's lock held.
+func (s *slot) shut() error {
+	if s.file == nil {
+		return nil
+	}
+	err := s.file.Close()
+	s.file = nil
+	return err
 }
 
 // retire makes the file of a forgotten command one that the next can have.
@@ -476,7 +531,7 @@ func (j *Journal) Forget(id string, seq int) error {
 		return nil
 	}
 	defer j.writes(s)()
-	if err := j.retire(s); err != nil {
+	if err := errors.Join(s.shut(), j.retire(s)); err != nil {
 		return fmt.Errorf("forget command %s: %w", id, err)
 	}
 	s.gone = true

@@ -165,19 +165,43 @@ func TestAFailedWriteIsNoStep(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "j")
 	j := open(t, dir, "b1", "p1")
 	must(t, j.Begin(id, spec, "taken"))
-	must(t, os.Rename(dir, dir+".gone"))
-	if err := j.Step(id, command.Processing, "copying"); err == nil {
-		t.Fatal("a step without a disk")
+	full := errors.New("no room")
+	j.SyncWith(func(*os.File) error { return full })
+	if err := j.Step(id, command.Processing, "copying"); !errors.Is(err, full) {
+		t.Fatalf("a step without a disk: %v", err)
 	}
-	if err := j.Begin("other", spec, "taken"); err == nil {
-		t.Fatal("begun without a disk")
+	if err := j.Begin("other", spec, "taken"); !errors.Is(err, full) {
+		t.Fatalf("begun without a disk: %v", err)
 	}
-	must(t, os.Rename(dir+".gone", dir))
+	if e, ok := open(t, dir, "b1", "p1").Get(id); !ok || len(e.Steps) != 1 {
+		t.Errorf("the disk has %d steps, want 1", len(e.Steps))
+	}
+	j.SyncWith(fdatasync)
 	must(t, j.Step(id, command.Processing, "copying"))
-	if e, _ := j.Get(id); len(e.Steps) != 2 {
+	if e, _ := open(t, dir, "b1", "p1").Get(id); len(e.Steps) != 2 {
 		t.Errorf("%d steps, want 2", len(e.Steps))
 	}
 	must(t, j.Begin("other", spec, "taken"))
+	must(t, os.Rename(dir, dir+".gone"))
+	if err := j.Begin("third", spec, "taken"); err == nil {
+		t.Fatal("begun without a directory")
+	}
+}
+
+// A file that somebody has deleted takes no step: nobody would find it again. The next step
+// writes all of it anew.
+func TestADeletedFileTakesNoStep(t *testing.T) {
+	dir := t.TempDir()
+	j := open(t, dir, "b1", "p1")
+	must(t, j.Begin(id, spec, "taken"))
+	must(t, os.Remove(filepath.Join(dir, id+".json")))
+	if err := j.Step(id, command.Processing, "copying"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a step into nothing: %v", err)
+	}
+	must(t, j.Step(id, command.Processing, "copying"))
+	if e, _ := open(t, dir, "b1", "p1").Get(id); len(e.Steps) != 2 {
+		t.Errorf("%d steps, want 2", len(e.Steps))
+	}
 }
 
 // Who reads waits for no write, and sees what is durable, however long the disk takes.

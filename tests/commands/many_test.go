@@ -264,7 +264,7 @@ func TestAHangingDiskOfTheJournal(t *testing.T) {
 	}
 	eventually(t, "it says that its disk hangs", func() bool { return status().DiskHung != "" })
 	told := seen.Status.LastPing
-	eventually(t, "it goes on with its pings", func() bool { return status().LastPing.Sub(told) > 3*time.Second })
+	eventually(t, "it goes on with its pings", func() bool { return status().LastPing.Sub(told) > 2*time.Second })
 	if seen.Status.Linked != v1.LinkedYes {
 		t.Errorf("it is linked: %s", seen.Status.Linked)
 	}

@@ -27,7 +27,7 @@ const (
 		"(a decoded record costs 7 µs, its place in the census of hosts another 4 µs); the last slots wait for the owners that the first ones start."
 	whyCollateral = "Two targets meet here: no collateral, and no peak in hosts. Where weights and zones leave somebody with more hosts than its share and the heaviest " +
 		"slot, slots are exchanged between two workers that stay. Without hosts on record nothing is ever exchanged."
-	whyJournal = "A step is encoded, the file opened, one line written into room that it has, its data synced. What is more is the disk's " +
+	whyJournal = "A step is encoded, one line written into room that the open file has, its data synced; an entry's first step opens it. What is more is the disk's " +
 		"own scatter, where others write to it too, or a file system that commits its journal with each sync."
 	whyPeak = "Home zones come first as long as nobody is over its share of the hosts by more than the heaviest slot."
 )
