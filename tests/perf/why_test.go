@@ -5,15 +5,15 @@ package perf
 // Where the time goes in parts that have missed their target, and what was tried. Shown on
 // the page only where the target is missed.
 const (
-	whyCrash = "The cores decide, see the line about CPU: in the time of the target two cores give 6 × (P + X), and the members alone use more for 341 puts " +
-		"with comparisons, a lease and watchers. Profile of 40 kills (perf): of the members' CPU 17 % applies to the store, 12 % allocates, 10 % " +
-		"syncs, the rest is gRPC, Raft and the scheduler; no function has 3 %. The heirs' CPU was halved, 44 to 23 ms a death: their loop is woken " +
+	whyCrash = "The cores decide, see the line about CPU: in the time of the target two cores give 6 × (P + X), and members, heirs and observer use about " +
+		"twice that for 341 puts with comparisons, a lease and watchers. Profile of 40 kills (perf): of the members' CPU 17 % applies to the store, 15 % " +
+		"wakes threads in the kernel, 12 % allocates, 10 % syncs, the rest is gRPC, Raft and the scheduler. The heirs' CPU was halved, 44 to 23 ms a death: their loop is woken " +
 		"when a transaction is complete and not for each key of it, plans cost a fifth, and what is served already is not looked at. Slots of a " +
 		"reaped worker are taken over as they are, in transactions side by side."
 	whyJoin = "The same work by two givers, 341 puts in one round of transactions side by side, while the new process still starts its goroutines. Measured " +
 		"in turn with the tree before on a loaded machine: 6.6 instead of 10.5 × (P + X), because the reign looks once per transaction, and because " +
 		"the memory of the first copy is freed when the slots are taken and no longer right then."
-	whyCrowd = "Its parent learns of the death only when the kernel has taken the process's memory back, in pages of 4 KiB (85 ms a GiB here): that is the " +
+	whyCrowd = "Its parent learns of the death only when the kernel has taken the process's memory back, in pages of 4 KiB (about 90 ms a GiB here): that is the " +
 		"time until `reaped` is on record, and nobody else may believe in the death earlier. Heap profile of a worker with 100,000 hosts on record " +
 		"and 50,000 owned: 600 MB live, of it owners 24 %, keys and values of etcd 17 %, HA records 15 %, declarations 10 %, the census 10 %; " +
 		"goroutine stacks are 140 to 530 MB more, 16 KiB for each owner that has taken a step. What was only read through at the start is given back " +
