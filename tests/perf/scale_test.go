@@ -443,7 +443,7 @@ func (b *bench) idle(linked []string) {
 	// Whoever was not heard since the last takeover is noted as failing once its grace and
 	// its pings are over; that belongs to the takeover.
 	before := time.Now()
-	settled := b.quiet(min(b.n.Idle, (misses+3)*idlePing), 5*startTime)
+	settled := b.quiet(min(b.n.Idle, (misses+3)*idlePing), min(60*b.n.Idle, 5*startTime))
 	calm := time.Since(before)
 	entries, rev := b.raftIndex(), b.revision()
 	pass(b.n.Idle)
