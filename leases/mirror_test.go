@@ -165,6 +165,41 @@ func TestMirrorReplaysThenFollowsInOrder(t *testing.T) {
 	same(t, m, c, leases.HostsPrefix)
 }
 
+// Changes of one transaction are told to be complete once, when all of them are there: what a
+// takeover writes is looked at as a whole.
+func TestMirrorTellsWholeBatches(t *testing.T) {
+	t.Parallel()
+	c := etcdtest.Start(t).Client(t)
+	m := c.NewMirror(leases.PoolsPrefix)
+	batches := make(chan int, 1000)
+	m.OnBatch(func() { batches <- len(m.List(leases.PoolsPrefix)) })
+	run(t, m.Run)
+	await(t, "synced", m.Synced())
+	if n := <-batches; n != 0 {
+		t.Errorf("the first listing came with %d keys", n)
+	}
+	const all = 100
+	var ops []leases.Op
+	for i := range all {
+		ops = append(ops, leases.Put(leases.PoolKey(fmt.Sprint("p", i)), i))
+	}
+	rev, err := c.Commit(t.Context(), leases.Unowned(), ops...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reach(t, m, rev)
+	for n := 0; n != all; {
+		select {
+		case n = <-batches:
+			if n != 0 && n != all { // 0: etcd told its revision alone
+				t.Fatalf("told with %d of %d keys", n, all)
+			}
+		case <-time.After(time.Minute):
+			t.Fatal("the transaction was not told to be complete")
+		}
+	}
+}
+
 // The watch is open before the listing: writers that never pause leave no gap and no
 // double between the two, and a lease that ends takes all its keys in one step.
 func TestMirrorMissesNothingUnderLoad(t *testing.T) {

@@ -22,24 +22,53 @@ func (u usage) minus(v usage) usage { return usage{u.ran - v.ran, u.waited - v.w
 // kinds of processes, in the order in which they are shown.
 var kinds = []string{"etcd members", "workers", "parents", "observer"}
 
-// spent is what each kind has used so far. Processes that come later, or end, do not count.
-func (b *bench) spent(dying *worker) map[string]usage {
-	out := map[string]usage{"observer": usageOf(os.Getpid())}
-	add := func(kind string, pid int) {
-		u, more := out[kind], usageOf(pid)
-		out[kind] = usage{u.ran + more.ran, u.waited + more.waited}
-	}
-	for _, m := range b.members {
-		add("etcd members", m.PID())
+// meter reads what processes have used so far.
+type meter struct {
+	pids map[string][]int
+	was  map[int]usage
+}
+
+// meter looks at the processes that live now and at this one, but not at dying, which is about
+// to be killed.
+func (b *bench) meter(dying *worker) *meter {
+	m := &meter{pids: map[string][]int{"observer": {os.Getpid()}}}
+	for _, x := range b.members {
+		m.pids["etcd members"] = append(m.pids["etcd members"], x.PID())
 	}
 	for _, w := range b.workers {
 		if !w.alive() {
 			continue
 		}
-		add("parents", w.proc.PID())
+		m.pids["parents"] = append(m.pids["parents"], w.proc.PID())
 		if w != dying {
-			add("workers", w.child())
+			m.pids["workers"] = append(m.pids["workers"], w.child())
 		}
+	}
+	m.was = m.read()
+	return m
+}
+
+func (m *meter) read() map[int]usage {
+	out := map[int]usage{}
+	for _, pids := range m.pids {
+		for _, pid := range pids {
+			out[pid] = usageOf(pid)
+		}
+	}
+	return out
+}
+
+// since is what each kind has used since the meter was made, but for processes that have ended.
+func (m *meter) since() map[string]usage {
+	now, out := m.read(), map[string]usage{}
+	for kind, pids := range m.pids {
+		u := out[kind]
+		for _, pid := range pids {
+			if d := now[pid].minus(m.was[pid]); d.ran >= 0 && d.waited >= 0 {
+				u = usage{u.ran + d.ran, u.waited + d.waited}
+			}
+		}
+		out[kind] = u
 	}
 	return out
 }
@@ -67,21 +96,20 @@ func usageOf(pid int) (u usage) {
 	return u
 }
 
-// cores tells who had the cores over a time, on average of n times it was looked.
-func cores(before, after []map[string]usage, took time.Duration) string {
-	n := time.Duration(len(before))
+// cores tells who had the cores in the mean of some times, which were as long together.
+func cores(used []map[string]usage, together time.Duration) string {
+	n := time.Duration(len(used))
 	var each []string
 	var ran, waited time.Duration
 	for _, kind := range kinds {
 		var u usage
-		for i := range before {
-			d := after[i][kind].minus(before[i][kind])
-			u.ran, u.waited = u.ran+d.ran/n, u.waited+d.waited/n
+		for _, x := range used {
+			u = usage{u.ran + x[kind].ran/n, u.waited + x[kind].waited/n}
 		}
 		ran, waited = ran+u.ran, waited+u.waited
 		each = append(each, fmt.Sprintf("%s %s", kind, ms(u.ran)))
 	}
-	room := took / n * time.Duration(runtime.NumCPU())
+	room := together / n * time.Duration(runtime.NumCPU())
 	return fmt.Sprintf("CPU meanwhile, mean: %s; together %.0f %% of what %d cores have in that time; their threads waited %s for a core", strings.Join(each, ", "), 100*over(ran, room), runtime.NumCPU(), ms(waited))
 }
 

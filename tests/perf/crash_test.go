@@ -17,7 +17,7 @@ type fall struct {
 	claims                    int           // transactions that claimed them
 	join, joinFirst           time.Duration // from its registration: balanced; the first slot handed over
 	memory                    int           // of the one that died, in MiB
-	before, after             map[string]usage
+	used                      map[string]usage
 }
 
 // crash measures leases.md §8: "SIGKILL of a worker until all its slots are owned again"
@@ -66,10 +66,11 @@ func (b *bench) fall(w *worker) (x fall) {
 	}
 	x.slots = len(lost)
 	from := b.seen.mark()
-	x.memory, x.before = resident(w.child()), b.spent(w)
+	x.memory = resident(w.child())
+	m := b.meter(w)
 	at := w.killChild()
 	b.observed(startTime, "owned again after a kill", func() bool { return b.ownedWithout(w.id) })
-	x.after = b.spent(w)
+	x.used = m.since()
 	return b.story(x, from, at, lost)
 }
 
@@ -186,17 +187,17 @@ func most(falls []fall) (n int) {
 func parts(falls []fall) []string {
 	p50 := func(of func(fall) time.Duration) string { return ms(pick(falls, of).p50()) }
 	claims, memory := 0, 0
-	var before, after []map[string]usage
+	var used []map[string]usage
 	took := time.Duration(0)
 	for _, x := range falls {
 		claims, memory, took = claims+x.claims, max(memory, x.memory), took+x.last
-		before, after = append(before, x.before), append(after, x.after)
+		used = append(used, x.used)
 	}
 	return []string{
 		"kill → `reaped` on record (the parent notices, one put): p50 " + p50(func(x fall) time.Duration { return x.reaped }),
 		"→ first slot under a new owner: p50 " + p50(func(x fall) time.Duration { return x.first - x.reaped }),
 		fmt.Sprintf("→ last slot: p50 %s, in %.1f transactions of all heirs together", p50(func(x fall) time.Duration { return x.last - x.first }), float64(claims)/float64(len(falls))),
-		cores(before, after, took),
+		cores(used, took),
 		fmt.Sprintf("the killed process had up to %d MiB of memory, which the kernel takes back before its parent may learn of the end", memory),
 	}
 }

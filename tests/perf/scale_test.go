@@ -200,11 +200,21 @@ func (b *bench) cold() {
 		return err
 	})
 	together := b.sideBySide(client)
-	rev, before := b.revision(), b.spent(nil)
+	rev := b.revision()
 	from, began := b.seen.mark(), time.Now()
 	for _, w := range b.workers {
 		w.start()
 	}
+	var m *meter // of the workers, too, from when they are there
+	b.until(startTime, func() string {
+		for _, w := range b.workers {
+			if w.child() == 0 {
+				return w.id + " has no child"
+			}
+		}
+		m = b.meter(nil)
+		return ""
+	})
 	var ready times
 	for _, w := range b.workers {
 		b.until(adoptTime, func() string {
@@ -216,7 +226,7 @@ func (b *bench) cold() {
 		ready = append(ready, time.Since(began))
 	}
 	b.observed(startTime, "all owned after a cold start", func() bool { return len(b.seen.slots) == slotCount })
-	after, owned := b.spent(nil), time.Since(began)
+	used, owned := m.since(), time.Since(began)
 	first, last := time.Duration(0), time.Duration(0)
 	for _, c := range b.seen.since(from) {
 		if _, ok := leases.SplitSlotKey(c.Key); ok && !c.Del && last < c.At.Sub(began) {
@@ -240,7 +250,7 @@ func (b *bench) cold() {
 			fmt.Sprintf("ready (copy of etcd complete, lease valid): %.0f, %.0f, %.0f ms; first slot claimed after %.0f ms, last after %.0f ms", ready.at(0).Seconds()*1000, ready.p50().Seconds()*1000, ready.max().Seconds()*1000, first.Seconds()*1000, last.Seconds()*1000),
 			fmt.Sprintf("every host's owner at work after %.1f s; %d revisions were written for it", adopted.Seconds(), b.revision()-rev),
 			fmt.Sprintf("the range: %d keys below hosts/, pages of 5,000, p50 of %d; each of the three workers does it, on the same cores: three such ranges at once, nothing decoded, take %.0f ms, and the cold start %.2f × that", keys, len(ranges), together.Seconds()*1000, over(total, together)),
-			cores([]map[string]usage{before}, []map[string]usage{after}, owned),
+			cores([]map[string]usage{used}, owned),
 		},
 		Why: whyCold,
 	})
@@ -433,7 +443,7 @@ func (b *bench) idle(linked []string) {
 	// Whoever was not heard since the last takeover is noted as failing once its grace and
 	// its pings are over; that belongs to the takeover.
 	before := time.Now()
-	settled := b.quiet(min(b.n.Idle, (misses+3)*idlePing), 5*startTime)
+	settled := b.quiet(min(b.n.Idle, (misses+3)*idlePing), min(60*b.n.Idle, 5*startTime))
 	calm := time.Since(before)
 	entries, rev := b.raftIndex(), b.revision()
 	pass(b.n.Idle)
