@@ -278,11 +278,9 @@ func (e *explainer) common() {
 	}
 	if len(e.r.Contradicted) > 0 {
 		e.next("what %s says of its power is not believed: the host lived after its OFF", strings.Join(e.r.Contradicted, ", "))
-		switch devices := strings.Join(e.r.Contradicted, ", "); e.r.State {
-		case Failed:
-			e.change("`holdfast ha retry %s`, after somebody has looked at %s: it is believed again", e.r.Host, devices)
+		switch e.r.State { // of a FAILED host a retry does it
 		case Available, Initializing, Unsupported, None:
-			e.change("`holdfast host maintenance on %[1]s`, and `off` after somebody has looked at %[2]s: it is believed again; until then automation does not touch the host through it", e.r.Host, devices)
+			e.change("`holdfast host maintenance on %[1]s`, and `off` after somebody has looked at %[2]s: it is believed again; until then automation does not touch the host through it", e.r.Host, strings.Join(e.r.Contradicted, ", "))
 		}
 	}
 	if t := e.r.OrderTxn; running(t) {

@@ -74,7 +74,7 @@ func (g *generator) retuning() (out []string) {
 			"preset": {"default", "fast", "seed"}, "ha.policy": {"recover", "fence", "observe"}, "agent.ping.interval": {"1s", "5s", "60s"},
 			"ha.stamp.interval": {"500ms", "2s", "10s", "60s"}, "ha.health.failures": {"2", "3", "10"}, "ha.activity.window": {"1s", "6s", "1m"}, "ha.activity.attempts": {"1", "5"},
 			"ha.degraded.after": {"1", "10"}, "ha.recovery.attempts": {"1", "5"}, "ha.recovery.wait": {"10s", "10m"}, "ha.quiet.period": {"0s", "1m", "10m"},
-			"ha.off.confirm.delay": {"0s", "30s", "5m"}, "ha.proof.min": {"A3", "A5"}, "guard.unhealthy.share": {"10%", "34%", "100%"}, "power.off.max": {"1", "3"}, "ha.activity.memory": {"true", "false"},
+			"ha.off.confirm.delay": {"0s", "30s", "5m"}, "ha.proof.min": {"A3", "A5"}, "guard.unhealthy.share": {"34%", "50%", "100%"}, "power.off.max": {"1", "3"}, "ha.activity.memory": {"true", "false"},
 		}[name]...)
 		out = append(out, fmt.Sprintf("%s set %s %s %s", g.when(), scope, name, value))
 	}
