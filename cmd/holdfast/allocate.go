@@ -3,7 +3,12 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
+
+	"github.com/holdfast-ha/holdfast/cmd/holdfast/print"
+	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
 
 // newAllocateCmd is `holdfast allocate`: where may new work go (ha.md §8).
@@ -24,16 +29,8 @@ func newAllocateCmd(e *env) *cobra.Command {
   holdfast allocate --all`,
 		Args: cobra.NoArgs,
 	}
-	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		o, err := out.options(e)
-		if err != nil {
-			return err
-		}
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
-		items, err := api.Allocate(cmd.Context(), partition, ha)
+	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, _ []string) error {
+		items, err := api.Allocate(ctx, partition, ha)
 		if err != nil {
 			return err
 		}
@@ -47,7 +44,7 @@ func newAllocateCmd(e *env) *cobra.Command {
 			items = kept
 		}
 		return printError(candidatesTable.List(e.Stdout, e.Stderr, o, items))
-	}
+	})
 	out.register(c)
 	c.Flags().BoolVar(&ha, "ha", false, "the work needs HA")
 	c.Flags().BoolVar(&all, "all", false, "show also hosts that are not allowed")

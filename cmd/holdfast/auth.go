@@ -34,16 +34,8 @@ func newWhoamiCmd(e *env) *cobra.Command {
 		Use: "whoami", Short: "Whom the fleet takes you for", Args: cobra.NoArgs,
 		Long:    "Shows the name under which you are in the audit log. Your role comes from the same certificate or token.",
 		Example: "  holdfast auth whoami\n  holdfast auth whoami -o json\n  HOLDFAST_TOKEN=hft.… holdfast auth whoami",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			o, err := out.options(e)
-			if err != nil {
-				return err
-			}
-			api, err := e.client()
-			if err != nil {
-				return err
-			}
-			w, err := api.Whoami(cmd.Context())
+		RunE: e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, _ []string) error {
+			w, err := api.Whoami(ctx)
 			if err != nil {
 				return err
 			}
@@ -54,7 +46,7 @@ func newWhoamiCmd(e *env) *cobra.Command {
 				t.field("Token", w.Token)
 				t.field("Good until", moment(w.Expires))
 			})
-		},
+		}),
 	}
 	out.registerFormat(c)
 	return c
@@ -144,21 +136,13 @@ func listCmd[T any](e *env, use, short, long, example string, table print.Table[
 	var out outputFlags
 	c := &cobra.Command{
 		Use: use, Short: short, Long: long, Example: example, Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			o, err := out.options(e)
-			if err != nil {
-				return err
-			}
-			api, err := e.client()
-			if err != nil {
-				return err
-			}
-			rows, err := list(api, cmd.Context())
+		RunE: e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, _ []string) error {
+			rows, err := list(api, ctx)
 			if err != nil {
 				return err
 			}
 			return table.List(e.Stdout, e.Stderr, o, rows)
-		},
+		}),
 	}
 	out.register(c)
 	return c

@@ -88,21 +88,13 @@ func newCommandListCmd(e *env) *cobra.Command {
   holdfast command list --host h-17 -o wide
   holdfast command list --state NEEDS_OPERATOR -o name`,
 	}
-	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		o, err := out.options(e)
-		if err != nil {
-			return err
-		}
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
-		items, err := api.Commands(cmd.Context(), q)
+	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, _ []string) error {
+		items, err := api.Commands(ctx, q)
 		if err != nil {
 			return err
 		}
 		return printError(commandsTable.List(e.Stdout, e.Stderr, o, items))
-	}
+	})
 	out.register(c)
 	c.Flags().StringVar(&q.Host, "host", "", "only commands of this host")
 	c.Flags().StringVar(&q.State, "state", "", "only commands in this state")

@@ -3,11 +3,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 
 	"github.com/spf13/cobra"
 
+	"github.com/holdfast-ha/holdfast/cmd/holdfast/print"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
 
@@ -37,16 +39,8 @@ func newRaiseGenerationCmd(e *env) *cobra.Command {
   holdfast etcd raise-generation --reason 'restored the backup of 04:00'
   holdfast etcd raise-generation --yes -o json`,
 	}
-	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		o, err := out.options(e)
-		if err != nil {
-			return err
-		}
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
-		plan, err := api.RaiseGeneration(cmd.Context(), req, true)
+	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, _ []string) error {
+		plan, err := api.RaiseGeneration(ctx, req, true)
 		if err != nil {
 			return fmt.Errorf("raise generation: %w", err)
 		}
@@ -57,16 +51,16 @@ func newRaiseGenerationCmd(e *env) *cobra.Command {
 		if printGeneration(t, plan); t.err != nil {
 			return t.err
 		}
-		if err := e.confirm(cmd.Context(), s, "raise generation", strconv.FormatInt(plan.To, 10)); err != nil {
+		if err := e.confirm(ctx, s, "raise generation", strconv.FormatInt(plan.To, 10)); err != nil {
 			return err
 		}
 		req.From = plan.From
-		done, err := api.RaiseGeneration(cmd.Context(), req, false)
+		done, err := api.RaiseGeneration(ctx, req, false)
 		if err != nil {
 			return fmt.Errorf("raise generation: %w", err)
 		}
 		return e.show(o, done, func(t *text) { t.printf("generation: %d, was %d\n", done.To, done.From) })
-	}
+	})
 	out.registerFormat(c)
 	s.register(c)
 	c.Flags().StringVar(&req.Reason, "reason", "", "why, for the record")

@@ -49,27 +49,19 @@ func newGetHostsCmd(e *env) *cobra.Command {
   holdfast get hosts --state SUSPECT -w -o json`,
 		ValidArgsFunction: e.completeHosts,
 	}
-	c.RunE = func(cmd *cobra.Command, names []string) error {
-		o, err := out.options(e)
-		if err != nil {
-			return err
-		}
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
+	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, names []string) error {
 		table := hostsTable(labels)
 		if len(names) == 1 && !watch {
-			h, err := api.Host(cmd.Context(), names[0])
+			h, err := api.Host(ctx, names[0])
 			if err != nil {
 				return err
 			}
 			return table.One(e.Stdout, e.Stderr, o, h)
 		}
 		if watch {
-			return watchHosts(cmd.Context(), e, api, table, o, q, names)
+			return watchHosts(ctx, e, api, table, o, q, names)
 		}
-		hosts, err := api.Hosts(cmd.Context(), q)
+		hosts, err := api.Hosts(ctx, q)
 		if err != nil {
 			return err
 		}
@@ -77,7 +69,7 @@ func newGetHostsCmd(e *env) *cobra.Command {
 			return err
 		}
 		return printError(table.List(e.Stdout, e.Stderr, o, hosts))
-	}
+	})
 	out.register(c)
 	f := c.Flags()
 	f.StringVarP(&q.Partition, "partition", "p", "", "only hosts of this partition and below it")
@@ -146,16 +138,8 @@ func newGetListCmd[T any](e *env, table print.Table[T], aliases []string, list f
 			return complete(e, cmd, list, table.Name)
 		},
 	}
-	c.RunE = func(cmd *cobra.Command, names []string) error {
-		o, err := out.options(e)
-		if err != nil {
-			return err
-		}
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
-		items, err := list(api, cmd.Context())
+	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, names []string) error {
+		items, err := list(api, ctx)
 		if err != nil {
 			return err
 		}
@@ -166,7 +150,7 @@ func newGetListCmd[T any](e *env, table print.Table[T], aliases []string, list f
 			return table.One(e.Stdout, e.Stderr, o, items[0])
 		}
 		return printError(table.List(e.Stdout, e.Stderr, o, items))
-	}
+	})
 	out.register(c)
 	return c
 }
@@ -183,23 +167,15 @@ func newGetIncidentsCmd(e *env) *cobra.Command {
   holdfast get incidents --host h-17
   holdfast get incidents --open -o name`,
 	}
-	c.RunE = func(cmd *cobra.Command, names []string) error {
-		o, err := out.options(e)
-		if err != nil {
-			return err
-		}
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
+	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, names []string) error {
 		if len(names) == 1 {
-			i, err := api.Incident(cmd.Context(), names[0])
+			i, err := api.Incident(ctx, names[0])
 			if err != nil {
 				return err
 			}
 			return incidentsTable.One(e.Stdout, e.Stderr, o, i)
 		}
-		items, err := api.Incidents(cmd.Context(), host)
+		items, err := api.Incidents(ctx, host)
 		if err != nil {
 			return err
 		}
@@ -210,7 +186,7 @@ func newGetIncidentsCmd(e *env) *cobra.Command {
 			items = slices.DeleteFunc(items, func(i v1.Incident) bool { return !i.Ended.IsZero() })
 		}
 		return printError(incidentsTable.List(e.Stdout, e.Stderr, o, items))
-	}
+	})
 	out.register(c)
 	c.Flags().StringVar(&host, "host", "", "only incidents of this host")
 	c.Flags().BoolVar(&open, "open", false, "only those that have not ended")

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -55,22 +56,14 @@ func newHAWantedCmd(e *env, use string, on bool) *cobra.Command {
 		Example:           fmt.Sprintf("  holdfast ha %[1]s cluster/z1/p1/c1\n  holdfast ha %[1]s zone/z1 --reason 'as agreed'\n  holdfast ha %[1]s host/h-17 --dry-run", use),
 		ValidArgsFunction: e.completeScopes,
 	}
-	c.RunE = func(cmd *cobra.Command, args []string) error {
+	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, args []string) error {
 		kind, name, err := splitScope(args[0])
 		if err != nil {
 			return err
 		}
-		o, err := out.options(e)
-		if err != nil {
-			return err
-		}
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
-		ctx, what := cmd.Context(), "ha "+use+" "+args[0]
+		what := "ha " + use + " " + args[0]
 		if !on || s.dry {
-			plan, err := haPlan(cmd, api, kind, name, on)
+			plan, err := haPlan(ctx, api, kind, name, on)
 			if err != nil {
 				return fmt.Errorf("%s: %w", what, err)
 			}
@@ -91,7 +84,7 @@ func newHAWantedCmd(e *env, use string, on bool) *cobra.Command {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		return e.show(o, p, func(t *text) { t.printf("%s %s: HA %sd; it is %s\n", kind, name, use, e.state(p.State)) })
-	}
+	})
 	out.registerFormat(c)
 	s.register(c)
 	c.Flags().StringVar(&reason, "reason", "", "why, for the record")
@@ -99,10 +92,10 @@ func newHAWantedCmd(e *env, use string, on bool) *cobra.Command {
 }
 
 // haPlan says what a switch of HA means for the hosts below it, from what they are now.
-func haPlan(cmd *cobra.Command, api *v1.Client, kind, name string, on bool) (v1.Plan, error) {
+func haPlan(ctx context.Context, api *v1.Client, kind, name string, on bool) (v1.Plan, error) {
 	plan := v1.Plan{Host: kind + "/" + name, Verb: "ha " + map[bool]string{true: "enable", false: "disable"}[on]}
 	if kind == "host" {
-		h, err := api.Host(cmd.Context(), name)
+		h, err := api.Host(ctx, name)
 		if err != nil {
 			return plan, err
 		}
@@ -117,7 +110,7 @@ func haPlan(cmd *cobra.Command, api *v1.Client, kind, name string, on bool) (v1.
 		}
 		return plan, nil
 	}
-	p, err := api.Partition(cmd.Context(), name)
+	p, err := api.Partition(ctx, name)
 	if err != nil {
 		return plan, err
 	}

@@ -3,11 +3,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/holdfast-ha/holdfast/cmd/holdfast/print"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
 
@@ -34,19 +36,11 @@ func newPartitionSwitchCmd(e *env, use string, on bool) *cobra.Command {
 		Example:           fmt.Sprintf("  holdfast partition %[1]s z1/p1/c1\n  holdfast partition %[1]s z1 --reason 'as agreed'\n  holdfast partition %[1]s z1/p1 --dry-run", use),
 		ValidArgsFunction: e.completePartitions,
 	}
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		o, err := out.options(e)
-		if err != nil {
-			return err
-		}
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
-		ctx, path := cmd.Context(), args[0]
+	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, args []string) error {
+		path := args[0]
 		what := "partition " + use + " " + path
 		if !on || s.dry {
-			plan, err := haPlan(cmd, api, "partition", path, on)
+			plan, err := haPlan(ctx, api, "partition", path, on)
 			if err != nil {
 				return fmt.Errorf("%s: %w", what, err)
 			}
@@ -60,7 +54,7 @@ func newPartitionSwitchCmd(e *env, use string, on bool) *cobra.Command {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		return e.show(o, p, func(t *text) { t.printf("partition %s: %sd; it is %s\n", path, use, e.state(p.State)) })
-	}
+	})
 	out.registerFormat(c)
 	s.register(c)
 	c.Flags().StringVar(&reason, "reason", "", "why, for the record")

@@ -3,8 +3,11 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
+	"github.com/holdfast-ha/holdfast/cmd/holdfast/print"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
 
@@ -66,18 +69,10 @@ func newPowerStatusCmd(e *env) *cobra.Command {
 		Example:           "  holdfast power status h-17\n  holdfast power status h-17 h-18 -o json\n  holdfast power status h-17 --no-headers",
 		ValidArgsFunction: e.completeHosts,
 	}
-	c.RunE = func(cmd *cobra.Command, hosts []string) error {
-		o, err := out.options(e)
-		if err != nil {
-			return err
-		}
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
+	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, hosts []string) error {
 		var rows []deviceRow
 		for _, id := range hosts {
-			h, err := api.Host(cmd.Context(), id)
+			h, err := api.Host(ctx, id)
 			if err != nil {
 				return err
 			}
@@ -86,7 +81,7 @@ func newPowerStatusCmd(e *env) *cobra.Command {
 			}
 		}
 		return printError(devicesTable.List(e.Stdout, e.Stderr, o, rows))
-	}
+	})
 	out.register(c)
 	return c
 }

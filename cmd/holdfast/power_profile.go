@@ -48,21 +48,13 @@ func newPowerProfileGetCmd(e *env) *cobra.Command {
 		Long:    "Lists every field that is effective at a scope and the scope that said so. A field that is not listed is left to the hosts' declarations and the drivers.",
 		Example: "  holdfast power profile get\n  holdfast power profile get --scope host/h-17\n  holdfast power profile get --scope cluster/z1/p1/c1 -o json",
 	}
-	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		o, err := out.options(e)
-		if err != nil {
-			return err
-		}
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
-		p, err := api.PowerProfile(cmd.Context(), scope)
+	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, _ []string) error {
+		p, err := api.PowerProfile(ctx, scope)
 		if err != nil {
 			return err
 		}
 		return printError(profileTable.List(e.Stdout, e.Stderr, o, p.Fields))
-	}
+	})
 	out.register(c)
 	e.scopeFlag(c, &scope)
 	return c

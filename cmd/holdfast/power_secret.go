@@ -50,17 +50,9 @@ func newSecretSetCmd(e *env) *cobra.Command {
 		Example:           "  holdfast power secret set h-17 bmc\n  holdfast power secret set h-17 bmc < password.txt\n  pass show bmc/h-17 | holdfast power secret set h-17 bmc --user holdfast",
 		ValidArgsFunction: e.completeDevice,
 	}
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		o, err := out.options(e)
-		if err != nil {
-			return err
-		}
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
+	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, args []string) error {
 		name := args[0] + "/" + args[1]
-		had, err := api.Secret(cmd.Context(), args[0], args[1])
+		had, err := api.Secret(ctx, args[0], args[1])
 		if err != nil {
 			return err
 		}
@@ -68,13 +60,13 @@ func newSecretSetCmd(e *env) *cobra.Command {
 			fmt.Fprintf(e.Stderr, "Warning: the new credentials of %s are stored without a test. If they are wrong the host cannot be fenced.\n", name)
 		}
 		// Untested, a typing error would be found when it is too late.
-		b, err := e.password(cmd.Context(), "New password of "+name, r.NoTest)
+		b, err := e.password(ctx, "New password of "+name, r.NoTest)
 		if err != nil {
 			return err
 		}
 		r.Password = b
 		defer r.Password.Clear()
-		s, err := api.PutSecret(cmd.Context(), args[0], args[1], r, had.Revision)
+		s, err := api.PutSecret(ctx, args[0], args[1], r, had.Revision)
 		if err != nil {
 			return err
 		}
@@ -91,7 +83,7 @@ func newSecretSetCmd(e *env) *cobra.Command {
 			}
 			t.printf("secret of %s: %s, sealed under key %s; %s\n", name, verb, s.Key, tested)
 		})
-	}
+	})
 	out.registerFormat(c)
 	c.Flags().StringVar(&r.User, "user", "", "account, sealed with the password (default: the user that the device declares)")
 	c.Flags().BoolVar(&r.NoTest, "no-test", false, "store it without trying it on the device")
@@ -124,16 +116,8 @@ func newSecretListCmd(e *env) *cobra.Command {
 		Example:           "  holdfast power secret list\n  holdfast power secret list h-17\n  holdfast power secret list -o json",
 		ValidArgsFunction: e.completeHosts,
 	}
-	c.RunE = func(cmd *cobra.Command, hosts []string) error {
-		o, err := out.options(e)
-		if err != nil {
-			return err
-		}
-		api, err := e.client()
-		if err != nil {
-			return err
-		}
-		all, err := api.Secrets(cmd.Context())
+	c.RunE = e.asking(&out, func(ctx context.Context, api *v1.Client, o print.Options, hosts []string) error {
+		all, err := api.Secrets(ctx)
 		if err != nil {
 			return err
 		}
@@ -141,7 +125,7 @@ func newSecretListCmd(e *env) *cobra.Command {
 			all = slices.DeleteFunc(all, func(s v1.SecretStatus) bool { return !slices.Contains(hosts, s.Host) })
 		}
 		return printError(secretsTable.List(e.Stdout, e.Stderr, o, all))
-	}
+	})
 	out.register(c)
 	return c
 }

@@ -65,14 +65,6 @@ func getCommand(c *call) error {
 	return c.replyAt(x.Revision, x)
 }
 
-func explainCommand(c *call) error {
-	x, err := c.b.ExplainCommand(c.ctx(), c.id())
-	if err != nil {
-		return err
-	}
-	return c.reply(x)
-}
-
 func orderCommand(verb string) func(*call) error {
 	return func(c *call) error {
 		var o v1.CommandOrder

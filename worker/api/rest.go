@@ -3,6 +3,7 @@
 package api
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"runtime"
@@ -13,6 +14,26 @@ import (
 
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
+
+// byID answers with what the backend has of the id in the route.
+func byID[T any](get func(Backend, context.Context, string) (T, error)) func(*call) error {
+	return lookUp((*call).id, get)
+}
+
+// byPath answers with what the backend has of the path in the route.
+func byPath[T any](get func(Backend, context.Context, string) (T, error)) func(*call) error {
+	return lookUp(func(c *call) string { return c.path }, get)
+}
+
+func lookUp[T any](name func(*call) string, get func(Backend, context.Context, string) (T, error)) func(*call) error {
+	return func(c *call) error {
+		x, err := get(c.b, c.ctx(), name(c))
+		if err != nil {
+			return err
+		}
+		return c.reply(x)
+	}
+}
 
 func listPartitions(c *call) error {
 	ps, err := c.b.Partitions(c.ctx())
@@ -55,14 +76,6 @@ func putPartition(c *call) error {
 	return c.replyAt(p.Revision, p)
 }
 
-func explainPartition(c *call) error {
-	x, err := c.b.ExplainPartition(c.ctx(), c.path)
-	if err != nil {
-		return err
-	}
-	return c.reply(x)
-}
-
 func setPartition(what string) func(*call) error {
 	return func(c *call) error {
 		s, err := c.readSwitch()
@@ -85,14 +98,6 @@ func listIncidents(c *call) error {
 	return page(c, is, func(i v1.Incident) string { return sortable(i.Opened) + "\x00" + i.ID }, true)
 }
 
-func getIncident(c *call) error {
-	i, err := c.b.Incident(c.ctx(), c.id())
-	if err != nil {
-		return err
-	}
-	return c.reply(i)
-}
-
 func explainIncident(c *call) error {
 	i, err := c.b.Incident(c.ctx(), c.id())
 	if err != nil {
@@ -110,28 +115,12 @@ func explainIncident(c *call) error {
 	return c.reply(x)
 }
 
-func exportIncident(c *call) error {
-	x, err := c.b.ExportIncident(c.ctx(), c.id())
-	if err != nil {
-		return err
-	}
-	return c.reply(x)
-}
-
 func listAreas(c *call) error {
 	as, err := c.b.Areas(c.ctx())
 	if err != nil {
 		return err
 	}
 	return page(c, as, func(a v1.Area) string { return a.Area }, false)
-}
-
-func getArea(c *call) error {
-	a, err := c.b.Area(c.ctx(), c.path)
-	if err != nil {
-		return err
-	}
-	return c.reply(a)
 }
 
 func listBudgets(c *call) error {

@@ -42,21 +42,6 @@ on | off) echo "$1" >"$dir/state"; echo "$1" >>"$dir/commands"; echo '{"outcome"
 esac
 `
 
-func write(t testing.TB, dir, name, text string, mode os.FileMode) string {
-	t.Helper()
-	path := filepath.Join(dir, name)
-	if err := os.WriteFile(path+".tmp", []byte(text), mode); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(path+".tmp", mode); err != nil { // whatever the umask
-		t.Fatal(err)
-	}
-	if err := os.Rename(path+".tmp", path); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
 func folder(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -75,7 +60,7 @@ func newDriver() *Driver {
 func secret(t testing.TB, value string) power.Secret {
 	t.Helper()
 	dir := folder(t)
-	write(t, dir, "s", value, 0o600)
+	drivertest.Write(t, dir, "s", value, 0o600)
 	s, err := power.NewSecret("admin", "file:s", dir)
 	if err != nil {
 		t.Fatal(err)
@@ -86,7 +71,7 @@ func secret(t testing.TB, value string) power.Secret {
 func target(t testing.TB, script string) power.Target {
 	t.Helper()
 	return power.Target{Host: "h-1", Device: "relay", Address: "192.0.2.7", Secret: secret(t, password),
-		Params: map[string]string{"program": write(t, folder(t), "program", script, 0o755)}}
+		Params: map[string]string{"program": drivertest.Write(t, folder(t), "program", script, 0o755)}}
 }
 
 // TestContract runs the driver contract; tests/crosscheck runs it on the program of the
@@ -104,14 +89,8 @@ func contract(t *testing.T, d *Driver, script string) {
 		tg := target(t, script)
 		tg.Params["secret"] = "required"
 		dir := filepath.Dir(tg.Params["program"])
-		read := func(name string) string {
-			b, err := os.ReadFile(filepath.Join(dir, name))
-			if err != nil && !os.IsNotExist(err) {
-				t.Fatal(err)
-			}
-			return string(b)
-		}
-		set := func(s corepower.State) { write(t, dir, "state", strings.ToLower(s.String()), 0o600) }
+		read := func(name string) string { return drivertest.Read(t, dir, name) }
+		set := func(s corepower.State) { drivertest.Write(t, dir, "state", strings.ToLower(s.String()), 0o600) }
 		set(corepower.On)
 		return drivertest.Device{
 			Driver: d, Target: tg, Wrong: secret(t, "not-it"), Password: password, Sessionless: true,
@@ -131,7 +110,7 @@ func contract(t *testing.T, d *Driver, script string) {
 			},
 			Mute: func(on bool) {
 				if on {
-					write(t, dir, "mute", "", 0o600)
+					drivertest.Write(t, dir, "mute", "", 0o600)
 				} else if err := os.Remove(filepath.Join(dir, "mute")); err != nil {
 					t.Fatal(err)
 				}
@@ -288,7 +267,7 @@ func TestPrograms(t *testing.T) {
 		t.Fatal(err)
 	}
 	open := folder(t)
-	write(t, open, "program", relay, 0o755)
+	drivertest.Write(t, open, "program", relay, 0o755)
 	if err := os.Chmod(open, 0o777|os.ModeSticky); err != nil {
 		t.Fatal(err)
 	}
@@ -304,9 +283,9 @@ func TestPrograms(t *testing.T) {
 		{dir + "/../x", "absolute", corepower.BadConfig},
 		{filepath.Join(dir, "absent"), "no such file", corepower.ToolMissing},
 		{dir, "not an executable", corepower.ToolMissing},
-		{write(t, dir, "plain", relay, 0o644), "not an executable", corepower.ToolMissing},
-		{write(t, dir, "group", relay, 0o775), "writable by others", corepower.BadConfig},
-		{write(t, dir, "world", relay, 0o757), "writable by others", corepower.BadConfig},
+		{drivertest.Write(t, dir, "plain", relay, 0o644), "not an executable", corepower.ToolMissing},
+		{drivertest.Write(t, dir, "group", relay, 0o775), "writable by others", corepower.BadConfig},
+		{drivertest.Write(t, dir, "world", relay, 0o757), "writable by others", corepower.BadConfig},
 		{filepath.Join(open, "program"), "writable by others", corepower.BadConfig},
 		{link, "through a link", corepower.BadConfig},
 	} {

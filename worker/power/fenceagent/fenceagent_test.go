@@ -42,26 +42,9 @@ func newFake(t testing.TB) fake {
 	return f
 }
 
-func (f fake) write(t testing.TB, name, text string) {
-	t.Helper()
-	// A process is being forked somewhere all the time: a file that is open for writing cannot be run.
-	tmp := filepath.Join(f.dir, name+".tmp")
-	if err := os.WriteFile(tmp, []byte(text), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(tmp, filepath.Join(f.dir, name)); err != nil {
-		t.Fatal(err)
-	}
-}
+func (f fake) write(t testing.TB, name, text string) { drivertest.Write(t, f.dir, name, text, 0o700) }
 
-func (f fake) read(t testing.TB, name string) string {
-	t.Helper()
-	b, err := os.ReadFile(filepath.Join(f.dir, name))
-	if err != nil && !os.IsNotExist(err) {
-		t.Fatal(err)
-	}
-	return string(b)
-}
+func (f fake) read(t testing.TB, name string) string { return drivertest.Read(t, f.dir, name) }
 
 // agent replaces the agent's answers by a shell script; metadata stays.
 func (f fake) agent(t testing.TB, text string) {

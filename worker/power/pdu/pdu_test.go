@@ -25,24 +25,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const password = "s3cret-of-the-pdu"
 
-func write(t *testing.T, dir, name, text string) {
-	t.Helper()
-	tmp := filepath.Join(dir, name+".tmp")
-	if err := os.WriteFile(tmp, []byte(text), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(tmp, filepath.Join(dir, name)); err != nil {
-		t.Fatal(err)
-	}
-}
+func write(t *testing.T, dir, name, text string) { drivertest.Write(t, dir, name, text, 0o700) }
 
 func read(t *testing.T, dir, name string) string {
-	t.Helper()
-	b, err := os.ReadFile(filepath.Join(dir, name))
-	if err != nil && !os.IsNotExist(err) {
-		t.Fatal(err)
-	}
-	return strings.TrimSpace(string(b))
+	return strings.TrimSpace(drivertest.Read(t, dir, name))
 }
 
 func secret(t *testing.T, value string) power.Secret {

@@ -41,15 +41,7 @@ esac
 `
 
 func write(t testing.TB, dir, name, text string) string {
-	t.Helper()
-	path := filepath.Join(dir, name)
-	if err := os.WriteFile(path+".tmp", []byte(text), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(path+".tmp", path); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return drivertest.Write(t, dir, name, text, 0o700)
 }
 
 func newDriver(t testing.TB, text string) (*Driver, string) {
@@ -63,13 +55,7 @@ var target = power.Target{Host: "h-1", Device: "vm", Address: "qemu:///system", 
 func TestContract(t *testing.T) {
 	drivertest.Run(t, func(t *testing.T) drivertest.Device {
 		d, dir := newDriver(t, script)
-		read := func(name string) string {
-			b, err := os.ReadFile(filepath.Join(dir, name))
-			if err != nil && !os.IsNotExist(err) {
-				t.Fatal(err)
-			}
-			return string(b)
-		}
+		read := func(name string) string { return drivertest.Read(t, dir, name) }
 		set := func(s corepower.State) {
 			write(t, dir, "state", map[corepower.State]string{corepower.On: "running\n", corepower.Off: "shut off\n"}[s])
 		}
