@@ -353,8 +353,9 @@ func TestOldMemoryIsNoAnswer(t *testing.T) {
 		p := w.pools[q.Pools[0].Pool]
 		p.mu.Lock()
 		saw := p.saw
+		saw.all = slices.Clone(saw.all) // the watch goes on
 		p.mu.Unlock()
-		saw.all = slices.DeleteFunc(slices.Clone(saw.all), func(l past) bool { return asked.Sub(l.done) < 5*time.Second })
+		saw.all = slices.DeleteFunc(saw.all, func(l past) bool { return asked.Sub(l.done) < 5*time.Second })
 		old := &watch{what: w.what, pools: map[string]*poolWatch{p.pool.ID(): {pool: p.pool, query: p.query, saw: saw}}}
 		if len(saw.all) == 0 {
 			t.Fatal("no old look is remembered")

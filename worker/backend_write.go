@@ -3,6 +3,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -336,7 +337,7 @@ func (b *backend) PutSetting(ctx context.Context, who, scope, name, value, reaso
 	}
 	key := leases.SettingKey(scope, name)
 	rec := v1.SettingRecord{V: 1, Value: canon, By: who, At: time.Now().UTC(), Reason: reason, Expires: expires}
-	msg := fmt.Sprintf("%s is %s at %s", name, canon, scope)
+	msg := fmt.Sprintf("%s is %s at %s", name, cmp.Or(canon, `""`), scope)
 	if !expires.IsZero() {
 		msg += " until " + expires.UTC().Format(time.RFC3339)
 	}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -175,7 +176,7 @@ func parseDocument(raw string) (document, error) {
 		}
 	case "host":
 		var h hostDocument
-		if err := yaml.UnmarshalStrict(d.raw, &h); err != nil {
+		if err := strict(d.raw, &h); err != nil {
 			return d, err
 		}
 		d.name = h.ID
@@ -184,7 +185,7 @@ func parseDocument(raw string) (document, error) {
 		}
 	case "partition":
 		var p partitionDocument
-		if err := yaml.UnmarshalStrict(d.raw, &p); err != nil {
+		if err := strict(d.raw, &p); err != nil {
 			return d, err
 		}
 		d.name = p.Path
@@ -193,7 +194,7 @@ func parseDocument(raw string) (document, error) {
 		}
 	case "profile":
 		var p profileDocument
-		if err := yaml.UnmarshalStrict(d.raw, &p); err != nil {
+		if err := strict(d.raw, &p); err != nil {
 			return d, err
 		}
 		d.name = p.Scope
@@ -230,7 +231,7 @@ func applyHost(ctx context.Context, api *v1.Client, d document, dry bool) (strin
 	// test: what the document does not mention stays.
 	old := now.Spec
 	h := hostDocument{HostSpec: v1.HostSpec{V: 1, Maintenance: old.Maintenance, HADisabled: old.HADisabled, Disabled: old.Disabled, Why: old.Why}}
-	if err := yaml.UnmarshalStrict(d.raw, &h); err != nil {
+	if err := strict(d.raw, &h); err != nil {
 		return "", usage(err)
 	}
 	for i, dev := range h.Power {
@@ -255,7 +256,7 @@ func applyPartition(ctx context.Context, api *v1.Client, d document, dry bool) (
 	}
 	old := now.Spec
 	p := partitionDocument{PartitionSpec: v1.PartitionSpec{V: 1, Disabled: old.Disabled, HADisabled: old.HADisabled, Why: old.Why}}
-	if err := yaml.UnmarshalStrict(d.raw, &p); err != nil {
+	if err := strict(d.raw, &p); err != nil {
 		return "", usage(err)
 	}
 	if revision > 0 && same(p.PartitionSpec, old) {
@@ -274,7 +275,7 @@ func applyProfile(ctx context.Context, api *v1.Client, d document, dry bool) (st
 		return "", err
 	}
 	var p profileDocument
-	if err := yaml.UnmarshalStrict(d.raw, &p); err != nil {
+	if err := strict(d.raw, &p); err != nil {
 		return "", usage(err)
 	}
 	change := v1.ProfileChange{Set: p.Fields}
@@ -321,4 +322,37 @@ func same[T any](a, b T) bool {
 	ya, erra := yaml.Marshal(a)
 	yb, errb := yaml.Marshal(b)
 	return erra == nil && errb == nil && reflect.DeepEqual(ya, yb)
+}
+
+// strict decodes a document in which each field must be known and of its type.
+func strict(raw []byte, into any) error {
+	err := yaml.UnmarshalStrict(raw, into)
+	if typ := (*json.UnmarshalTypeError)(nil); errors.As(err, &typ) && typ.Field != "" {
+		field := typ.Field
+		if _, inner, embedded := strings.Cut(field, "Spec."); embedded { // the type's name is of no use to who wrote it
+			field = inner
+		}
+		return fmt.Errorf("%s: a %s, allowed is %s", field, typ.Value, shape(typ.Type))
+	}
+	if err != nil {
+		return errors.New(strings.TrimPrefix(err.Error(), "error unmarshaling JSON: while decoding JSON: json: "))
+	}
+	return nil
+}
+
+// shape says in a document's words what a type is written as.
+func shape(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Bool:
+		return "true or false"
+	case reflect.String:
+		return "a text"
+	case reflect.Slice, reflect.Array:
+		return "a list"
+	case reflect.Map, reflect.Struct:
+		return "a map"
+	case reflect.Pointer:
+		return shape(t.Elem())
+	}
+	return "a number"
 }

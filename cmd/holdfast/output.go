@@ -414,7 +414,11 @@ func entryLines(entries []v1.Entry) []string {
 	}
 	var out []string
 	for _, x := range entries {
-		out = append(out, fmt.Sprintf("%s  %-*s  %s", x.At.UTC().Format("15:04:05"), width, x.What, x.Text))
+		at := "--:--:--" // of things that have no time of their own
+		if !x.At.IsZero() {
+			at = x.At.UTC().Format("15:04:05")
+		}
+		out = append(out, fmt.Sprintf("%s  %-*s  %s", at, width, x.What, x.Text))
 	}
 	return out
 }

@@ -201,7 +201,7 @@ func decodeResource[T v1.Resource](raw []byte) (r T, id string, err error) {
 	delete(fields, "kind")
 	b, err := yaml.Marshal(fields)
 	if err == nil {
-		err = yaml.UnmarshalStrict(b, &r)
+		err = strict(b, &r)
 	}
 	_, id, _ = r.Named()
 	return r, id, err
