@@ -231,6 +231,12 @@ func TestCarrierIsOnRecord(t *testing.T) {
 			return rec.Worker == carrier && (rev == 0) == (carrier == "")
 		})
 	}
+	// A write from before, of which nobody heard, lands now.
+	r.put(t, leases.LinkKey("h1"), linkRecord{V: 1, Worker: "w2", Boot: "b2"})
+	eventually(t, "what is not so is off the record again", func() bool {
+		_, rev := read[linkRecord](t, r, leases.LinkKey("h1"))
+		return rev == 0
+	})
 }
 
 // A session that ends because its carrier was lost is told apart from an agent that left.

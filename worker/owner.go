@@ -67,6 +67,7 @@ type owner struct {
 // Messages of the mailbox beside ha.Event.
 type (
 	specChanged    struct{}
+	linkChanged    struct{}
 	policyChanged  struct{}
 	readersChanged struct{}
 	helloMsg       struct {
@@ -305,6 +306,8 @@ func (o *owner) handle(ctx context.Context, msg any) {
 			o.log.Info("carrier of the link lost, misses count later", "carrier", m.lost, "from", o.live.missAt(o.policy))
 		}
 		o.publish()
+	case linkChanged:
+		o.onLink()
 	case specChanged:
 		v, ok := o.w.view.spec(o.host)
 		switch {

@@ -350,6 +350,10 @@ func (w *Worker) changed(kind, id string) {
 		if o := w.owners[id]; o != nil {
 			o.in.put("spec", specChanged{})
 		}
+	case "links":
+		if o := w.owners[id]; o != nil {
+			o.in.put("link", linkChanged{})
+		}
 	case "settings", "profiles", "partition-spec":
 		w.applyPools(w.view.effective("", "", time.Now()))
 		for _, o := range w.owners {

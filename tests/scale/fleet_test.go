@@ -379,7 +379,7 @@ func (f *fleet) block(t *testing.T, on bool) (dials int) {
 // time on a busy machine is asked again.
 func until(t *testing.T, missing func() string) time.Duration {
 	t.Helper()
-	return proc.Until(t, time.Minute+time.Duration(*agentsN)*40*time.Millisecond, 100*time.Millisecond, missing)
+	return proc.Until(t, time.Minute+time.Duration(*agentsN)*40*time.Millisecond, max(100*time.Millisecond, time.Duration(*agentsN)*100*time.Microsecond), missing)
 }
 
 // links says how many agents are linked; empty: all are.
@@ -409,14 +409,14 @@ func (f *fleet) inPlace(t *testing.T) string {
 	if err != nil {
 		return err.Error()
 	}
-	wrong := 0
+	var wrong []v1.Agent
 	for _, a := range all {
 		if a.Carrier != a.Owner || a.Moves != "" || a.Owner == "" {
-			wrong++
+			wrong = append(wrong, a)
 		}
 	}
-	if wrong > 0 || len(all) != *agentsN {
-		return fmt.Sprintf("%d of %d agents are elsewhere", wrong, len(all))
+	if len(wrong) > 0 || len(all) != *agentsN {
+		return fmt.Sprintf("%d of %d agents are elsewhere, e.g. %+v", len(wrong), len(all), wrong[:min(3, len(wrong))])
 	}
 	return ""
 }
