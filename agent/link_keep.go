@@ -13,8 +13,10 @@ import (
 )
 
 const (
-	// helloAgain is how often a hello is said again on one stream while nobody is said to own
-	// the host, before another worker is asked: this one may be cut off from etcd.
+	// helloAgain is how often at least a hello is said again on one stream while nobody is said
+	// to own the host, before another worker is asked: this one may be cut off from etcd.
+	// Agents that ping seldom ask on for the time of a ping: theirs may have been a large worker,
+	// whose hosts are still being taken over, and another stream would cost a handshake.
 	helloAgain = 3
 	// standbyRetry is after how long a standby that could not be had is tried again.
 	standbyRetry = 5 * time.Second
@@ -93,7 +95,11 @@ func (l *links) up(ctx context.Context) bool {
 		s, end = a.dial(ctx, l.route.next(list, l.shuns), agentpb.Hello_ACTIVE, within)
 		ok = end.welcomed
 	}
-	for again := 0; !ok && s != nil && s.waits(end) && end.refusal.GetReason() == agentpb.Refusal_NO_OWNER && again < helloAgain && ctx.Err() == nil; again++ {
+	asking := time.Now()
+	for again := 0; !ok && s != nil && s.waits(end) && end.refusal.GetReason() == agentpb.Refusal_NO_OWNER && ctx.Err() == nil; again++ {
+		if again >= helloAgain && time.Since(asking) > a.settings.get().ping {
+			break
+		}
 		l.say(end, 0)
 		sleep(ctx, l.jittered(a.settings.get().retry))
 		end, ok = s.hello(ctx, agentpb.Hello_ACTIVE, within)

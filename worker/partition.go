@@ -261,10 +261,11 @@ func (b *board) drop(host string) { b.all.Delete(host) }
 // readersChanged tells the other hosts of a partition that one more, or one less, of
 // their neighbours can look at them: what is held for want of readers is asked again.
 func (w *Worker) readersChanged(path, except string) {
+	members := w.view.members(path) // few of all hosts, who may all come at once
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for host, o := range w.owners {
-		if o.home == path && host != except {
+	for _, host := range members {
+		if o := w.owners[host]; o != nil && o.home == path && host != except {
 			o.in.put("readers", readersChanged{})
 		}
 	}
