@@ -5,7 +5,9 @@ package worker
 import (
 	"context"
 	"log/slog"
+	"runtime"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
@@ -42,4 +44,33 @@ func TestUrgentHostsDoNotWait(t *testing.T) {
 	for range 3 {
 		a.leave()
 	}
+}
+
+// TestWhoGivesUpKeepsNoTurn: a worker that loses its lease while it takes thousands of hosts over
+// begins anew at once, not after all those turns that nobody took.
+func TestWhoGivesUpKeepsNoTurn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a := newAdopting()
+		lease, lose := context.WithCancel(t.Context())
+		for range 5 * adoptRate * runtime.GOMAXPROCS(0) {
+			go func() {
+				if a.enter(lease, false) {
+					<-lease.Done()
+					a.leave()
+				}
+			}()
+		}
+		synctest.Wait()
+		lose()
+		synctest.Wait()
+		began := time.Now()
+		if !a.enter(t.Context(), false) {
+			t.Fatal("no turn")
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("the next one waited for %v", took)
+		}
+		a.leave()
+	})
 }

@@ -155,6 +155,7 @@ func (o *owner) run(ctx context.Context) {
 // has two pings' time before it counts a missed one; hosts about which something is under way
 // do not wait.
 type adopting struct {
+	queue chan struct{} // of those that wait for the pace: what one that gives up has reserved is lost to the next
 	turns chan struct{}
 	pace  *rate.Limiter
 }
@@ -166,13 +167,22 @@ const (
 )
 
 func newAdopting() adopting {
-	return adopting{make(chan struct{}, adoptAtOnce), rate.NewLimiter(rate.Limit(adoptRate*runtime.GOMAXPROCS(0)), adoptBurst)}
+	return adopting{make(chan struct{}, adoptAtOnce), make(chan struct{}, adoptAtOnce), rate.NewLimiter(rate.Limit(adoptRate*runtime.GOMAXPROCS(0)), adoptBurst)}
 }
 
 // enter waits for a turn; false when ctx ended first.
 func (a adopting) enter(ctx context.Context, urgent bool) bool {
-	if !urgent && a.pace.Wait(ctx) != nil {
-		return false
+	if !urgent {
+		select {
+		case a.queue <- struct{}{}:
+		case <-ctx.Done():
+			return false
+		}
+		err := a.pace.Wait(ctx)
+		<-a.queue
+		if err != nil {
+			return false
+		}
 	}
 	select {
 	case a.turns <- struct{}{}:
