@@ -16,7 +16,6 @@ import (
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/power"
 	"github.com/holdfast-ha/holdfast/coordinator/ring"
-	"github.com/holdfast-ha/holdfast/coordinator/settings"
 	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
@@ -56,9 +55,6 @@ type deviceRecord struct {
 	Config    string         `json:"config,omitempty"` // what was tested
 }
 
-// effective are the settings resolved for one host or partition.
-type effective = settings.Effective
-
 // view is the worker's typed copy of what it watches in etcd. It is written by the
 // mirror's goroutine only and read by all; values in it are never changed in place.
 type view struct {
@@ -97,13 +93,6 @@ type view struct {
 	layout layout
 
 	changed func(kind, id string) // told after each change, outside the lock
-}
-
-type cachedSettings struct {
-	version int64
-	until   time.Time // a layer's value expires then; zero: never
-	eff     effective
-	profile power.Profile
 }
 
 func newView(log *slog.Logger, changed func(kind, id string)) *view {
@@ -243,15 +232,6 @@ func (v *view) areaEnded(area string, had ha.AreaRecord, known bool) {
 	v.areaEnds[area] = now.Add(-r.Val.EndedAgo(had, known, now.Sub(v.areaEnds[area]), now))
 }
 
-func splitSetting(key string) (scope, name string, ok bool) {
-	rest, ok := strings.CutPrefix(key, leases.SettingsPrefix)
-	i := strings.LastIndexByte(rest, '/')
-	if !ok || i < 0 {
-		return "", "", false
-	}
-	return rest[:i], rest[i+1:], true
-}
-
 func put[K comparable, T any](m map[K]versioned[T], id K, c leases.Change) error {
 	if c.Deleted {
 		delete(m, id)
@@ -374,188 +354,8 @@ func (v *view) members(path string) []string {
 	return slices.Collect(maps.Keys(v.byPart[path]))
 }
 
-// scopes of a partition path, widest first, as the settings catalogue names them.
-func scopesOf(path, host string) []string {
-	out := []string{"global"}
-	names := [...]string{"zone/", "pod/", "cluster/"}
-	for i, p := range prefixesOf(path) {
-		if i < len(names) {
-			out = append(out, names[i]+p)
-		}
-	}
-	if host != "" {
-		out = append(out, "host/"+host)
-	}
-	return out
-}
-
-// prefixesOf returns z, z/p, z/p/c for z/p/c.
-func prefixesOf(path string) []string {
-	if path == "" {
-		return nil
-	}
-	var out []string
-	for i := range path {
-		if path[i] == '/' {
-			out = append(out, path[:i])
-		}
-	}
-	return append(out, path)
-}
-
-// effective resolves the settings for a host (or, with host "", for a partition path)
-// as they are at now; where nobody set one explicitly, a device class of the power
-// profile may.
-func (v *view) effective(path, host string, now time.Time) effective {
-	eff, _ := v.resolved(path, host, now)
-	return eff
-}
-
-// profile resolves the power profile of a host or, with host "", of a partition path.
-func (v *view) profile(path, host string) power.Profile {
-	_, p := v.resolved(path, host, time.Now())
-	return p
-}
-
-func (v *view) resolved(path, host string, now time.Time) (effective, power.Profile) {
-	v.mu.RLock()
-	if scope := "host/" + host; len(v.settings[scope]) == 0 && len(v.profiles[scope].Val.Fields) == 0 {
-		host = "" // nothing is said of it alone: it shares with its partition
-	}
-	key := path + "|" + host
-	c, ok := v.cache[key]
-	fresh := ok && c.version == v.version && (c.until.IsZero() || now.Before(c.until))
-	v.mu.RUnlock()
-	if fresh {
-		return c.eff, c.profile
-	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	layers, until := v.layers(path, host, now)
-	c = cachedSettings{version: v.version, until: until, eff: settings.Resolve(layers), profile: power.ResolveProfile(v.profileLayers(path, host))}
-	for name, f := range c.profile.Figures() {
-		c.eff = c.eff.WithFigure(name, f.Value, f.Origin)
-	}
-	v.cache[key] = c
-	return c.eff, c.profile
-}
-
-// profileLayers are what is said of power devices at the scopes of a host or partition,
-// the widest first. The caller holds the lock.
-func (v *view) profileLayers(path, host string) (layers []power.ProfileLayer) {
-	for _, scope := range scopesOf(path, host) {
-		layers = append(layers, power.ProfileLayer{Scope: scope, Fields: v.profiles[scope].Val.Fields})
-	}
-	return layers
-}
-
-// layers are the values set for a host or partition, widest scope first, without those
-// that have expired, and when the next one does. The caller holds the lock.
-func (v *view) layers(path, host string, now time.Time) (layers []settings.Layer, until time.Time) {
-	for _, scope := range scopesOf(path, host) {
-		values := map[string]string{}
-		for name, r := range v.settings[scope] {
-			if e := r.Val.Expires; !e.IsZero() {
-				if !now.Before(e) {
-					continue
-				}
-				if until.IsZero() || e.Before(until) {
-					until = e
-				}
-			}
-			values[name] = r.Val.Value
-		}
-		layers = append(layers, settings.Layer{Scope: scope, Values: values})
-	}
-	return layers, until
-}
-
-// changedLayers are the layers as they would be with one value set, or, with value
-// empty, taken back.
-func (v *view) changedLayers(path, host, scope, name, value string) []settings.Layer {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	layers, _ := v.layers(path, host, time.Now())
-	for _, l := range layers {
-		switch {
-		case l.Scope != scope:
-		case value == "":
-			delete(l.Values, name)
-		default:
-			l.Values[name] = value
-		}
-	}
-	return layers
-}
-
-// disarmed lists the scopes of a host that are disarmed now, as shown to operators.
-func (v *view) disarmed(path, host string, now time.Time) []string {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	var out []string
-	for _, scope := range scopesOf(path, host) {
-		r, ok := v.settings[scope][settingArmed]
-		if !ok || r.Val.Value != "false" || (!r.Val.Expires.IsZero() && !now.Before(r.Val.Expires)) {
-			continue
-		}
-		s := scope
-		if !r.Val.Expires.IsZero() {
-			s += " until " + r.Val.Expires.UTC().Format(time.RFC3339)
-		}
-		if r.Val.Reason != "" {
-			s += " (" + r.Val.Reason + ")"
-		}
-		out = append(out, s)
-	}
-	return out
-}
-
-// rearmed is when the last disarming of a host that expires does; zero: none will.
-func (v *view) rearmed(path, host string, now time.Time) (at time.Time) {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	for _, scope := range scopesOf(path, host) {
-		if r, ok := v.settings[scope][settingArmed]; ok && r.Val.Value == "false" && r.Val.Expires.After(now) {
-			at = later(at, r.Val.Expires)
-		}
-	}
-	return at
-}
-
 // settingArmed is the switch behind `holdfast ha arm|disarm`.
 const settingArmed = "ha.armed"
-
-// disabled lists the levels of a partition path where the level itself or HA is
-// disabled. A level without a spec is enabled.
-func (v *view) disabled(path string) (out []string) {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	for _, p := range prefixesOf(path) {
-		s := v.parts[p].Val
-		switch {
-		case s.Disabled:
-			out = append(out, p+" is disabled")
-		case s.HADisabled:
-			out = append(out, "HA is disabled at "+p)
-		}
-	}
-	return out
-}
-
-// switches are the revisions of all keys by which people keep automation from acting on a
-// host, beside the host's own declaration; 0 for one that is not set.
-func (v *view) switches(path, host string) map[string]int64 {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	out := map[string]int64{}
-	for _, scope := range scopesOf(path, host) {
-		out[leases.SettingKey(scope, settingArmed)] = v.settings[scope][settingArmed].Rev
-	}
-	for _, p := range prefixesOf(path) {
-		out[leases.PartitionSpecKey(p)] = v.parts[p].Rev
-	}
-	return out
-}
 
 // owner returns who holds the slot, with the slot key's revision.
 func (v *view) slotOwner(slot int) (slotValue, int64, bool) {
