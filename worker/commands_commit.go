@@ -215,9 +215,7 @@ func (c *commander) try(ctx context.Context, g leases.Guard, ops []leases.Op) (i
 		if ctx.Err() != nil {
 			return 0, context.Cause(ctx)
 		}
-		cctx, cancel := context.WithTimeout(ctx, etcdTimeout)
-		rev, err := c.o.s.Commit(cctx, g, ops...)
-		cancel()
+		rev, err := c.o.write(ctx, false, g, ops)
 		switch {
 		case err == nil:
 			c.o.w.metrics.commits.WithLabelValues("ok").Inc()

@@ -103,10 +103,9 @@ func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects
 			o.w.health.clear("CommitsFail")
 		}
 	}()
+	presses := underWay(&next) || underWay(&o.rec) || ev.Kind == ha.EvOperator || slices.ContainsFunc(effects, sends)
 	for backoff := 50 * time.Millisecond; ; backoff = min(2*backoff, time.Second) {
-		cctx, cancel := context.WithTimeout(ctx, etcdTimeout)
-		rev, err := o.s.Commit(cctx, g, ops...)
-		cancel()
+		rev, err := o.write(ctx, presses, g, ops)
 		switch {
 		case err == nil:
 			o.w.metrics.commits.WithLabelValues("ok").Inc()
@@ -130,6 +129,21 @@ func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects
 			return false
 		}
 	}
+}
+
+// write is one attempt at a transaction, once there is a place for it. An error may be ctx's end.
+func (o *owner) write(ctx context.Context, presses bool, g leases.Guard, ops []leases.Op) (rev int64, err error) {
+	places := &o.w.pools.commits
+	if presses {
+		places = &o.w.pools.pressing
+	}
+	if !places.acquire(ctx) {
+		return 0, context.Cause(ctx)
+	}
+	defer places.release()
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	return o.s.Commit(ctx, g, ops...)
 }
 
 // auditOrder is the audit record of an operator's order: what it changed at once. What follows

@@ -68,7 +68,7 @@ func newMetrics(w *Worker) *metrics {
 	m.deliveries = m.Counter("hook_deliveries_total", "Attempts to tell webhooks and programs of events, by result: ok, failed; gap (told of events that the log had dropped), disabled (switched off after too many failures).", "kind", "result")
 	m.unreadable = m.Gauge("secrets_unreadable", "Sealed secrets that this worker cannot open.")
 	m.refused = m.Counter("fences_refused_total", "Times that a guard or rule began to hold an action against a host of this worker, by which; docs/runbooks has a page per guard.", "reason")
-	m.limiterWait = m.Histogram("limiter_wait_seconds", "Time waited for a place in a pool of this worker: activity (checks), recovery (fencing), power (readings), reconcile (looks at commands); or for the rate of power commands: power-rate.", prometheus.ExponentialBuckets(0.001, 5, 8), "limiter")
+	m.limiterWait = m.Histogram("limiter_wait_seconds", "Time waited for a place in a pool of this worker: activity (checks), recovery (fencing), power (readings), reconcile (looks at commands), commits and pressing-commits (transactions of hosts, of those with an incident); or for the rate of power commands: power-rate.", prometheus.ExponentialBuckets(0.001, 5, 8), "limiter")
 	m.heartbeat = m.Histogram("heartbeat_delay_seconds", "By how much pings came to the owners of their hosts later than the interval after the ones before.", prometheus.ExponentialBuckets(0.01, 3, 8)).WithLabelValues().(prometheus.Histogram)
 	m.GaugeFunc("agents_standing_by", "Silent streams of agents that are linked to other workers and would come here next.", func() float64 { return float64(w.door.Counts().Standby) })
 	m.GaugeFunc("lease_valid_seconds", "Time for which this worker's lease is certainly valid.", w.leaseValid)

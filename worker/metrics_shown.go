@@ -35,7 +35,7 @@ func newShownCollector(m *metrics, w *Worker) *shownCollector {
 		armed:     desc("armed", "1 where automation may act, 0 where it is disarmed, for partitions owned by this worker.", "partition"),
 		warnings:  desc("health_warnings", "Named warnings of this worker.", "code", "severity"),
 		expiry:    desc("certificate_expiry_timestamp_seconds", "When the certificate in use ends, by role: worker, etcd; ca is the authority that ends first.", "role"),
-		waiting:   desc("limiter_waiting", "Waiting for a place in a pool of this worker: activity (checks), recovery (fencing), power (readings), reconcile (looks at commands).", "limiter"),
+		waiting:   desc("limiter_waiting", "Waiting for a place in a pool of this worker: activity (checks), recovery (fencing), power (readings), reconcile (looks at commands), commits and pressing-commits (transactions of hosts, of those with an incident).", "limiter"),
 		budget:    desc("fence_budget_remaining", "Power-downs that automation may still start in a partition within its window: what is left of the budget of a cluster, pod or zone whose slot this worker owns; 0 of one that is latched.", "level", "partition"),
 		agents:    desc("agents_connected", "Agents linked to this worker, whoever owns their hosts, by the hosts' partition; partitions owned by this worker show 0, too.", "partition"),
 		host:      desc("host_info", "Hosts owned by this worker with their partition, HA state and power state, one series each; only where the setting metrics.hosts is true.", "host", "partition", "state", "power"),

@@ -83,15 +83,22 @@ func (l *limiter) hand() {
 
 // pools bound what one worker does at once; a stuck item blocks nobody outside its
 // pool, and no pool waits for another while it holds a place.
+//
+// commits and pressing are for the transactions of the owners of hosts: thousands have
+// something to write at once when their agents come back, and etcd, asked by all of them, would
+// answer none in time; who is not answered asks again, and it would never get out of that. The
+// time of a transaction begins with its place. A host about which something is done is pressing,
+// and does not wait for those that have news only.
 type pools struct {
 	activity, recovery, power, reconcile limiter
+	commits, pressing                    limiter
 	powerRate                            *rate.Limiter
 	powerRateWaited                      prometheus.Observer
 }
 
 // names are the pools as metrics call them.
 func (p *pools) names() map[string]*limiter {
-	return map[string]*limiter{"activity": &p.activity, "recovery": &p.recovery, "power": &p.power, "reconcile": &p.reconcile}
+	return map[string]*limiter{"activity": &p.activity, "recovery": &p.recovery, "power": &p.power, "reconcile": &p.reconcile, "commits": &p.commits, "pressing-commits": &p.pressing}
 }
 
 // count has what waits for places counted; call it before anybody does.
@@ -107,9 +114,15 @@ func newPools() *pools {
 	p.activity.resize(50)
 	p.recovery.resize(5)
 	p.reconcile.resize(100)
+	p.commits.resize(commitsAtOnce)
+	p.pressing.resize(commitsAtOnce)
 	p.power.resize(512) // 10,000 BMCs of 60 ms in 10 s, and places left when some are dead (power.md §4)
 	return p
 }
+
+// commitsAtOnce is far more than etcd needs to have something to do at any time, and as many as it
+// answers within a fraction of etcdTimeout, those of other workers included.
+const commitsAtOnce = 64
 
 const (
 	pulse      = 5 * time.Second

@@ -196,9 +196,7 @@ func (o *owner) testChanged() {
 // more or the owner ends.
 func (o *owner) put(ctx context.Context, g leases.Guard, ops []leases.Op) (int64, bool) {
 	for backoff := 50 * time.Millisecond; ; backoff = min(2*backoff, time.Second) {
-		cctx, cancel := context.WithTimeout(ctx, etcdTimeout)
-		rev, err := o.s.Commit(cctx, g, ops...)
-		cancel()
+		rev, err := o.write(ctx, underWay(&o.rec), g, ops)
 		if err == nil {
 			return rev, true
 		}

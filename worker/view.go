@@ -304,8 +304,12 @@ func (v *view) spec(host string) (versioned[v1.HostSpec], bool) { return get(v, 
 // underWay: by its record something is being done about a host, or waits to be.
 func (v *view) underWay(host string) bool {
 	r, _ := get(v, v.ha, host)
-	i := r.Val.Incident
-	return i != nil && i.Ended.IsZero() || r.Val.Off != nil || r.Val.OrderTxn != nil || r.Val.Gate != nil
+	return underWay(&r.Val)
+}
+
+func underWay(r *ha.Record) bool {
+	i := r.Incident
+	return i != nil && i.Ended.IsZero() || r.Off != nil || r.OrderTxn != nil || r.Gate != nil
 }
 
 // hosts lists all host specs.
