@@ -30,6 +30,9 @@ const (
 	// raceWithin is after how long at most the second of two workers is dialled that are tried
 	// at once.
 	raceWithin = 200 * time.Millisecond
+	// rankLooks is how many times it is looked, about, until the best worker stands by, where another
+	// one does so: when all agents move at once, this is what can wait.
+	rankLooks = 10
 	// promoteWithin bounds the time over which the agents of a lost worker come to the others.
 	promoteWithin = time.Second
 )
@@ -48,15 +51,17 @@ type links struct {
 
 	dialling bool
 	moving   bool // what is being opened is to become the active one
+	spared   bool // the owner has dropped the active session for what is being opened
 	opened   chan opening
 }
 
 // opening is how an attempt to open a stream beside the active one ended; without a session it failed.
 type opening struct {
 	s       *session
-	role    agentpb.Hello_Role
+	to      purpose
 	end     ending
 	address string
+	kept    bool // the stream was there: the one that was left
 }
 
 // up makes some stream the active one: the standby without a handshake, else the next
@@ -86,13 +91,13 @@ func (l *links) up(ctx context.Context) bool {
 		l.standby = nil
 		sleep(ctx, time.Duration(rand.Float64()*float64(min(promoteWithin, a.settings.get().ping/2))))
 		l.route.last, l.route.owner = s.address, ""
-		end, ok = s.hello(ctx, agentpb.Hello_ACTIVE, within)
+		end, ok = s.hello(ctx, toUse, within)
 	} else if l.route.failures == raceAfter && l.route.owner == "" && len(list) > 1 && !l.dialling {
 		if s, end = l.race(ctx, list, within); s != nil {
-			end, ok = s.hello(ctx, agentpb.Hello_ACTIVE, within)
+			end, ok = s.hello(ctx, toUse, within)
 		}
 	} else {
-		s, end = a.dial(ctx, l.route.next(list, l.shuns), agentpb.Hello_ACTIVE, within)
+		s, end = a.dial(ctx, l.route.next(list, l.shuns), toUse, within)
 		ok = end.welcomed
 	}
 	asking := time.Now()
@@ -102,7 +107,7 @@ func (l *links) up(ctx context.Context) bool {
 		}
 		l.say(end, 0)
 		sleep(ctx, l.jittered(a.settings.get().retry))
-		end, ok = s.hello(ctx, agentpb.Hello_ACTIVE, within)
+		end, ok = s.hello(ctx, toUse, within)
 	}
 	if ok {
 		l.use(ctx, s)
@@ -129,8 +134,8 @@ func (l *links) race(ctx context.Context, list []string, within time.Duration) (
 			if i > 0 {
 				sleep(ctx, time.Duration(rand.Float64()*float64(raceWithin)))
 			}
-			s, end := a.dial(ctx, address, agentpb.Hello_STANDBY, within)
-			results <- opening{s: s, role: agentpb.Hello_STANDBY, end: end, address: address}
+			s, end := a.dial(ctx, address, toStandBy, within)
+			results <- opening{s: s, to: toStandBy, end: end, address: address}
 		})
 	}
 	first := <-results
@@ -162,11 +167,15 @@ func (l *links) say(end ending, wait time.Duration) {
 	}
 }
 
-// use makes a welcome session the active one and lets the one before it go.
+// use makes a welcome session the active one and lets the one before it go, or stand by where that
+// is the best to do so: to come back to it, or to go on there when this one is lost, takes no
+// handshake.
 func (l *links) use(ctx context.Context, s *session) {
 	a := l.agent
 	var late []*agentpb.Answer
-	if old := l.active; old != nil {
+	old := l.active
+	if old != nil {
+		old.keep = l.better(old)
 		close(old.leave)
 		stuck := time.AfterFunc(leaveWithin, func() { old.cancel(errors.New("another link has taken its place")) })
 		<-old.left // it sends nothing more
@@ -190,6 +199,25 @@ func (l *links) use(ctx context.Context, s *session) {
 	for _, answer := range late {
 		a.working.Go(func() { a.post(ctx, answer) })
 	}
+	l.spared = false
+	if old != nil && old.keep && !old.over() {
+		old.rests()
+		l.open(opening{to: toStandBy, address: old.address, kept: true}, func() (*session, ending) {
+			end, ok := old.hello(ctx, toStandBy, maxWelcomeLimit)
+			if !ok {
+				old.close(errors.New("it may not stand by"))
+				return nil, end
+			}
+			return old, end
+		})
+	}
+}
+
+// better: this worker is to stand by rather than the one that does so now.
+func (l *links) better(s *session) bool {
+	list, _ := l.agent.workers.watch()
+	rank := slices.Index(list.addresses, s.address)
+	return rank >= 0 && (l.standby == nil || rank < slices.Index(list.addresses, l.standby.address))
 }
 
 // how says how a session comes to be the active one; called before it is.
@@ -262,16 +290,29 @@ func (l *links) hold(ctx context.Context) {
 			l.standby.close(nil)
 			l.standby = nil
 			standby.Reset(l.jittered(a.settings.get().retry))
+		case <-l.active.spared:
+			if l.spared = l.moving; !l.spared {
+				signal(l.active.again)
+			}
 		case o := <-l.opened:
 			l.dialling, l.moving = false, false
 			switch {
+			case o.s == nil && o.kept:
+				standby.Reset(0)
+			case o.s == nil && o.to == toStandBy:
+				l.shun(o.address)
+				standby.Reset(l.jittered(standbyRetry))
 			case o.s == nil:
-				if standby.Reset(l.jittered(standbyRetry)); o.role == agentpb.Hello_ACTIVE {
-					a.opts.Logger.Info("move put off", "cause", o.end.cause())
-				} else {
-					l.shun(o.address)
+				a.opts.Logger.Info("move put off", "cause", o.end.cause())
+				if l.spared { // the worker had said welcome, and that was lost
+					l.spared = false
+					signal(l.active.again)
 				}
-			case o.role == agentpb.Hello_STANDBY:
+				standby.Reset(l.jittered(standbyRetry))
+			case o.to == toStandBy:
+				if l.standby != nil {
+					l.standby.close(errors.New("another worker stands by"))
+				}
 				l.standby = o.s
 				l.standby.standsBy()
 				standby.Reset(0) // the active one may be another meanwhile
@@ -280,10 +321,12 @@ func (l *links) hold(ctx context.Context) {
 				standby.Reset(0)
 			}
 		case <-standby.C:
-			l.standBy(ctx, list)
+			l.standBy(ctx, list, false)
 		case <-check.C:
 			if len(list.addresses) > 0 && l.active.address != list.addresses[0] {
 				l.moveTo(ctx, list.addresses[0])
+			} else {
+				l.standBy(ctx, list, rand.N(rankLooks) == 0)
 			}
 			check.Reset(l.untilCheck(list))
 		case <-changed:
@@ -339,25 +382,28 @@ func (l *links) away(list workerSet, check bool) string {
 	return ""
 }
 
-// standBy opens a silent stream to the best worker that is not the active one's.
-func (l *links) standBy(ctx context.Context, list workerSet) {
+// standBy opens a silent stream to the best worker that is not the active one's. While another
+// one of the list stands by that is as good as any until it is needed; where rank is asked for,
+// the best one takes its place, the new stream first.
+func (l *links) standBy(ctx context.Context, list workerSet, rank bool) {
 	others := slices.DeleteFunc(slices.Clone(list.addresses), func(address string) bool { return address == l.active.address })
 	want := ""
 	if len(others) > 0 {
 		i := slices.IndexFunc(others, func(address string) bool { return !l.shuns(address) })
 		want = others[max(i, 0)]
 	}
-	if l.standby != nil && l.standby.address != want {
-		l.standby.close(errors.New("another worker stands by"))
+	if l.standby != nil && !slices.Contains(others, l.standby.address) {
+		l.standby.close(errors.New("it is not on the list any more"))
 		l.standby = nil
 	}
-	if l.standby == nil && want != "" {
-		l.open(func() (*session, ending) { return l.agent.dial(ctx, want, agentpb.Hello_STANDBY, welcomeLimit) }, agentpb.Hello_STANDBY, want)
+	if want != "" && (l.standby == nil || rank && l.standby.address != want) {
+		l.open(opening{to: toStandBy, address: want}, func() (*session, ending) { return l.agent.dial(ctx, want, toStandBy, maxWelcomeLimit) })
 	}
 }
 
-// moveTo opens the link to another worker while the active one goes on; false when another
-// stream is being opened just now.
+// moveTo opens the link to another worker while the active one goes on, however long that takes;
+// false when another stream is being opened just now. The owner leaves the active one to the
+// agent: the welcome that comes over the other one may get lost.
 func (l *links) moveTo(ctx context.Context, address string) bool {
 	if l.dialling {
 		return false
@@ -368,32 +414,32 @@ func (l *links) moveTo(ctx context.Context, address string) bool {
 	} else {
 		l.standby = nil
 	}
-	l.open(func() (*session, ending) {
+	l.open(opening{to: toMove, address: address}, func() (*session, ending) {
 		s := promoted
 		var end ending
 		if s != nil {
-			end, _ = s.hello(ctx, agentpb.Hello_ACTIVE, welcomeLimit)
+			end, _ = s.hello(ctx, toMove, maxWelcomeLimit)
 		} else {
-			s, end = l.agent.dial(ctx, address, agentpb.Hello_ACTIVE, welcomeLimit)
+			s, end = l.agent.dial(ctx, address, toMove, maxWelcomeLimit)
 		}
 		if s != nil && !end.welcomed {
 			s.close(errors.New("not welcome"))
 			s = nil
 		}
 		return s, end
-	}, agentpb.Hello_ACTIVE, address)
+	})
 	return true
 }
 
-// open lets do run beside the active session, one at a time.
-func (l *links) open(do func() (*session, ending), role agentpb.Hello_Role, address string) {
+// open lets do run beside the active session, one at a time, and tells how o came out.
+func (l *links) open(o opening, do func() (*session, ending)) {
 	if l.dialling {
 		return // looked at again when that is done
 	}
-	l.dialling, l.moving = true, role == agentpb.Hello_ACTIVE
+	l.dialling, l.moving = true, o.to != toStandBy
 	l.agent.working.Go(func() {
-		s, end := do()
-		l.opened <- opening{s, role, end, address}
+		o.s, o.end = do()
+		l.opened <- o
 	})
 }
 

@@ -117,3 +117,71 @@ func TestHelloAgainOnTheSameStream(t *testing.T) {
 		t.Error("settings of a pong without an epoch were obeyed")
 	}
 }
+
+// A stream that is left for another worker stands by: the way back, or on when the other worker
+// is lost, takes no handshake.
+func TestLeftStreamStandsBy(t *testing.T) {
+	var w1, w2 *fakeWorker
+	both := func() *agentpb.List { return list("static", 100*time.Millisecond, w2.address, w1.address) }
+	w1, w2 = named(t, "w1", both), named(t, "w2", both)
+	a, _ := linkedTo(t, nil, w1.address)
+	expect(t, w1, "hello", role(agentpb.Hello_ACTIVE))
+	moved := expect(t, w2, "hello of the move", role(agentpb.Hello_ACTIVE))
+	if !moved.Keeps {
+		t.Error("the owner is not told that the stream that is left is kept")
+	}
+	rests := expect(t, w1, "standby", role(agentpb.Hello_STANDBY))
+	expect(t, w2, "ping", ping)
+	expect(t, w1, "silent ping", ping)
+	// The new worker is lost.
+	w2.down <- refusal(&agentpb.Refusal{Reason: agentpb.Refusal_SHUTTING_DOWN})
+	back := expect(t, w1, "promotion", func(up *agentpb.Up) (*agentpb.Hello, bool) {
+		if up.GetPing().GetReport() != nil {
+			t.Error("a report on a silent stream")
+		}
+		return role(agentpb.Hello_ACTIVE)(up)
+	})
+	if back.Session <= rests.Session || w1.streams.Load() != 1 {
+		t.Errorf("session %d after %d over %d streams, want a later one over the same", back.Session, rests.Session, w1.streams.Load())
+	}
+	expect(t, w1, "report", func(up *agentpb.Up) (*agentpb.Report, bool) {
+		return up.GetPing().GetReport(), up.GetPing().GetReport() != nil
+	})
+	// And left a second time.
+	expect(t, w2, "second move", role(agentpb.Hello_ACTIVE))
+	expect(t, w1, "second standby", role(agentpb.Hello_STANDBY))
+	if w1.streams.Load() != 1 || a.linked.Load() == nil {
+		t.Errorf("%d streams to the worker that was left, want the same one", w1.streams.Load())
+	}
+}
+
+// A worker that knows no kept streams ends the one that was left: another one stands by.
+func TestLeftStreamThatEnds(t *testing.T) {
+	var w1, w2 *fakeWorker
+	both := func() *agentpb.List { return list("static", 100*time.Millisecond, w2.address, w1.address) }
+	w1, w2 = named(t, "w1", both), named(t, "w2", func() *agentpb.List {
+		w1.down <- refusal(&agentpb.Refusal{Reason: agentpb.Refusal_REPLACED, RetryAfterMs: 100})
+		return both()
+	})
+	linkedTo(t, nil, w1.address)
+	expect(t, w1, "hello", role(agentpb.Hello_ACTIVE))
+	expect(t, w2, "hello of the move", role(agentpb.Hello_ACTIVE))
+	expect(t, w2, "ping", ping)
+	for w1.streams.Load() < 2 {
+		expect(t, w1, "standby", role(agentpb.Hello_STANDBY))
+	}
+}
+
+// An owner may have said welcome to a move that never came through: it has dropped the session of
+// the stream that is still in use, and hears another Hello on it.
+func TestSparedStreamSaysHello(t *testing.T) {
+	w := startWorker(t, welcome(nil))
+	linkedTo(t, nil, w.address)
+	one := expect(t, w, "hello", hello)
+	expect(t, w, "ping", ping)
+	w.down <- refusal(&agentpb.Refusal{Reason: agentpb.Refusal_REPLACED, Keeps: true})
+	two := expect(t, w, "hello again", hello)
+	if two.Session <= one.Session || w.streams.Load() != 1 {
+		t.Errorf("session %d after %d over %d streams, want a later one over the same", two.Session, one.Session, w.streams.Load())
+	}
+}

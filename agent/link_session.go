@@ -20,7 +20,24 @@ import (
 // goodbyeLimit is how long a goodbye may take to be heard.
 const goodbyeLimit = time.Second
 
-// session is one stream to one worker: a silent one that stands by, or the active one.
+// purpose is what a Hello asks for.
+type purpose int
+
+const (
+	toUse     purpose = iota // a session in use
+	toMove                   // the same, and what becomes of the stream that is left for it is left to the agent
+	toStandBy                // a silent stream
+)
+
+func (p purpose) role() agentpb.Hello_Role {
+	if p == toStandBy {
+		return agentpb.Hello_STANDBY
+	}
+	return agentpb.Hello_ACTIVE
+}
+
+// session is one stream to one worker: a silent one that stands by, or the active one, and the
+// one after the other as often as it is promoted, and left for another.
 // receive receives from the beginning to the end; run pings and sends answers while the
 // session is the active one. Requests are worked on beside them, and their answers leave by
 // whichever session is active then.
@@ -33,6 +50,8 @@ type session struct {
 	cause   func() error            // why it was cancelled, nil while it was not
 	greeted chan *agentpb.Down      // answers to a Hello that is waited for
 	again   chan struct{}           // a token: the worker asks for another Hello
+	spared  chan struct{}           // a token: its owner has a newer session of this process, the stream goes on
+	keep    bool                    // it is to stand by when it has been left; set before leave is closed
 	leave   chan struct{}           // closed when another session has taken the place of this one
 	left    chan struct{}           // closed when nothing more is sent on it
 	ended   chan struct{}           // closed when the stream has ended, and end says how
@@ -51,12 +70,12 @@ type session struct {
 // dial opens a stream to a worker and says hello on it. Without a session it returns how
 // the attempt ended; after that nothing of it is left. limit is how long the worker may take
 // from the dial to its first frame.
-func (a *Agent) dial(ctx context.Context, address string, role agentpb.Hello_Role, limit time.Duration) (*session, ending) {
+func (a *Agent) dial(ctx context.Context, address string, to purpose, limit time.Duration) (*session, ending) {
 	if err := a.opts.checkAddress(address); err != nil {
 		return nil, ending{err: err}
 	}
 	s := &session{
-		agent: a, address: address, greeted: make(chan *agentpb.Down, 1), again: make(chan struct{}, 1),
+		agent: a, address: address, greeted: make(chan *agentpb.Down, 1), again: make(chan struct{}, 1), spared: make(chan struct{}, 1),
 		leave: make(chan struct{}), left: make(chan struct{}), ended: make(chan struct{}),
 	}
 	// The stream outlives ctx by the time of a goodbye.
@@ -77,8 +96,8 @@ func (a *Agent) dial(ctx context.Context, address string, role agentpb.Hello_Rol
 	}
 	context.AfterFunc(live, s.conn.Cut)
 	go s.receive(ctx)
-	end, ok := s.hello(ctx, role, limit)
-	if !ok && (role == agentpb.Hello_STANDBY || !s.waits(end)) {
+	end, ok := s.hello(ctx, to, limit)
+	if !ok && (to == toStandBy || !s.waits(end)) {
 		s.close(errors.New("not welcome"))
 		return nil, end
 	}
@@ -92,12 +111,15 @@ func (a *Agent) dial(ctx context.Context, address string, role agentpb.Hello_Rol
 
 // waits: the stream is left open for another hello, because nobody owns the host yet, or the
 // worker cannot tell who does.
-func (s *session) waits(end ending) bool {
+func (s *session) waits(end ending) bool { return !s.over() && stays(end.refusal) }
+
+// over: the stream has ended.
+func (s *session) over() bool {
 	select {
 	case <-s.ended:
-		return false
+		return true
 	default:
-		return stays(end.refusal)
+		return false
 	}
 }
 
@@ -108,21 +130,21 @@ func stays(r *agentpb.Refusal) bool {
 
 // hello says hello on the stream and waits for the answer: a new stream begins with it, a
 // standby one is promoted by it. Without a welcome it returns how the attempt ended.
-func (s *session) hello(ctx context.Context, role agentpb.Hello_Role, within time.Duration) (ending, bool) {
+func (s *session) hello(ctx context.Context, to purpose, within time.Duration) (ending, bool) {
 	select {
 	case <-s.greeted: // of a hello that was given up
 	default:
 	}
 	limit := time.NewTimer(within)
 	defer limit.Stop()
-	s.greet(role)
+	s.greet(to)
 	select {
 	case d := <-s.greeted:
 		if r := d.GetRefusal(); r != nil {
 			return ending{refusal: r}, false
 		}
 		s.worker = d.GetWelcome().GetWorker()
-		if role == agentpb.Hello_STANDBY {
+		if to == toStandBy {
 			return ending{}, true
 		}
 		if err := s.agent.take(d.GetWelcome()); err != nil {
@@ -139,12 +161,12 @@ func (s *session) hello(ctx context.Context, role agentpb.Hello_Role, within tim
 }
 
 // greet sends a Hello; a failed send is explained by what comes back.
-func (s *session) greet(role agentpb.Hello_Role) {
+func (s *session) greet(to purpose) {
 	a := s.agent
 	_ = s.send(&agentpb.Up{Frame: &agentpb.Up_Hello{Hello: &agentpb.Hello{
 		Host: a.opts.Host, BootId: a.boot, ProcessId: a.process, Session: a.sessions.Add(1), Version: a.opts.Version,
 		HighestEpoch: a.epochs.highest(), Hypervisors: []string{a.opts.Hypervisor.Name()}, Report: a.report(),
-		Journal: a.commands.entries(), JournalProblems: a.commands.problems(), Role: role, List: a.workers.wire(),
+		Journal: a.commands.entries(), JournalProblems: a.commands.problems(), Role: to.role(), Keeps: to == toMove, List: a.workers.wire(),
 	}}})
 }
 
@@ -245,21 +267,48 @@ func (s *session) quietPing() {
 	_ = s.send(&agentpb.Up{Frame: &agentpb.Up_Ping{Ping: &agentpb.Ping{Seq: s.seq}}})
 }
 
+// rests makes a silent stream of one that has been left and kept: nothing is sent on it any more.
+func (s *session) rests() {
+	s.leave, s.left = make(chan struct{}), make(chan struct{})
+	for _, token := range []chan struct{}{s.again, s.spared} { // they were for the session in use
+		select {
+		case <-token:
+		default:
+		}
+	}
+	s.told.forget()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.halfOpen = nil
+}
+
 // run pings and sends answers until the stream ends, ctx does, or another session has
-// taken its place. It returns when the stream has ended.
+// taken its place. It returns when the stream has ended, or is kept.
 func (s *session) run(ctx context.Context) {
 	defer s.halfOpen.Stop()
-	orderly := s.beat(ctx)
+	how := s.beat(ctx)
 	close(s.left)
-	if orderly {
+	switch how {
+	case kept:
+		return
+	case parted:
 		time.AfterFunc(goodbyeLimit, func() { s.cancel(errors.New("the other side does not hang up")) })
 	}
 	<-s.ended
 	s.close(nil)
 }
 
-// beat pings and sends answers; true when it ended orderly and the stream is half closed.
-func (s *session) beat(ctx context.Context) bool {
+// parting is how a session in use ends.
+type parting int
+
+const (
+	broken parting = iota
+	parted         // orderly: the stream is half closed
+	kept           // the stream goes on
+)
+
+// beat pings and sends answers until that.
+func (s *session) beat(ctx context.Context) parting {
 	progress := time.NewTicker(progressEvery)
 	defer progress.Stop()
 	for {
@@ -270,7 +319,7 @@ func (s *session) beat(ctx context.Context) bool {
 			err := s.sendSteps()
 			if err != nil {
 				next.Stop()
-				return false // whoever receives knows why
+				return broken // whoever receives knows why
 			}
 			select {
 			case <-written:
@@ -287,25 +336,28 @@ func (s *session) beat(ctx context.Context) bool {
 				case <-s.leave: // its Hello would be newer than that of the session in its place
 				default:
 					s.told.forget() // they go to somebody else
-					s.greet(agentpb.Hello_ACTIVE)
+					s.greet(toUse)
 				}
 			case <-changed:
 				due = true // at worst a ping comes one new interval late
 			case <-s.ended:
 				next.Stop()
-				return false
+				return broken
 			case <-s.leave:
 				next.Stop()
+				if s.keep {
+					return kept
+				}
 				_ = s.conn.CloseWrite() // what was asked on it is still taken until the worker hangs up
-				return true
+				return parted
 			case <-ctx.Done():
 				next.Stop()
 				s.goodbye()
-				return true
+				return parted
 			}
 			if err != nil {
 				next.Stop()
-				return false
+				return broken
 			}
 		}
 		next.Stop()
@@ -402,6 +454,8 @@ func (s *session) got(ctx context.Context, down *agentpb.Down) (end ending, over
 		s.answered()
 	case *agentpb.Down_Refusal:
 		switch {
+		case frame.Refusal.GetKeeps():
+			signal(s.spared)
 		case !stays(frame.Refusal):
 			s.answer(down)
 			return ending{welcomed: s.active(), refusal: frame.Refusal}, true
@@ -460,7 +514,7 @@ func (s *session) answered() {
 	for _, t := range []*time.Timer{s.halfOpen, s.silent} {
 		if t != nil {
 			t.Reset(s.agent.settings.get().halfOpen())
-			return // what stood by once does so no more
+			return // the session in use minds the first alone
 		}
 	}
 }

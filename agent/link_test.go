@@ -141,7 +141,7 @@ func (w *fakeWorker) converse(conn *frame.Conn) {
 		if conn.Write(next) != nil {
 			return
 		}
-		if r := next.GetRefusal(); r != nil && !stays(r) {
+		if r := next.GetRefusal(); r != nil && !stays(r) && !r.Keeps {
 			_ = conn.CloseWrite()
 			<-ended
 			return
@@ -199,7 +199,7 @@ func list(algorithm string, check time.Duration, addresses ...string) *agentpb.L
 // attempt says hello once and returns how that ended.
 func attempt(t *testing.T, a *Agent, address string) ending {
 	a.boot = "boot-1"
-	s, end := a.dial(t.Context(), address, agentpb.Hello_ACTIVE, welcomeLimit)
+	s, end := a.dial(t.Context(), address, toUse, welcomeLimit)
 	if s != nil {
 		s.close(nil)
 	}

@@ -19,14 +19,14 @@ import (
 // have published and leaves everything else in their mailboxes.
 type door Worker
 
-func (d *door) Hello(h *agentpb.Hello, carrier string) link.Admission {
+func (d *door) Hello(h *agentpb.Hello) link.Admission {
 	w := (*Worker)(d)
 	o, p := w.owned(h.Host)
 	if o == nil {
 		return w.elsewhere(h.Host)
 	}
 	refuse := outranks(h.HighestEpoch, p.epoch)
-	o.in.put("", helloMsg{h, carrier, p.settings, time.Now().UTC(), refuse})
+	o.in.put("", helloMsg{h, p.settings, time.Now().UTC(), refuse})
 	if refuse { // the agent would refuse us: the owner finds out why
 		return link.Admission{Refusal: &agentpb.Refusal{
 			Reason: agentpb.Refusal_NO_OWNER, Detail: "this host has obeyed a newer owner than the present one: see the worker's health if this lasts",
@@ -60,6 +60,9 @@ func (d *door) Unreachable(owner link.Peer, since time.Time) *agentpb.Refusal {
 	if why := w.blind(); why != "" {
 		return w.cannotTell(why)
 	}
+	if _, lives := w.view.worker(owner.ID); !lives {
+		return w.nobody("its owner has ended") // its slots have not: nobody is sent there
+	}
 	if time.Since(since) < ownerPatience {
 		return w.nobody("its owner does not answer just now")
 	}
@@ -86,6 +89,7 @@ func (d *door) Linked(s *link.Session, h *agentpb.Hello) {
 	w := (*Worker)(d)
 	if o, _ := w.owned(s.Host); o != nil {
 		o.commands.linked(h)
+		w.carried.linked(s.Host)
 		w.peerCame(s.Host)
 		w.tellAsking(s.Host)
 	}

@@ -21,7 +21,7 @@ const (
 	// listsSettle is how long changes are collected before lists are made anew.
 	listsSettle = 200 * time.Millisecond
 	// listBatch lists are sent at once, and the next after listEvery.
-	listBatch = 50
+	listBatch = 100
 	listEvery = 100 * time.Millisecond
 	// drainWithin spreads the moves of the agents of a draining worker; drainRate of them
 	// move in a second.
@@ -60,6 +60,8 @@ func (w *Worker) watchLists(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var asked time.Time // when agents were last asked to leave
+	after := ""         // hosts up to this one have their lists, which were made of
+	var members []string
 	for {
 		select {
 		case <-ctx.Done():
@@ -68,6 +70,7 @@ func (w *Worker) watchLists(ctx context.Context) error {
 			if !pause(ctx, listsSettle) { // more is to come
 				return nil
 			}
+			after = ""
 		case <-timer.C:
 		}
 		now := time.Now()
@@ -81,7 +84,11 @@ func (w *Worker) watchLists(ctx context.Context) error {
 		if again := c.enrol(ctx); again {
 			wait = min(wait, time.Second)
 		}
-		if w.sendLists(ctx) {
+		if is, _ := w.lists.present(); !slices.Equal(is, members) {
+			members, after = is, ""
+		}
+		var more bool
+		if after, more = w.sendLists(ctx, after); more {
 			wait = min(wait, listEvery)
 		}
 		if w.drained(w.o.ID) {
@@ -200,18 +207,21 @@ func configured(setting string, members []string) []string {
 	return out
 }
 
-// sendLists sends their list to some of the agents that have another one; true when there
-// may be more.
-func (w *Worker) sendLists(ctx context.Context) bool {
+// sendLists sends their list to some of the agents that have another one, of hosts after the one
+// given, and returns after which host it is to go on; more: soon.
+func (w *Worker) sendLists(ctx context.Context, after string) (upTo string, more bool) {
 	w.mu.Lock()
 	hosts := slices.Sorted(maps.Keys(w.owners))
 	w.mu.Unlock()
 	if w.blind() != "" {
-		return true // members may be gone, or back, that this worker knows nothing of
+		return "", true // members may be gone, or back, that this worker knows nothing of
 	}
 	members, addresses := w.lists.present()
 	sent := 0
 	for _, host := range hosts {
+		if host <= after {
+			continue
+		}
 		ses := w.door.Session(host)
 		if ses == nil {
 			continue // it is told when it comes
@@ -221,12 +231,13 @@ func (w *Worker) sendLists(ctx context.Context) bool {
 			continue
 		}
 		if sent == listBatch || ctx.Err() != nil {
-			return true
+			return after, true
 		}
 		w.door.SendList(host, list)
 		sent++
+		after = host
 	}
-	return false
+	return "", false
 }
 
 // drained reports whether a worker is to hold nothing.

@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"math"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
+	"github.com/holdfast-ha/holdfast/agent/agentpb/frame"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/lists"
 	"github.com/holdfast-ha/holdfast/coordinator/power"
@@ -73,10 +76,14 @@ func TestLinksOfGoneHostsAreRemoved(t *testing.T) {
 	}
 }
 
-// A worker that has not read, or not for long, who owns what says so, and nothing else.
+// A worker that has not read, or not for long, who owns what says so, and nothing else. Once it has
+// read it sends agents to an owner that it does not reach itself, if that one lives.
 func TestBlindWorkerSaysSo(t *testing.T) {
 	r := newRig(t)
 	r.host(t, "h1", false)
+	if _, err := r.client.OpenSession(t.Context(), leases.SessionConfig{Worker: "w2", Boot: "b", TTL: patience, Record: map[string]string{}}); err != nil {
+		t.Fatal(err)
+	}
 	w, err := New(Options{ID: "w1", Etcd: r.endpoints, InsecureLoopback: true, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -89,14 +96,18 @@ func TestBlindWorkerSaysSo(t *testing.T) {
 	d := (*door)(w)
 	answers := func() []agentpb.Refusal_Reason {
 		_, standby := d.Standby(hello)
-		return []agentpb.Refusal_Reason{d.Hello(hello, "").Refusal.GetReason(), standby.GetReason(), d.Unreachable(link.Peer{ID: "w2"}, time.Now().Add(-time.Hour)).GetReason()}
+		out := []agentpb.Refusal_Reason{d.Hello(hello).Refusal.GetReason(), standby.GetReason()}
+		for _, owner := range []string{"w2", "ended"} {
+			out = append(out, d.Unreachable(link.Peer{ID: owner}, time.Now().Add(-time.Hour)).GetReason())
+		}
+		return out
 	}
-	blind := []agentpb.Refusal_Reason{agentpb.Refusal_BLIND, agentpb.Refusal_BLIND, agentpb.Refusal_BLIND}
+	blind := []agentpb.Refusal_Reason{agentpb.Refusal_BLIND, agentpb.Refusal_BLIND, agentpb.Refusal_BLIND, agentpb.Refusal_BLIND}
 	if got := answers(); !slices.Equal(got, blind) {
 		t.Errorf("before it has read: %v", got)
 	}
 	background(t, w.mirror.Run)
-	sees := []agentpb.Refusal_Reason{agentpb.Refusal_NO_OWNER, agentpb.Refusal_UNSPECIFIED, agentpb.Refusal_NOT_OWNER}
+	sees := []agentpb.Refusal_Reason{agentpb.Refusal_NO_OWNER, agentpb.Refusal_UNSPECIFIED, agentpb.Refusal_NOT_OWNER, agentpb.Refusal_NO_OWNER}
 	eventually(t, "it has read", func() bool { return slices.Equal(answers(), sees) })
 	if why := blindFor(readAgeLimit + time.Second); !strings.Contains(why, "6s old") || blindFor(readAgeLimit) != "" {
 		t.Errorf("a word of %v: %q", readAgeLimit+time.Second, why)
@@ -207,36 +218,79 @@ func TestAdoptedBehindAnotherCarrier(t *testing.T) {
 }
 
 // links/<host> is on record only while another worker than the owner carries the link, also
-// where etcd has forgotten what was written last.
+// where etcd has forgotten what was written last, and where an older Hello is heard after a newer
+// one.
 func TestCarrierIsOnRecord(t *testing.T) {
 	r := newRig(t)
 	r.host(t, "h1", false)
-	a, err := New(Options{ID: "w1", Etcd: r.endpoints, ListenAPI: "127.0.0.1:0", ListenAgents: "127.0.0.1:0", LeaseTTL: r.ttl, InsecureLoopback: true, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
+	r.put(t, leases.SettingKey("global", "worker.rebalance.quiet"), v1.SettingRecord{V: 1, Value: "10m"}) // the owner stays
+	workers := map[string]*Worker{}
+	for _, id := range []string{"w1", "w2"} {
+		w, err := New(Options{ID: id, Etcd: r.endpoints, ListenAPI: "127.0.0.1:0", ListenAgents: "127.0.0.1:0", LeaseTTL: r.ttl, InsecureLoopback: true, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.carried.written = math.MaxInt64 // before etcd was restored: no copy ever comes to it
+		background(t, w.Run)
+		workers[id] = w
 	}
-	a.carried.written = math.MaxInt64 // before etcd was restored: no copy ever comes to it
-	background(t, a.Run)
-	hello := func(carrier string) link.Admission {
-		return (*door)(a).Hello(&agentpb.Hello{Host: "h1", BootId: "b1", ProcessId: "p1"}, carrier)
-	}
-	eventually(t, "the host is owned", func() bool { o, _ := a.owned("h1"); return o != nil }) // a worker takes no Hello before it runs
-	if l := hello("").Welcome.List; l.GetAlgorithm() != "ring" || len(l.GetWorkers()) != 1 {
-		t.Errorf("list %v", l)
-	}
-	for _, carrier := range []string{"w2", ""} {
-		hello(carrier)
+	var owner, other *Worker
+	eventually(t, "the host is owned, and both workers know each other", func() bool {
+		for id, w := range workers {
+			if o, _ := w.owned("h1"); o != nil {
+				owner, other = w, workers[map[string]string{"w1": "w2", "w2": "w1"}[id]]
+			}
+		}
+		if owner == nil {
+			return false
+		}
+		s, _, held := other.view.slotOwner(other.slotOf(cluster, "h1"))
+		_, lives := owner.view.worker(other.o.ID)
+		return held && s.Worker == owner.o.ID && lives
+	})
+	onRecord := func(carrier string) {
+		t.Helper()
 		eventually(t, fmt.Sprintf("carried by %q", carrier), func() bool {
 			rec, rev := read[linkRecord](t, r, leases.LinkKey("h1"))
 			return rec.Worker == carrier && (rev == 0) == (carrier == "")
 		})
 	}
+	if l := greet(t, owner, 1).GetWelcome().GetList(); l.GetAlgorithm() != "ring" || len(l.GetWorkers()) == 0 {
+		t.Errorf("list %v", l)
+	}
+	onRecord("")
+	greet(t, other, 3)
+	onRecord(other.o.ID)
+	greet(t, owner, 4)
+	onRecord("")
+	if r := greet(t, other, 2).GetRefusal(); r.GetReason() != agentpb.Refusal_REPLACED {
+		t.Errorf("the older Hello got %v", r)
+	}
 	// A write from before, of which nobody heard, lands now.
-	r.put(t, leases.LinkKey("h1"), linkRecord{V: 1, Worker: "w2", Boot: "b2"})
-	eventually(t, "what is not so is off the record again", func() bool {
-		_, rev := read[linkRecord](t, r, leases.LinkKey("h1"))
-		return rev == 0
-	})
+	r.put(t, leases.LinkKey("h1"), linkRecord{V: 1, Worker: other.o.ID, Boot: "b2"})
+	onRecord("")
+}
+
+// greet says Hello as the agent of h1, and returns the answer. The stream stays until the test ends.
+func greet(t *testing.T, w *Worker, session uint64) *agentpb.Down {
+	t.Helper()
+	raw, err := net.Dial("tcp", w.agentsAddr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { raw.Close() })
+	if _, err := io.WriteString(raw, frame.Preface); err != nil {
+		t.Fatal(err)
+	}
+	conn := frame.New(raw)
+	if err := conn.Write(&agentpb.Up{Frame: &agentpb.Up_Hello{Hello: &agentpb.Hello{Host: "h1", BootId: "b1", ProcessId: "p1", Session: session}}}); err != nil {
+		t.Fatal(err)
+	}
+	down := new(agentpb.Down)
+	if _, err := conn.Read(down); err != nil {
+		t.Fatal(err)
+	}
+	return down
 }
 
 // A session that ends because its carrier was lost is told apart from an agent that left.

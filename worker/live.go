@@ -27,7 +27,6 @@ type liveFacts struct {
 	deaf     time.Time // this worker itself stood still before: misses count from then
 	cut      time.Time // the worker that carries the link could not be reached then, and nothing was heard since: nothing is known of the host
 	carrier  string    // that worker
-	via      *string   // who carries its link by the last Hello to this owner, empty: this worker; nil: none came
 	unheard  bool      // that this is so was told to the machine
 	told     ha.Pace   // with the last answer to its agent, which may not have arrived
 	before   ha.Pace   // with the one before that, which has; zero: none by this owner
@@ -164,8 +163,6 @@ func (o *owner) onHello(ctx context.Context, m helloMsg) {
 	o.heard(m.at, m.hello.BootId)
 	if !m.refused {
 		o.answered(ctx, m.told)
-		o.live.via = &m.carrier
-		o.w.carried.by(o.host, m.carrier)
 	}
 	o.live.report = m.hello.Report
 	was, _ := o.w.frozen(o.host)
@@ -175,14 +172,6 @@ func (o *owner) onHello(ctx context.Context, m helloMsg) {
 	}
 	o.step(ctx, ha.Event{Kind: ha.EvHello, At: m.at, Boot: m.hello.BootId, Instances: instanceIDs(m.hello.Report, o.rec.Instances), Local: localIDs(m.hello.Report, o.spec.Val.Pools)})
 	o.tellEligible(ctx)
-}
-
-// onLink looks at the record of who carries its link, which has changed. A write from here
-// whose outcome was not known may land after a newer one found that there was nothing to do.
-func (o *owner) onLink() {
-	if o.live.via != nil {
-		o.w.carried.by(o.host, *o.live.via)
-	}
 }
 
 func (o *owner) onPing(ctx context.Context, m pingMsg) {

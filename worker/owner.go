@@ -67,12 +67,10 @@ type owner struct {
 // Messages of the mailbox beside ha.Event.
 type (
 	specChanged    struct{}
-	linkChanged    struct{}
 	policyChanged  struct{}
 	readersChanged struct{}
 	helloMsg       struct {
 		hello   *agentpb.Hello
-		carrier string            // worker that holds the link, empty: this one
 		told    *agentpb.Settings // it was welcomed with
 		at      time.Time
 		refused bool // there is no link
@@ -316,8 +314,6 @@ func (o *owner) handle(ctx context.Context, msg any) {
 			o.log.Info("carrier of the link lost, misses count later", "carrier", m.lost, "from", o.live.missAt(o.policy))
 		}
 		o.publish()
-	case linkChanged:
-		o.onLink()
 	case specChanged:
 		v, ok := o.w.view.spec(o.host)
 		switch {

@@ -6,7 +6,10 @@ import (
 	"context"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/leases"
@@ -20,25 +23,27 @@ type linkRecord struct {
 	Boot   string `json:"boot"`
 }
 
-// carried is what there is to do about links whose carrier or owner has changed. It is
+// carried is what there is to do about links whose carrier or owner may have changed. It is
 // filled by many and emptied by watchLinks, at the pace of etcd.
 type carried struct {
-	kick    chan struct{}
-	written int64 // revision of the newest links/<host> from here; watchLinks' own
+	kick chan struct{}
 
 	mu      sync.Mutex
-	records map[string]string // host, carrier that has to be on record
-	handed  map[string]int64  // host handed over, revision of its slot from then on
+	written int64            // revision of the newest links/<host> from here; 0: the copy has it
+	looks   map[string]bool  // hosts owned here: whether the record is right
+	handed  map[string]int64 // host handed over, revision of its slot from then on
 }
 
 func newCarried() *carried {
-	return &carried{kick: make(chan struct{}, 1), records: map[string]string{}, handed: map[string]int64{}}
+	return &carried{kick: make(chan struct{}, 1), looks: map[string]bool{}, handed: map[string]int64{}}
 }
 
-// by notes who carries the link of a host owned here; empty: this worker itself.
-func (c *carried) by(host, carrier string) {
+// linked lets it be seen whether the record says who carries the link of a host owned here: the
+// session that the host has then counts, not the Hello that was the reason to look. Of two that
+// come over different workers the older may be heard later.
+func (c *carried) linked(host string) {
 	c.mu.Lock()
-	c.records[host] = carrier
+	c.looks[host] = true
 	c.mu.Unlock()
 	signal(c.kick)
 }
@@ -119,45 +124,57 @@ func (w *Worker) rehome() (again bool) {
 // claim of its owner; false: some are left. It is judged by the copy, which has to show what was
 // written last.
 func (w *Worker) recordLinks(ctx context.Context) bool {
+	w.carried.mu.Lock()
+	newest := w.carried.written
+	w.carried.mu.Unlock()
 	cctx, cancel := context.WithTimeout(ctx, etcdTimeout)
-	err := w.mirror.WaitRevision(cctx, w.carried.written)
+	err := w.mirror.WaitRevision(cctx, newest)
 	cancel()
 	if err != nil && w.mirror.Age() > etcdTimeout {
 		return false
 	} // else a copy that is complete and never came to it: etcd was restored
-	w.carried.written = 0
 	w.carried.mu.Lock()
-	all := w.carried.records
-	w.carried.records = map[string]string{}
+	w.carried.written = 0
+	all := w.carried.looks
+	w.carried.looks = map[string]bool{}
 	w.carried.mu.Unlock()
-	done := true
-	for host, carrier := range all {
+	var left atomic.Bool
+	var some errgroup.Group
+	some.SetLimit(recordsAtOnce)
+	for host := range all {
 		if ctx.Err() != nil {
-			return true
+			break
 		}
-		rev, err := w.recordLink(ctx, host, carrier)
-		w.carried.written = max(w.carried.written, rev)
-		if err != nil {
-			w.log.Warn("record who carries a link", "host", host, "cause", err)
-			done = false
+		some.Go(func() error {
+			rev, err := w.recordLink(ctx, host)
 			w.carried.mu.Lock()
-			if _, newer := w.carried.records[host]; !newer {
-				w.carried.records[host] = carrier
+			defer w.carried.mu.Unlock()
+			w.carried.written = max(w.carried.written, rev)
+			if err != nil {
+				w.log.Warn("record who carries a link", "host", host, "cause", err)
+				left.Store(true)
+				w.carried.looks[host] = true
 			}
-			w.carried.mu.Unlock()
-		}
+			return nil
+		})
 	}
-	return done
+	_ = some.Wait() // what failed is noted
+	return !left.Load()
 }
 
+// recordsAtOnce is how many of these records are under way: a worker's end moves thousands of links.
+const recordsAtOnce = 16
+
 // recordLink returns the revision of what it wrote, 0 for nothing.
-func (w *Worker) recordLink(ctx context.Context, host, carrier string) (int64, error) {
+func (w *Worker) recordLink(ctx context.Context, host string) (int64, error) {
 	w.mu.Lock()
 	o, s := w.owners[host], w.session
 	w.mu.Unlock()
-	if o == nil || s == nil || s != o.s {
-		return 0, nil // the next owner records it
+	ses := w.door.Session(host)
+	if o == nil || s == nil || s != o.s || ses == nil {
+		return 0, nil // the next owner records it, or the next session has it recorded
 	}
+	carrier := ses.Carrier
 	have, on := get(w.view, w.view.links, host)
 	m, _ := w.view.worker(carrier)
 	op := leases.Put(leases.LinkKey(host), linkRecord{V: 1, Worker: carrier, Boot: m.Boot})

@@ -58,7 +58,7 @@ func (m *memory) beat(w *Worker, host string) {
 	switch {
 	case m.silent:
 	case !m.linked:
-		welcome := (*door)(w).Hello(&agentpb.Hello{Host: host, BootId: "boot-" + host, HighestEpoch: m.seen, Report: report}, "").Welcome
+		welcome := (*door)(w).Hello(&agentpb.Hello{Host: host, BootId: "boot-" + host, HighestEpoch: m.seen, Report: report}).Welcome
 		m.linked = welcome != nil && m.obey(welcome.Epoch)
 	default:
 		pong := (*door)(w).Ping(&link.Session{Host: host, Boot: "boot-" + host}, &agentpb.Ping{Report: report}, time.Now())

@@ -351,8 +351,8 @@ func (w *Worker) changed(kind, id string) {
 			o.in.put("spec", specChanged{})
 		}
 	case "links":
-		if o := w.owners[id]; o != nil {
-			o.in.put("link", linkChanged{})
+		if w.owners[id] != nil { // a write of which nobody heard may have landed after a newer one
+			w.carried.linked(id)
 		}
 	case "settings", "profiles", "partition-spec":
 		w.applyPools(w.view.effective("", "", time.Now()))

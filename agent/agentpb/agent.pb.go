@@ -357,7 +357,8 @@ func (CommandRequest_Verb) EnumDescriptor() ([]byte, []int) {
 }
 
 // Up is a frame from the agent. The first frame is a Hello; each later Hello on the stream
-// begins a new session on it: a standby stream is promoted, or the worker has asked for it.
+// begins a new session on it: a standby stream is promoted, or the worker has asked for it. A
+// STANDBY Hello on a stream in use ends its session and lets the stream stand by.
 type Up struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Frame:
@@ -1028,7 +1029,8 @@ type Hello struct {
 	Journal         []*JournalEntry        `protobuf:"bytes,9,rep,name=journal,proto3" json:"journal,omitempty"`                                         // all of it
 	JournalProblems []string               `protobuf:"bytes,10,rep,name=journal_problems,json=journalProblems,proto3" json:"journal_problems,omitempty"` // files that were set aside
 	Role            Hello_Role             `protobuf:"varint,11,opt,name=role,proto3,enum=holdfast.agent.v1.Hello_Role" json:"role,omitempty"`
-	List            *List                  `protobuf:"bytes,12,opt,name=list,proto3" json:"list,omitempty"` // the one it has; set by agents that have ever been sent one
+	List            *List                  `protobuf:"bytes,12,opt,name=list,proto3" json:"list,omitempty"`    // the one it has; set by agents that have ever been sent one
+	Keeps           bool                   `protobuf:"varint,13,opt,name=keeps,proto3" json:"keeps,omitempty"` // ACTIVE: the stream that this session leaves is not to be ended: it may stand by
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1145,6 +1147,13 @@ func (x *Hello) GetList() *List {
 		return x.List
 	}
 	return nil
+}
+
+func (x *Hello) GetKeeps() bool {
+	if x != nil {
+		return x.Keeps
+	}
+	return false
 }
 
 type Welcome struct {
@@ -1343,6 +1352,7 @@ type Refusal struct {
 	Detail        string                 `protobuf:"bytes,2,opt,name=detail,proto3" json:"detail,omitempty"`
 	Owner         *Worker                `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`
 	RetryAfterMs  int64                  `protobuf:"varint,4,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
+	Keeps         bool                   `protobuf:"varint,5,opt,name=keeps,proto3" json:"keeps,omitempty"` // REPLACED: only the session is over, as its agent has said; the stream goes on
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1403,6 +1413,13 @@ func (x *Refusal) GetRetryAfterMs() int64 {
 		return x.RetryAfterMs
 	}
 	return 0
+}
+
+func (x *Refusal) GetKeeps() bool {
+	if x != nil {
+		return x.Keeps
+	}
+	return false
 }
 
 // Ping is the heartbeat; its arrival is a sign of life of boot_id. On a silent stream it has
@@ -2996,7 +3013,7 @@ const file_agent_agentpb_agent_proto_rawDesc = "" +
 	"generation\x18\x01 \x01(\x03R\n" +
 	"generation\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x18\n" +
-	"\acluster\x18\x03 \x01(\tR\acluster\"\x82\x04\n" +
+	"\acluster\x18\x03 \x01(\tR\acluster\"\x98\x04\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x1d\n" +
@@ -3011,7 +3028,8 @@ const file_agent_agentpb_agent_proto_rawDesc = "" +
 	"\x10journal_problems\x18\n" +
 	" \x03(\tR\x0fjournalProblems\x121\n" +
 	"\x04role\x18\v \x01(\x0e2\x1d.holdfast.agent.v1.Hello.RoleR\x04role\x12+\n" +
-	"\x04list\x18\f \x01(\v2\x17.holdfast.agent.v1.ListR\x04list\"\x1f\n" +
+	"\x04list\x18\f \x01(\v2\x17.holdfast.agent.v1.ListR\x04list\x12\x14\n" +
+	"\x05keeps\x18\r \x01(\bR\x05keeps\"\x1f\n" +
 	"\x04Role\x12\n" +
 	"\n" +
 	"\x06ACTIVE\x10\x00\x12\v\n" +
@@ -3028,12 +3046,13 @@ const file_agent_agentpb_agent_proto_rawDesc = "" +
 	"\bSettings\x12(\n" +
 	"\x10ping_interval_ms\x18\x01 \x01(\x03R\x0epingIntervalMs\x12*\n" +
 	"\x11stamp_interval_ms\x18\x02 \x01(\x03R\x0fstampIntervalMs\x12$\n" +
-	"\x0ehello_retry_ms\x18\x03 \x01(\x03R\fhelloRetryMs\"\xce\x02\n" +
+	"\x0ehello_retry_ms\x18\x03 \x01(\x03R\fhelloRetryMs\"\xe4\x02\n" +
 	"\aRefusal\x129\n" +
 	"\x06reason\x18\x01 \x01(\x0e2!.holdfast.agent.v1.Refusal.ReasonR\x06reason\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12/\n" +
 	"\x05owner\x18\x03 \x01(\v2\x19.holdfast.agent.v1.WorkerR\x05owner\x12$\n" +
-	"\x0eretry_after_ms\x18\x04 \x01(\x03R\fretryAfterMs\"\x98\x01\n" +
+	"\x0eretry_after_ms\x18\x04 \x01(\x03R\fretryAfterMs\x12\x14\n" +
+	"\x05keeps\x18\x05 \x01(\bR\x05keeps\"\x98\x01\n" +
 	"\x06Reason\x12\x0f\n" +
 	"\vUNSPECIFIED\x10\x00\x12\r\n" +
 	"\tNOT_OWNER\x10\x01\x12\f\n" +

@@ -23,9 +23,9 @@ import (
 // Its calls come from the goroutine that reads the frames of one session, in their order;
 // they must not block.
 type Handler interface {
-	// Hello says what becomes of a session; carrier is the worker that holds the link, empty
-	// when it is this one.
-	Hello(h *agentpb.Hello, carrier string) Admission
+	// Hello says what becomes of a session. One that is welcome may come to nothing all the same,
+	// where a newer one was quicker.
+	Hello(h *agentpb.Hello) Admission
 	// Standby says why a host may not have a silent stream here; nil: it may, and ping is its
 	// ping interval.
 	Standby(h *agentpb.Hello) (ping time.Duration, refusal *agentpb.Refusal)
@@ -126,7 +126,7 @@ type Session struct {
 // line is the way to an agent. Its methods never block.
 type line interface {
 	send(d *agentpb.Down)      // a peer too slow to take it is cut
-	refuse(r *agentpb.Refusal) // the last word
+	refuse(r *agentpb.Refusal) // the session's last word, and the stream's unless r says that it goes on
 	again()                    // the session is over, the stream is as good as before
 }
 
@@ -166,12 +166,14 @@ var (
 	// A process that meets itself, on another stream, need not stand back: whichever of its
 	// streams is left, it may say hello again at once.
 	superseded = &agentpb.Refusal{Reason: agentpb.Refusal_REPLACED, Detail: "a newer session of this process has come", RetryAfterMs: 100}
+	// It has said that it lets the older stream stand by.
+	left = &agentpb.Refusal{Reason: agentpb.Refusal_REPLACED, Detail: superseded.Detail, Keeps: true}
 )
 
 // begin makes a session of a Hello that came over a line, if the handler admits it; the
 // welcome is on its way then.
 func (s *Server) begin(h *agentpb.Hello, l line, carrier string) (*Session, Admission) {
-	a := s.h.Hello(h, carrier)
+	a := s.h.Hello(h)
 	if a.Welcome == nil {
 		return nil, a
 	}
@@ -181,7 +183,7 @@ func (s *Server) begin(h *agentpb.Hello, l line, carrier string) (*Session, Admi
 		hash = a.Welcome.List.Hash
 	}
 	ses.list.Store(&hash)
-	if r := s.enter(ses, a.Welcome); r != nil {
+	if r := s.enter(ses, a.Welcome, h.Keeps); r != nil {
 		return nil, Admission{Refusal: r}
 	}
 	s.h.Linked(ses, h)
@@ -189,8 +191,9 @@ func (s *Server) begin(h *agentpb.Hello, l line, carrier string) (*Session, Admi
 }
 
 // enter makes ses the session of its host, or says why not. What an older session of the
-// same process was asked is asked again over the new one; the agent works on it once.
-func (s *Server) enter(ses *Session, welcome *agentpb.Welcome) *agentpb.Refusal {
+// same process was asked is asked again over the new one; the agent works on it once. keeps: the
+// stream of that one goes on without it.
+func (s *Server) enter(ses *Session, welcome *agentpb.Welcome, keeps bool) *agentpb.Refusal {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -215,7 +218,10 @@ func (s *Server) enter(ses *Session, welcome *agentpb.Welcome) *agentpb.Refusal 
 	s.mu.Unlock()
 	if old != nil {
 		why := replaced
-		if old.same(ses) {
+		switch {
+		case old.same(ses) && keeps:
+			why = left
+		case old.same(ses):
 			why = superseded
 		}
 		s.over(old, &refusedError{why})
@@ -277,7 +283,10 @@ func (s *Server) take(ses *Session, up *agentpb.Up) bool {
 	return true
 }
 
-var errMoved = errors.New("another worker owns the host")
+var (
+	errMoved = errors.New("another worker owns the host")
+	errLeft  = errors.New("its agent lets the stream stand by")
+)
 
 // Ask sends a request to the agent of host and waits for its answer until ctx ends, also
 // while the agent moves from one worker to another. The caller sets the epoch; the id is made

@@ -51,7 +51,7 @@ func (h *told) sees(on bool) {
 	h.blind = !on
 }
 
-func (h *told) Hello(m *agentpb.Hello, carrier string) Admission {
+func (h *told) Hello(m *agentpb.Hello) Admission {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
@@ -59,7 +59,7 @@ func (h *told) Hello(m *agentpb.Hello, carrier string) Admission {
 		return Admission{Refusal: &agentpb.Refusal{Reason: agentpb.Refusal_BLIND}}
 	case m.Host == "foreign":
 		return Admission{Refusal: &agentpb.Refusal{Reason: agentpb.Refusal_NOT_OWNER, Owner: &agentpb.Worker{Id: "w2", Address: "w2:1"}}}
-	case h.owner != nil && carrier == "":
+	case h.owner != nil:
 		return Admission{Owner: h.owner}
 	case h.nobody:
 		return Admission{Refusal: &agentpb.Refusal{Reason: agentpb.Refusal_NO_OWNER}}

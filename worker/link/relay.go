@@ -135,7 +135,7 @@ func (r *relay) run(ctx context.Context) {
 		case ch.greeted:
 			ch.wire.soon()
 		default:
-			ch.wire.put(r.s.h.Unreachable(r.peer, since))
+			ch.wire.refuse(r.s.h.Unreachable(r.peer, since))
 		}
 	}
 }
@@ -145,19 +145,6 @@ func (w *wire) holds(ch *channel) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.channel == ch
-}
-
-// put answers a Hello that came to nothing: the agent may say it again, or goes elsewhere.
-func (w *wire) put(refusal *agentpb.Refusal) {
-	if refusal.Reason != agentpb.Refusal_NO_OWNER && refusal.Reason != agentpb.Refusal_BLIND {
-		w.refuse(refusal)
-		return
-	}
-	w.attach(nil, nil, errMoved)
-	if refusal.Reason == agentpb.Refusal_BLIND {
-		w.homed() // it looks for another worker by itself, and keeps this link until it has found one
-	}
-	w.send(&agentpb.Down{Frame: &agentpb.Down_Refusal{Refusal: refusal}})
 }
 
 // converse dials the owner and exchanges frames with it.
@@ -252,9 +239,9 @@ func (r *relay) down(f *agentpb.FromOwner) {
 	case d == nil && greeted:
 		ch.wire.again()
 	case d == nil: // one of us is behind: not at once again, or two that disagree would run in a circle
-		ch.wire.put(&agentpb.Refusal{Reason: agentpb.Refusal_NO_OWNER, Detail: "the owner is just changing"})
+		ch.wire.refuse(&agentpb.Refusal{Reason: agentpb.Refusal_NO_OWNER, Detail: "the owner is just changing"})
 	case refusal != nil:
-		ch.wire.put(refusal)
+		ch.wire.refuse(refusal)
 	default:
 		if d.GetWelcome() != nil {
 			ch.wire.homed()

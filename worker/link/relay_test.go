@@ -191,6 +191,83 @@ func TestStandbyIsPromoted(t *testing.T) {
 	}
 }
 
+// TestLeftStreamStandsBy: the stream that an agent leaves for another worker, and says that it keeps,
+// is not ended; over a relay neither. It stands by once its agent says so, and may be promoted.
+func TestLeftStreamStandsBy(t *testing.T) {
+	carrier, owner := pair(t)
+	for name, at := range map[string]*world{"here": owner, "carried": carrier} {
+		t.Run(name, func(t *testing.T) {
+			left, d := at.hello(t, host(name, 1))
+			if d.GetWelcome() == nil {
+				t.Fatalf("got %v, want to be welcome", d)
+			}
+			moved := host(name, 2)
+			moved.Keeps = true
+			next, d := owner.hello(t, moved)
+			if d.GetWelcome() == nil {
+				t.Fatalf("the move got %v", d)
+			}
+			if r := recv(t, left).GetRefusal(); r.GetReason() != agentpb.Refusal_REPLACED || !r.GetKeeps() {
+				t.Fatalf("the stream that was left got %v", r)
+			}
+			rests := host(name, 3)
+			rests.Role = agentpb.Hello_STANDBY
+			if err := left.Send(&agentpb.Up{Frame: &agentpb.Up_Hello{Hello: rests}}); err != nil {
+				t.Fatal(err)
+			}
+			if d := recv(t, left); d.GetWelcome() == nil {
+				t.Fatalf("got %v, want a silent welcome", d)
+			}
+			if ses := owner.door.Session(name); ses == nil || ses.Number != 2 || at.door.Counts().Standby != 1 {
+				t.Errorf("session %+v, counts %+v: want the new session, and one stream that stands by", ses, at.door.Counts())
+			}
+			for _, s := range []client{left, next} {
+				ping(t, s, 1)
+				if d := recv(t, s); d.GetPong() == nil {
+					t.Errorf("got %v, want a pong", d)
+				}
+			}
+			if err := left.Send(&agentpb.Up{Frame: &agentpb.Up_Hello{Hello: host(name, 4)}}); err != nil {
+				t.Fatal(err)
+			}
+			if d := recv(t, left); d.GetWelcome() == nil {
+				t.Errorf("got %v, want to be welcome again", d)
+			}
+			if n := at.door.Counts(); n.Standby != 0 || owner.door.Session(name).Number != 4 {
+				t.Errorf("counts %+v, session %+v", n, owner.door.Session(name))
+			}
+		})
+	}
+}
+
+// TestLeftForAnother: nobody may stand by as another host than the one that the stream was used for,
+// nor repeat a Hello from before.
+func TestLeftForAnother(t *testing.T) {
+	for what, again := range map[string]*agentpb.Hello{
+		"another host": {Host: "h2", BootId: "b1", ProcessId: "p1", Session: 9, Role: agentpb.Hello_STANDBY},
+		"a replay":     host("h1", 3),
+	} {
+		w := open(t)
+		s, d := w.hello(t, host("h1", 3))
+		if d.GetWelcome() == nil {
+			t.Fatalf("got %v", d)
+		}
+		rests := host("h1", 4)
+		rests.Role = agentpb.Hello_STANDBY
+		for _, h := range []*agentpb.Hello{rests, again} {
+			if err := s.Send(&agentpb.Up{Frame: &agentpb.Up_Hello{Hello: h}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d := recv(t, s); d.GetWelcome() == nil {
+			t.Fatalf("%s: got %v, want a silent welcome first", what, d)
+		}
+		if r := recv(t, s).GetRefusal(); r == nil {
+			t.Errorf("%s was taken", what)
+		}
+	}
+}
+
 // Half-open links are noticed by the worker too, within 2 ping intervals and 1 s.
 func TestSilentLinkIsCut(t *testing.T) {
 	h := newTold("w1")

@@ -31,9 +31,10 @@ var mute = &agentpb.Refusal{Detail: "standby stream is half-open: no ping came i
 // standBy lets the stream stand by until its agent says something else than a ping.
 func (t *talk) standBy(h *agentpb.Hello) error {
 	s := t.s
-	if err := s.examine(t.guest, h, ""); err != nil {
+	if err := s.examine(t.guest, h, t.host); err != nil {
 		return err
 	}
+	t.host = h.Host
 	if err := s.guards.of(h.Host).hello(t.size); err != nil {
 		return err
 	}

@@ -48,12 +48,13 @@ type wire struct {
 }
 
 // talk is what an agent says on one stream, from its first frame to the end: silent while the
-// stream stands by, a wire from the first Hello that asks for more.
+// stream stands by, a wire from a Hello that asks for more until one that asks to stand by.
 type talk struct {
 	guest
 	s      *Server
 	out    *outbox
 	host   string // whose Hello came
+	number uint64 // of the last session that was over before the stream was
 	silent *silent
 	wire   *wire
 	limit  *time.Timer // until the first frame
@@ -106,6 +107,11 @@ func (t *talk) act() {
 }
 
 func (t *talk) take(up *agentpb.Up) error {
+	if t.wire != nil && up.GetHello().GetRole() == agentpb.Hello_STANDBY {
+		t.number = t.wire.number
+		t.s.forget(t.wire, errLeft)
+		t.wire = nil
+	}
 	if t.wire != nil {
 		return t.wire.take(up, t.size)
 	}
@@ -121,17 +127,16 @@ func (t *talk) take(up *agentpb.Up) error {
 	case h == nil:
 		return badHello("the first frame must be a Hello")
 	case h.Role == agentpb.Hello_STANDBY:
-		t.host = h.Host
 		return t.standBy(h)
 	default:
-		t.host = h.Host
 		return t.use(up)
 	}
 }
 
 // use makes a wire of the stream.
 func (t *talk) use(up *agentpb.Up) error {
-	w := &wire{s: t.s, out: t.out, guest: t.guest, spread: rand.N(homeless)}
+	w := &wire{s: t.s, out: t.out, guest: t.guest, number: t.number, host: t.host, spread: rand.N(homeless)}
+	t.host = up.GetHello().GetHost()
 	if r := t.s.keep(w); r != nil {
 		return &refusedError{r}
 	}
@@ -214,9 +219,6 @@ func (w *wire) greet(h *agentpb.Hello, size int) error {
 	if err := w.s.examine(w.guest, h, w.host); err != nil {
 		return err
 	}
-	if h.Role == agentpb.Hello_STANDBY {
-		return badHello("a stream in use cannot become a silent one")
-	}
 	if w.host != "" && h.Session <= w.number {
 		return &abuseError{ReplayedHello, "a Hello that came before on this stream"}
 	}
@@ -236,7 +238,7 @@ func (w *wire) greet(h *agentpb.Hello, size int) error {
 	case a.Owner != nil:
 		w.s.carry(w, h, *a.Owner)
 	default:
-		w.put(a.Refusal)
+		w.refuse(a.Refusal)
 	}
 	return nil
 }
@@ -278,8 +280,19 @@ func (w *wire) settings(p *agentpb.Settings) {
 // send implements line.
 func (w *wire) send(d *agentpb.Down) { w.out.put(d) }
 
-// refuse implements line.
-func (w *wire) refuse(r *agentpb.Refusal) { w.out.refuse(r) }
+// refuse implements line. The stream goes on where the agent may say Hello again on it: that there
+// is no owner, or none is known, or that it has left this session for a newer one.
+func (w *wire) refuse(r *agentpb.Refusal) {
+	if !r.Keeps && r.Reason != agentpb.Refusal_NO_OWNER && r.Reason != agentpb.Refusal_BLIND {
+		w.out.refuse(r)
+		return
+	}
+	w.attach(nil, nil, errMoved)
+	if r.Reason == agentpb.Refusal_BLIND {
+		w.homed() // it looks for another worker by itself, and keeps this link until it has found one
+	}
+	w.send(&agentpb.Down{Frame: &agentpb.Down_Refusal{Refusal: r}})
+}
 
 // cancel ends the stream without a word.
 func (w *wire) cancel(cause error) { w.out.cut(cause) }
