@@ -379,7 +379,7 @@ func (f *fleet) block(t *testing.T, on bool) (dials int) {
 // time on a busy machine is asked again.
 func until(t *testing.T, missing func() string) time.Duration {
 	t.Helper()
-	return proc.Until(t, time.Minute+time.Duration(*agentsN)*40*time.Millisecond, max(100*time.Millisecond, time.Duration(*agentsN)*100*time.Microsecond), missing)
+	return proc.Until(t, time.Minute+time.Duration(*agentsN)*40*time.Millisecond, max(100*time.Millisecond, time.Duration(*agentsN)*200*time.Microsecond), missing)
 }
 
 // links says how many agents are linked; empty: all are.

@@ -17,10 +17,12 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-ha/holdfast/agent"
 	"github.com/holdfast-ha/holdfast/agent/trust"
@@ -64,14 +66,15 @@ func agents(ctx context.Context, c childConfig) error {
 		}
 	}()
 	began := time.Now()
-	var linked atomic.Int64
+	said := &saying{causes: map[string]int{}}
+	defer said.tell(os.Stderr) // shown if the test fails
 	for i := c.From; i < c.To; i++ {
-		a, err := c.agent(n, i, slog.New(&firstLink{all: &linked}))
+		a, err := c.agent(n, i, slog.New(&firstLink{all: said}))
 		if err != nil {
 			return err
 		}
 		due := began.Add(time.Duration(i-c.From) * time.Second / time.Duration(c.Pace))
-		for wait := time.Until(due); wait > 0 || i-c.From-int(linked.Load()) >= underWay; wait = time.Until(due) {
+		for wait := time.Until(due); wait > 0 || i-c.From-int(said.linked.Load()) >= underWay; wait = time.Until(due) {
 			t := time.NewTimer(max(wait, time.Millisecond))
 			select {
 			case <-t.C:
@@ -104,9 +107,24 @@ func (c childConfig) agent(n *network, i int, log *slog.Logger) (*agent.Agent, e
 // only make each other late on a machine that is busy.
 const underWay = 64
 
-// firstLink counts an agent once it says that it is linked.
+// saying is what agents say of their links: how many had one, and why others had none.
+type saying struct {
+	linked atomic.Int64
+	mu     sync.Mutex
+	causes map[string]int
+}
+
+func (s *saying) tell(w io.Writer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for cause, n := range s.causes {
+		fmt.Fprintf(w, "%d times not linked: %s\n", n, cause)
+	}
+}
+
+// firstLink counts an agent once it says that it is linked, and notes why it is not.
 type firstLink struct {
-	all  *atomic.Int64
+	all  *saying
 	once sync.Once
 }
 
@@ -115,8 +133,18 @@ func (*firstLink) Enabled(_ context.Context, l slog.Level) bool { return l >= sl
 
 // Handle implements slog.Handler.
 func (f *firstLink) Handle(_ context.Context, r slog.Record) error {
-	if r.Message == "linked" {
-		f.once.Do(func() { f.all.Add(1) })
+	switch r.Message {
+	case "linked":
+		f.once.Do(func() { f.all.linked.Add(1) })
+	case "not linked", "move put off":
+		r.Attrs(func(a slog.Attr) bool {
+			if a.Key == "cause" {
+				f.all.mu.Lock()
+				f.all.causes[r.Message+": "+a.Value.String()]++
+				f.all.mu.Unlock()
+			}
+			return true
+		})
 	}
 	return nil
 }
@@ -162,7 +190,15 @@ func (n *network) block(on bool) int64 {
 }
 
 func (n *network) dial(i int, host string) func(context.Context, string) (net.Conn, error) {
-	from := &net.TCPAddr{IP: net.IPv4(127, 1, byte(i/5000), 1)} // each address has its own ports
+	// Hosts have addresses of their own. The port is chosen with the connection: chosen before it, the
+	// kernel compares it with those of all agents, which once took a quarter of the machine.
+	from := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 1+byte(i>>16), byte(i>>8), byte(i))}, Control: func(_, _ string, c syscall.RawConn) error {
+		var failed error
+		err := c.Control(func(fd uintptr) {
+			failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+		})
+		return errors.Join(err, failed)
+	}}
 	return func(ctx context.Context, address string) (net.Conn, error) {
 		key := host + " " + address
 		n.mu.Lock()
@@ -182,7 +218,7 @@ func (n *network) dial(i int, host string) func(context.Context, string) (net.Co
 				return nil, ctx.Err()
 			}
 		}
-		c, err := (&net.Dialer{LocalAddr: from}).DialContext(ctx, "tcp", n.real[address])
+		c, err := from.DialContext(ctx, "tcp", n.real[address])
 		if err != nil {
 			return nil, err
 		}
