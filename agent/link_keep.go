@@ -247,6 +247,8 @@ func (l *links) hold(ctx context.Context) {
 	move.Stop()
 	quiet := time.NewTimer(l.quietly())
 	defer quiet.Stop()
+	spare := time.NewTimer(time.Hour)
+	defer spare.Stop()
 	var asked *agentpb.Move
 	var strayed time.Time // when it was last tried to leave a worker that is blind
 	for {
@@ -263,7 +265,7 @@ func (l *links) hold(ctx context.Context) {
 			end := l.active.end
 			end.welcomed = true
 			if l.moving { // the newest session wins, and the older may hear of that first
-				if o := l.settle(); o.s != nil {
+				if o := l.settle(min(welcomeLimit, a.settings.get().ping)); o.s != nil {
 					l.use(ctx, o.s)
 					standby.Reset(0)
 					continue
@@ -291,14 +293,21 @@ func (l *links) hold(ctx context.Context) {
 			l.standby = nil
 			standby.Reset(l.jittered(a.settings.get().retry))
 		case <-l.active.spared:
-			if l.spared = l.moving; !l.spared {
+			if l.spared = l.moving; l.spared {
+				spare.Reset(a.settings.get().ping) // the welcome is on its way, or lost
+			} else {
+				signal(l.active.again)
+			}
+		case <-spare.C:
+			if l.spared {
+				l.spared = false
 				signal(l.active.again)
 			}
 		case o := <-l.opened:
 			l.dialling, l.moving = false, false
 			switch {
-			case o.s == nil && o.kept:
-				standby.Reset(0)
+			case o.s == nil && o.kept && o.end.refusal.GetReason() == agentpb.Refusal_BAD_HELLO, o.s == nil && o.kept && o.end.refusal.GetReason() == agentpb.Refusal_REPLACED:
+				standby.Reset(0) // an older worker, which knows no kept streams
 			case o.s == nil && o.to == toStandBy:
 				l.shun(o.address)
 				standby.Reset(l.jittered(standbyRetry))
@@ -443,11 +452,17 @@ func (l *links) open(o opening, do func() (*session, ending)) {
 	})
 }
 
-// settle waits for a stream that is being opened.
-func (l *links) settle() (o opening) {
-	if l.dialling {
-		o = <-l.opened
+// settle waits for a stream that is being opened, for a while; what comes later is taken later.
+func (l *links) settle(within time.Duration) (o opening) {
+	if !l.dialling {
+		return o
+	}
+	late := time.NewTimer(within)
+	defer late.Stop()
+	select {
+	case o = <-l.opened:
 		l.dialling, l.moving = false, false
+	case <-late.C:
 	}
 	return o
 }
@@ -455,7 +470,7 @@ func (l *links) settle() (o opening) {
 // end leaves nothing open.
 func (l *links) end() {
 	defer l.agent.linked.Store(&linkNow{})
-	for _, s := range []*session{l.settle().s, l.standby} {
+	for _, s := range []*session{l.settle(2 * maxWelcomeLimit).s, l.standby} { // it ends with the agent's context
 		if s != nil {
 			s.close(errors.New("agent stops"))
 		}

@@ -185,3 +185,22 @@ func TestSparedStreamSaysHello(t *testing.T) {
 		t.Errorf("session %d after %d over %d streams, want a later one over the same", two.Session, one.Session, w.streams.Load())
 	}
 }
+
+// A stream that has been left is ended by no timer of the time before, which a late pong may have
+// set once more.
+func TestRestingStreamHasNoTimers(t *testing.T) {
+	s := &session{agent: newAgent(t, nil), again: make(chan struct{}, 1), spared: make(chan struct{}, 1), cancel: func(error) {}}
+	s.standsBy()
+	s.activate()
+	s.silent.Reset(time.Hour)
+	s.answered()
+	used, silent := s.halfOpen, s.silent
+	s.rests()
+	if used.Stop() || silent.Stop() {
+		t.Error("a timer is set")
+	}
+	s.answered() // of a ping from before
+	if s.active() || s.halfOpen != nil || s.silent != nil {
+		t.Error("it minds pings, and sends none")
+	}
+}

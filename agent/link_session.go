@@ -245,6 +245,10 @@ func (a *Agent) apply(s *agentpb.Settings) {
 
 // activate makes it the session in use, which is given up when no ping is answered in time.
 func (s *session) activate() {
+	select {
+	case <-s.spared: // of a session before this one
+	default:
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.silent != nil {
@@ -279,7 +283,12 @@ func (s *session) rests() {
 	s.told.forget()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.halfOpen = nil
+	for _, t := range []*time.Timer{s.halfOpen, s.silent} { // a late pong may have set either again
+		if t != nil {
+			t.Stop()
+		}
+	}
+	s.halfOpen, s.silent = nil, nil
 }
 
 // run pings and sends answers until the stream ends, ctx does, or another session has

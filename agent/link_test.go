@@ -562,7 +562,7 @@ func TestTwoAreTriedAtOnce(t *testing.T) {
 		t.Fatalf("session %v, %v, last %s: want the one that answers", s, end.err, l.route.last)
 	}
 	expect(t, w, "silent hello", role(agentpb.Hello_STANDBY))
-	if o := l.settle(); o.s != nil || o.end.err == nil {
+	if o := l.settle(time.Minute); o.s != nil || o.end.err == nil {
 		t.Errorf("the hanging worker: %+v, want a failure", o)
 	}
 	s.close(nil)

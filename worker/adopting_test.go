@@ -37,12 +37,9 @@ func TestUrgentHostsDoNotWait(t *testing.T) {
 		if !urgent {
 			ctx = ended
 		}
-		if a.enter(ctx, v.underWay(host)) != urgent {
-			t.Errorf("%s entered: %t", host, !urgent)
+		if _, entered := a.enter(ctx, v.underWay(host)); entered != urgent {
+			t.Errorf("%s entered: %t", host, entered)
 		}
-	}
-	for range 3 {
-		a.leave()
 	}
 }
 
@@ -55,9 +52,9 @@ func TestWhoGivesUpKeepsNoTurn(t *testing.T) {
 		lease, lose := context.WithCancel(t.Context())
 		for range 5 * adoptRate * runtime.GOMAXPROCS(0) {
 			go func() {
-				if a.enter(lease, false) {
+				if leave, ok := a.enter(lease, false); ok {
 					<-lease.Done()
-					a.leave()
+					leave()
 				}
 			}()
 		}
@@ -65,12 +62,13 @@ func TestWhoGivesUpKeepsNoTurn(t *testing.T) {
 		lose()
 		synctest.Wait()
 		began := time.Now()
-		if !a.enter(t.Context(), false) {
+		leave, ok := a.enter(t.Context(), false)
+		if !ok {
 			t.Fatal("no turn")
 		}
 		if took := time.Since(began); took > time.Second {
 			t.Errorf("the next one waited for %v", took)
 		}
-		a.leave()
+		leave()
 	})
 }

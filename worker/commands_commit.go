@@ -215,7 +215,10 @@ func (c *commander) try(ctx context.Context, g leases.Guard, ops []leases.Op) (i
 		if ctx.Err() != nil {
 			return 0, context.Cause(ctx)
 		}
-		rev, err := c.o.write(ctx, false, g, ops)
+		rev, err := c.o.write(ctx, c.o.w.view.underWay(c.o.host), g, ops)
+		if err != nil && ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
 		switch {
 		case err == nil:
 			c.o.w.metrics.commits.WithLabelValues("ok").Inc()

@@ -106,6 +106,9 @@ func (o *owner) commit(ctx context.Context, ev ha.Event, next ha.Record, effects
 	presses := underWay(&next) || underWay(&o.rec) || ev.Kind == ha.EvOperator || slices.ContainsFunc(effects, sends)
 	for backoff := 50 * time.Millisecond; ; backoff = min(2*backoff, time.Second) {
 		rev, err := o.write(ctx, presses, g, ops)
+		if err != nil && ctx.Err() != nil {
+			return false // the owner has ended, whatever etcd said
+		}
 		switch {
 		case err == nil:
 			o.w.metrics.commits.WithLabelValues("ok").Inc()

@@ -116,11 +116,12 @@ func (o *owner) run(ctx context.Context) {
 	defer stop(nil)
 	// Owners of thousands of hosts start at once when a worker dies; those that found
 	// etcd full of the others' first writes would time out, and its lease with them.
-	if !o.w.adopting.enter(ctx, o.w.view.underWay(o.host)) {
+	leave, ok := o.w.adopting.enter(ctx, o.w.view.underWay(o.host))
+	if !ok {
 		return
 	}
 	if err := o.load(ctx); err != nil {
-		o.w.adopting.leave()
+		leave()
 		if ctx.Err() == nil {
 			o.log.Error("adopt host", "cause", err)
 		}
@@ -132,7 +133,7 @@ func (o *owner) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	o.adopt(ctx)
-	o.w.adopting.leave()
+	leave()
 	for ctx.Err() == nil {
 		timer.Reset(o.untilNext())
 		select {
@@ -168,29 +169,29 @@ func newAdopting() adopting {
 	return adopting{make(chan struct{}, adoptAtOnce), make(chan struct{}, adoptAtOnce), rate.NewLimiter(rate.Limit(adoptRate*runtime.GOMAXPROCS(0)), adoptBurst)}
 }
 
-// enter waits for a turn; false when ctx ended first.
-func (a adopting) enter(ctx context.Context, urgent bool) bool {
-	if !urgent {
-		select {
-		case a.queue <- struct{}{}:
-		case <-ctx.Done():
-			return false
-		}
-		err := a.pace.Wait(ctx)
-		<-a.queue
-		if err != nil {
-			return false
-		}
+// enter waits for a turn, which leave gives back; urgent hosts have theirs at once. False when ctx
+// ended first.
+func (a adopting) enter(ctx context.Context, urgent bool) (leave func(), ok bool) {
+	if urgent {
+		return func() {}, true
+	}
+	select {
+	case a.queue <- struct{}{}:
+	case <-ctx.Done():
+		return nil, false
+	}
+	err := a.pace.Wait(ctx)
+	<-a.queue
+	if err != nil {
+		return nil, false
 	}
 	select {
 	case a.turns <- struct{}{}:
-		return true
+		return func() { <-a.turns }, true
 	case <-ctx.Done():
-		return false
+		return nil, false
 	}
 }
-
-func (a adopting) leave() { <-a.turns }
 
 func (o *owner) drain(ctx context.Context) {
 	for msg, ok := o.in.take(); ok && ctx.Err() == nil; msg, ok = o.in.take() {

@@ -87,8 +87,9 @@ func (l *limiter) hand() {
 // commits and pressing are for the transactions of the owners of hosts: thousands have
 // something to write at once when their agents come back, and etcd, asked by all of them, would
 // answer none in time; who is not answered asks again, and it would never get out of that. The
-// time of a transaction begins with its place. A host about which something is done is pressing,
-// and does not wait for those that have news only.
+// time of a transaction begins with its place, which is given back with its answer. A host about
+// which something is done is pressing, and does not wait for those that have news only; one that
+// waits with news, and is to press then, waits for that place first.
 type pools struct {
 	activity, recovery, power, reconcile limiter
 	commits, pressing                    limiter

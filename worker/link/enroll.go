@@ -102,7 +102,7 @@ func (s *Server) CutCertificates(bad func(shown []*x509.Certificate) bool) (cut 
 			w.mu.Lock()
 			cut = append(cut, w.host)
 			w.mu.Unlock()
-			w.refuse(cutRefusal)
+			w.refuse(nil, cutRefusal)
 		}
 	}
 	for _, q := range quiet {

@@ -42,7 +42,7 @@ const (
 	TooMany       = "too-many-parts" // a frame that would cost many times its size
 	Flood         = "flood"          // more frames or bytes a second than any good agent sends
 	HelloFlood    = "hello-flood"    // more sessions a second
-	ReplayedHello = "replayed-hello" // a second Hello on one stream
+	ReplayedHello = "replayed-hello" // a Hello that came before on its stream
 	SlowReader    = "slow-reader"    // answers pile up
 	NoHello       = "no-hello"       // a stream on which nobody says who he is
 )

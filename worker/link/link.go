@@ -89,7 +89,7 @@ type Server struct {
 
 	mu       sync.Mutex
 	sessions map[string]*Session  // of the hosts owned here
-	wires    map[*wire]bool       // agents' streams that are or were in use
+	wires    map[*wire]bool       // agents' streams in use, also between two owners
 	silent   map[*silent]bool     // those that stand by
 	inbounds map[*inbound]bool    // relays from other workers
 	relays   map[string]*relay    // to owners, by their ids
@@ -125,9 +125,11 @@ type Session struct {
 
 // line is the way to an agent. Its methods never block.
 type line interface {
-	send(d *agentpb.Down)      // a peer too slow to take it is cut
-	refuse(r *agentpb.Refusal) // the session's last word, and the stream's unless r says that it goes on
-	again()                    // the session is over, the stream is as good as before
+	send(d *agentpb.Down) // a peer too slow to take it is cut
+	// refuse is the last word of a session, nil: of one that does not begin, and of the stream
+	// unless r says that it goes on.
+	refuse(ses *Session, r *agentpb.Refusal)
+	again() // the session is over, the stream is as good as before
 }
 
 // asking is a request that is under way.
@@ -225,7 +227,7 @@ func (s *Server) enter(ses *Session, welcome *agentpb.Welcome, keeps bool) *agen
 			why = superseded
 		}
 		s.over(old, &refusedError{why})
-		old.line.refuse(why)
+		old.line.refuse(old, why)
 	}
 	return nil
 }
@@ -356,7 +358,7 @@ func (s *Server) Move(host string, m *agentpb.Move) bool {
 func (s *Server) Drop(host string, r *agentpb.Refusal) {
 	if ses := s.Session(host); ses != nil {
 		s.over(ses, &refusedError{r})
-		ses.line.refuse(r)
+		ses.line.refuse(ses, r)
 	}
 }
 
@@ -435,7 +437,7 @@ func (s *Server) Close() {
 		}
 	}
 	for _, w := range wires {
-		w.refuse(stopping)
+		w.refuse(nil, stopping)
 	}
 	s.peers.close()
 	s.work.Wait()

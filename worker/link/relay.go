@@ -135,7 +135,7 @@ func (r *relay) run(ctx context.Context) {
 		case ch.greeted:
 			ch.wire.soon()
 		default:
-			ch.wire.refuse(r.s.h.Unreachable(r.peer, since))
+			ch.wire.refuse(nil, r.s.h.Unreachable(r.peer, since))
 		}
 	}
 }
@@ -239,9 +239,9 @@ func (r *relay) down(f *agentpb.FromOwner) {
 	case d == nil && greeted:
 		ch.wire.again()
 	case d == nil: // one of us is behind: not at once again, or two that disagree would run in a circle
-		ch.wire.refuse(&agentpb.Refusal{Reason: agentpb.Refusal_NO_OWNER, Detail: "the owner is just changing"})
+		ch.wire.refuse(nil, &agentpb.Refusal{Reason: agentpb.Refusal_NO_OWNER, Detail: "the owner is just changing"})
 	case refusal != nil:
-		ch.wire.refuse(refusal)
+		ch.wire.refuse(nil, refusal)
 	default:
 		if d.GetWelcome() != nil {
 			ch.wire.homed()
@@ -418,7 +418,7 @@ func (in *inbound) take(f *agentpb.FromCarrier) {
 		case a.Owner != nil: // it has moved on while the Hello was on its way
 			l.again()
 		default:
-			l.refuse(a.Refusal)
+			l.refuse(nil, a.Refusal)
 		}
 	case ses == nil:
 	case up != nil:
@@ -482,7 +482,7 @@ func (l *inboundLine) send(d *agentpb.Down) {
 	l.queue(&agentpb.FromOwner{What: &agentpb.FromOwner_Down{Down: d}})
 }
 
-func (l *inboundLine) refuse(r *agentpb.Refusal) {
+func (l *inboundLine) refuse(_ *Session, r *agentpb.Refusal) {
 	l.in.remove(l.channel)
 	l.send(&agentpb.Down{Frame: &agentpb.Down_Refusal{Refusal: r}})
 }

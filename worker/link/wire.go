@@ -235,10 +235,13 @@ func (w *wire) greet(h *agentpb.Hello, size int) error {
 	case ses != nil:
 		w.settings(a.Welcome.Settings)
 		w.attach(ses, nil, nil)
+		if !w.s.current(ses) { // a newer one was quicker
+			w.attach(nil, nil, errMoved)
+		}
 	case a.Owner != nil:
 		w.s.carry(w, h, *a.Owner)
 	default:
-		w.refuse(a.Refusal)
+		w.refuse(nil, a.Refusal)
 	}
 	return nil
 }
@@ -281,10 +284,17 @@ func (w *wire) settings(p *agentpb.Settings) {
 func (w *wire) send(d *agentpb.Down) { w.out.put(d) }
 
 // refuse implements line. The stream goes on where the agent may say Hello again on it: that there
-// is no owner, or none is known, or that it has left this session for a newer one.
-func (w *wire) refuse(r *agentpb.Refusal) {
+// is no owner, or none is known, or that it has left this session for a newer one; which may be on
+// this very stream by now.
+func (w *wire) refuse(ses *Session, r *agentpb.Refusal) {
 	if !r.Keeps && r.Reason != agentpb.Refusal_NO_OWNER && r.Reason != agentpb.Refusal_BLIND {
 		w.out.refuse(r)
+		return
+	}
+	w.mu.Lock()
+	newer := ses != nil && w.ses != nil && w.ses != ses
+	w.mu.Unlock()
+	if newer {
 		return
 	}
 	w.attach(nil, nil, errMoved)
