@@ -17,7 +17,7 @@ import (
 	"github.com/holdfast-ha/holdfast/worker/link"
 )
 
-// BenchmarkBeat is what heartbeats of 10,000 hosts cost their one worker beyond gRPC: from the
+// BenchmarkBeat is what heartbeats of 10,000 hosts cost their one worker beyond its frames: from the
 // frame to the end of the owner's step (issue: ≤ 20 µs of CPU each). One iteration is one beat
 // of every host; -short takes 200 hosts.
 func BenchmarkBeat(b *testing.B) {

@@ -24,7 +24,7 @@ var figures = []figure{
 	{"coordinator/ha", "BenchmarkStep/guards/allow", "ns/op", "one decision with all guards", "≤ 10 µs", 10_000, false},
 	{"coordinator/ha", "BenchmarkStep/quiet/ping", "ns/op", "one ping of a healthy host, decided", "≤ 10 µs", 10_000, false},
 	{"coordinator/ha", "BenchmarkStep/quiet/ping", "allocs/op", "the same: allocations", "≤ 2", 2, false},
-	{"worker", "BenchmarkBeat", "cpu-ns/beat", "heartbeat of one of 10,000 hosts on one worker, CPU beyond gRPC", "≤ 20 µs", 20_000, false},
+	{"worker", "BenchmarkBeat", "cpu-ns/beat", "heartbeat of one of 10,000 hosts on one worker, CPU beyond its frames", "≤ 20 µs", 20_000, false},
 	{"sim/fleet", "BenchmarkHostHours", "host-hours/min", "simulated host-hours a minute on one core, all guards, a host dying every hour", "≥ 10⁶", 1e6, true},
 }
 

@@ -501,7 +501,7 @@ func (b *bench) writtenSince(rev int64) string {
 		kinds[kind]++
 	}
 	if len(kinds) == 0 {
-		return "nothing"
+		return "nothing that is still there"
 	}
 	return strings.TrimPrefix(fmt.Sprint(kinds), "map")
 }
