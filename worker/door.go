@@ -35,7 +35,8 @@ func (d *door) Hello(h *agentpb.Hello) link.Admission {
 	}
 	list := w.listOf(h.Host)
 	if w.blind() != "" {
-		list = nil // not on the strength of what may be over
+		list = nil // not on the strength of what may be over: it is sent when that is known
+		signal(w.lists.kick)
 	}
 	if list.GetHash() == h.GetList().GetHash() {
 		list = nil

@@ -114,6 +114,29 @@ func TestBlindWorkerSaysSo(t *testing.T) {
 	}
 }
 
+// An agent that comes while its worker cannot tell who lives gets its list as soon as that is known.
+func TestListThatWasWithheldIsSent(t *testing.T) {
+	r := newRig(t)
+	w, err := New(Options{ID: "w1", Etcd: r.endpoints, InsecureLoopback: true, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.mirror = r.client.NewMirror(mirrorPrefixes...) // it has never read
+	w.shown.put("h1", &published{owner: &owner{w: w, in: newMailbox()}, settings: &agentpb.Settings{}})
+	a := (*door)(w).Hello(&agentpb.Hello{Host: "h1", BootId: "b1", ProcessId: "p1"})
+	if a.Welcome == nil || a.Welcome.List != nil {
+		t.Fatalf("got %+v, want a welcome without a list", a)
+	}
+	select {
+	case <-w.lists.kick:
+	default:
+		t.Error("nobody sends the list later")
+	}
+	if _, more := w.sendLists(t.Context(), ""); !more {
+		t.Error("lists are not looked at again while the worker is blind")
+	}
+}
+
 // Lists are made of members: configured ones in their order, all where none of those is
 // there; drained workers are on none at once, missing ones after the grace.
 func TestListsAreMadeOfMembers(t *testing.T) {
