@@ -90,6 +90,10 @@ func TestSlowBeginnings(t *testing.T) {
 		if x := <-a.cuts; x.Host != "bad" || x.Reason != NoHello {
 			t.Errorf("cut: %+v", x)
 		}
+		hasty.hello = 0
+		a = crew(t)
+		_ = a.door.abused("bad", "bad", &abuseError{NoHello, "slow"})
+		a.linked("bad", 1) // it was slow: that costs it no session
 	})
 }
 

@@ -75,7 +75,7 @@ func (s *Server) abused(certified, host string, err error) error {
 	default:
 		return err // a stream that broke is nobody's fault
 	}
-	if host = orElse(certified, host); host != "" {
+	if host = orElse(certified, host); host != "" && a.reason != NoHello { // that may be a host without a free core
 		s.guards.of(host).punish(a.reason)
 	}
 	return a
@@ -88,6 +88,9 @@ func (s *Server) cut(certified, host string, err error) error {
 		return err
 	}
 	s.hostile(Abuse{Host: orElse(certified, host), Reason: a.reason, Detail: a.detail})
+	if a.reason == NoHello {
+		return banned(a.Error(), 0)
+	}
 	return banned(a.Error(), penalty)
 }
 
