@@ -304,31 +304,7 @@ func (l *links) hold(ctx context.Context) {
 				signal(l.active.again)
 			}
 		case o := <-l.opened:
-			l.dialling, l.moving = false, false
-			switch {
-			case o.s == nil && o.kept && o.end.refusal.GetReason() == agentpb.Refusal_BAD_HELLO, o.s == nil && o.kept && o.end.refusal.GetReason() == agentpb.Refusal_REPLACED:
-				standby.Reset(0) // an older worker, which knows no kept streams
-			case o.s == nil && o.to == toStandBy:
-				l.shun(o.address)
-				standby.Reset(l.jittered(standbyRetry))
-			case o.s == nil:
-				a.opts.Logger.Info("move put off", "cause", o.end.cause())
-				if l.spared { // the worker had said welcome, and that was lost
-					l.spared = false
-					signal(l.active.again)
-				}
-				standby.Reset(l.jittered(standbyRetry))
-			case o.to == toStandBy:
-				if l.standby != nil {
-					l.standby.close(errors.New("another worker stands by"))
-				}
-				l.standby = o.s
-				l.standby.standsBy()
-				standby.Reset(0) // the active one may be another meanwhile
-			default:
-				l.use(ctx, o.s)
-				standby.Reset(0)
-			}
+			standby.Reset(l.took(ctx, o))
 		case <-standby.C:
 			l.standBy(ctx, list, false)
 		case <-check.C:
@@ -351,6 +327,39 @@ func (l *links) hold(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// took takes what was opened beside the active session into use, or as what stands by. It returns
+// after how long it is to be seen whether something does.
+func (l *links) took(ctx context.Context, o opening) time.Duration {
+	l.dialling, l.moving = false, false
+	why := o.end.refusal.GetReason()
+	switch {
+	case o.s == nil && o.kept && (why == agentpb.Refusal_BAD_HELLO || why == agentpb.Refusal_REPLACED):
+		return 0 // an older worker, which knows no kept streams
+	case o.s == nil && o.to == toStandBy:
+		l.shun(o.address)
+		return l.jittered(standbyRetry)
+	case o.s == nil:
+		l.agent.opts.Logger.Info("move put off", "cause", o.end.cause())
+		if l.spared { // the worker had said welcome, and that was lost
+			l.spared = false
+			signal(l.active.again)
+		}
+		return l.jittered(standbyRetry)
+	case o.s.over(): // a newer session was quicker, or the worker has gone
+		o.s.close(nil)
+		return l.jittered(l.agent.settings.get().retry)
+	case o.to == toStandBy:
+		if l.standby != nil {
+			l.standby.close(errors.New("another worker stands by"))
+		}
+		l.standby = o.s
+		l.standby.standsBy()
+	default:
+		l.use(ctx, o.s)
+	}
+	return 0 // the active one may be another meanwhile
 }
 
 // jittered is about d.
