@@ -20,7 +20,7 @@ const (
 	demoHosts   = 8
 	demoWorkers = 3
 	demoVictim  = "h003"
-	demoSettle  = 60 * time.Second // until all are AVAILABLE
+	demoSettle  = 60 * time.Second // until all are AVAILABLE, and seen alive
 	demoLimit   = 90 * time.Second // from the crash to AVAILABLE again
 )
 
@@ -70,9 +70,9 @@ func demo(ctx context.Context, e *env, f *devFleet) error {
 	return s.checkTruth(f.world.Truth())
 }
 
-// allAvailable waits until every host is.
+// allAvailable waits until every host is, and has been seen alive by its neighbours.
 func (f *devFleet) allAvailable(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, demoSettle, fmt.Errorf("not all hosts are AVAILABLE after %v", demoSettle))
+	ctx, cancel := context.WithTimeoutCause(ctx, demoSettle, fmt.Errorf("not all hosts are AVAILABLE and seen alive after %v", demoSettle))
 	defer cancel()
 	return poll(ctx, func() (string, error) {
 		all, err := f.client.Hosts(ctx, v1.HostQuery{})
@@ -81,8 +81,11 @@ func (f *devFleet) allAvailable(ctx context.Context) error {
 		}
 		var not []string
 		for _, h := range all {
-			if h.Status.State != "AVAILABLE" {
+			switch {
+			case h.Status.State != "AVAILABLE":
 				not = append(not, fmt.Sprintf("%s is %s (%s)", h.Spec.ID, h.Status.State, h.Status.Reason))
+			case len(h.Status.Witnessed) == 0: // its silence would prove nothing
+				not = append(not, fmt.Sprintf("%s was not seen alive by its neighbours", h.Spec.ID))
 			}
 		}
 		if len(all) != f.opts.hosts {
