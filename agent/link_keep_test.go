@@ -15,6 +15,16 @@ func role(want agentpb.Hello_Role) func(*agentpb.Up) (*agentpb.Hello, bool) {
 	}
 }
 
+// promoted is the active Hello on a stream that was silent until then.
+func promoted(t *testing.T) func(*agentpb.Up) (*agentpb.Hello, bool) {
+	return func(up *agentpb.Up) (*agentpb.Hello, bool) {
+		if up.GetPing().GetReport() != nil {
+			t.Error("a report on a silent stream")
+		}
+		return role(agentpb.Hello_ACTIVE)(up)
+	}
+}
+
 // named is a worker that sends this list, filled in later.
 func named(t *testing.T, id string, l func() *agentpb.List) *fakeWorker {
 	return startWorker(t, func(*agentpb.Hello) *agentpb.Down {
@@ -33,14 +43,9 @@ func TestStandbyTakesOver(t *testing.T) {
 	first := expect(t, w2, "standby", role(agentpb.Hello_STANDBY))
 	expect(t, w1, "ping", ping)
 	w1.down <- refusal(&agentpb.Refusal{Reason: agentpb.Refusal_SHUTTING_DOWN})
-	promoted := expect(t, w2, "promotion", func(up *agentpb.Up) (*agentpb.Hello, bool) {
-		if up.GetPing().GetReport() != nil {
-			t.Error("a report on a silent stream")
-		}
-		return role(agentpb.Hello_ACTIVE)(up)
-	})
-	if promoted.Session <= first.Session || w2.streams.Load() != 1 {
-		t.Errorf("session %d after %d over %d streams, want a later one over the same", promoted.Session, first.Session, w2.streams.Load())
+	next := expect(t, w2, "promotion", promoted(t))
+	if next.Session <= first.Session || w2.streams.Load() != 1 {
+		t.Errorf("session %d after %d over %d streams, want a later one over the same", next.Session, first.Session, w2.streams.Load())
 	}
 	expect(t, w2, "ping", ping)
 	// The other one stands by as soon as it can.
@@ -135,12 +140,7 @@ func TestLeftStreamStandsBy(t *testing.T) {
 	expect(t, w1, "silent ping", ping)
 	// The new worker is lost.
 	w2.down <- refusal(&agentpb.Refusal{Reason: agentpb.Refusal_SHUTTING_DOWN})
-	back := expect(t, w1, "promotion", func(up *agentpb.Up) (*agentpb.Hello, bool) {
-		if up.GetPing().GetReport() != nil {
-			t.Error("a report on a silent stream")
-		}
-		return role(agentpb.Hello_ACTIVE)(up)
-	})
+	back := expect(t, w1, "promotion", promoted(t))
 	if back.Session <= rests.Session || w1.streams.Load() != 1 {
 		t.Errorf("session %d after %d over %d streams, want a later one over the same", back.Session, rests.Session, w1.streams.Load())
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/coordinator/guard"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/coordinator/settings"
 	"github.com/holdfast-ha/holdfast/leases"
 	"github.com/holdfast-ha/holdfast/worker/api"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
@@ -151,7 +152,7 @@ func (b *backend) Partitions(ctx context.Context) ([]v1.Partition, error) {
 		paths[p] = true
 	}
 	for _, s := range b.view.specs {
-		for _, p := range prefixesOf(s.Val.Partition) {
+		for _, p := range settings.Prefixes(s.Val.Partition) {
 			paths[p] = true
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-ha/holdfast/coordinator/budget"
 	"github.com/holdfast-ha/holdfast/coordinator/guard"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/coordinator/settings"
 	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
@@ -72,7 +73,7 @@ func (b *backend) Budgets(_ context.Context, scope string) ([]v1.Budget, error) 
 	b.view.mu.RUnlock()
 	for _, path := range b.partitionPaths() {
 		for i, level := range guard.Levels(path) {
-			all[level] = prefixesOf(path)[i]
+			all[level] = settings.Prefixes(path)[i]
 		}
 	}
 	kind, top, _ := strings.Cut(scope, "/")

@@ -173,7 +173,7 @@ func (b *backend) profileOf(scope string, p power.Profile, own v1.ProfileRecord)
 // hostsBelow are the hosts that a scope reaches, in order.
 func (b *backend) hostsBelow(scope string) (out []string) {
 	for id, s := range b.view.hosts() {
-		if slices.Contains(scopesOf(s.Val.Partition, id), scope) {
+		if slices.Contains(settings.ScopesOf(s.Val.Partition, id), scope) {
 			out = append(out, id)
 		}
 	}

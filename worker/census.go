@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-ha/holdfast/agent/agentpb"
 	"github.com/holdfast-ha/holdfast/coordinator/guard"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/coordinator/settings"
 )
 
 // census is what the guards may know of all hosts, kept up to date as
@@ -143,7 +144,7 @@ func (o *owner) survey(now, since time.Time, age time.Duration, answered map[str
 // shares are the limits of guard share, by level.
 func (o *owner) shares(now time.Time) map[string]int {
 	out, path := map[string]int{}, o.spec.Val.Partition
-	levels, prefixes := guard.Levels(path), prefixesOf(path)
+	levels, prefixes := guard.Levels(path), settings.Prefixes(path)
 	for i := range levels {
 		out[levels[i]] = o.w.view.effective(prefixes[i], "", now).Int("guard.unhealthy.share")
 	}

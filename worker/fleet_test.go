@@ -17,6 +17,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/ring"
+	"github.com/holdfast-ha/holdfast/coordinator/settings"
 	"github.com/holdfast-ha/holdfast/leases"
 	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
@@ -96,7 +97,7 @@ func TestSlotZones(t *testing.T) {
 			n := ring.SlotOf(cmp.Or(path, host), slots)
 			hosts[n]++
 			if path != "" {
-				add(zones, n, prefixesOf(path)[0])
+				add(zones, n, settings.Prefixes(path)[0])
 			}
 		}
 		in := v.ringInput(slots)

@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-ha/holdfast/coordinator/guard"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/power"
+	"github.com/holdfast-ha/holdfast/coordinator/settings"
 	"github.com/holdfast-ha/holdfast/leases"
 	wpower "github.com/holdfast-ha/holdfast/worker/power"
 )
@@ -259,7 +260,7 @@ func (o *owner) budgetScopes() []budgetState {
 	}
 	out := []budgetState{limit("host/"+o.host, "budget.host")}
 	names := [...]string{"zone", "pod", "cluster"}
-	for i, p := range prefixesOf(o.spec.Val.Partition) {
+	for i, p := range settings.Prefixes(o.spec.Val.Partition) {
 		if i < len(names) {
 			out = append(out, limit(names[i]+"/"+p, "budget."+names[i]))
 		}

@@ -8,6 +8,11 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/holdfast-ha/holdfast/coordinator/guard"
+	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/leases"
+	v1 "github.com/holdfast-ha/holdfast/worker/api/v1"
 )
 
 // TestLimiterNeverExceedsItsSize: caps are hard, also while waiting callers give up and
@@ -103,5 +108,80 @@ func TestInPulse(t *testing.T) {
 		if got := inPulse(now.Add(soon), now); !got.Equal(now.Add(soon)) {
 			t.Errorf("a reading due in %s was moved by %s", soon, got.Sub(now.Add(soon)))
 		}
+	}
+}
+
+// TestNewsWaitForPlaces: when more hosts have news than etcd is asked to take at once, the others
+// wait, for as long as it takes; a host about which something is done does not wait for them.
+func TestNewsWaitForPlaces(t *testing.T) {
+	r := newRig(t)
+	r.host(t, "h1", false)
+	o := loaded(t, r, "h1", time.Minute)
+	news := &o.w.pools.commits
+	for range commitsAtOnce {
+		if !news.acquire(t.Context()) {
+			t.Fatal("no place")
+		}
+	}
+	done := make(chan error)
+	event := func(id string) []leases.Op {
+		return []leases.Op{leases.Put(leases.EventKey(id), v1.Event{ID: id})}
+	}
+	go func() {
+		_, err := o.write(t.Context(), false, o.claim.Guard(), event("news"))
+		done <- err
+	}()
+	eventually(t, "one waits", func() bool { return news.waiting() == 1 })
+
+	next := o.rec
+	next.Incident = &ha.Incident{ID: "i1"}
+	if !o.commit(t.Context(), ha.Event{Kind: ha.EvHealth, At: o.now()}, next, nil) {
+		t.Fatal("a host with an incident could not write while others waited")
+	}
+	if _, rev := read[v1.Event](t, r, leases.EventKey("news")); rev != 0 || news.waiting() != 1 {
+		t.Error("what had no place was written")
+	}
+	news.release()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if _, rev := read[v1.Event](t, r, leases.EventKey("news")); rev == 0 {
+		t.Error("what had waited was not written")
+	}
+	if news.held != commitsAtOnce-1 || o.w.pools.pressing.held != 0 {
+		t.Errorf("%d and %d places are held", news.held, o.w.pools.pressing.held)
+	}
+}
+
+// TestPlacesAreNeitherLostNorMade: a place of the recovery pool is given back exactly
+// once, also by an owner that ends between taking it and hearing of it.
+func TestPlacesAreNeitherLostNorMade(t *testing.T) {
+	pool := newPools()
+	start := func() *owner {
+		o := &owner{w: &Worker{pools: pool}, in: newMailbox()}
+		ctx, stop := context.WithCancelCause(t.Context())
+		o.jobs.init(ctx, stop)
+		return o
+	}
+	o := start()
+	o.takePlace(guard.Fence)
+	o.jobs.wait() // its report is in the mailbox; the owner ends
+	o.jobs.stop(nil)
+	o.endPlace()
+	if pool.recovery.held != 0 {
+		t.Errorf("%d places are held by nobody", pool.recovery.held)
+	}
+
+	o = start()
+	o.place.held = pool.recovery.acquire(t.Context())
+	o.takePlace(guard.Confirm) // with the place it has
+	o.jobs.wait()
+	o.place.leave(o)
+	for msg, ok := o.in.take(); ok; msg, ok = o.in.take() {
+		o.handle(t.Context(), msg)
+	}
+	o.endPlace()
+	if pool.recovery.held != 0 {
+		t.Errorf("%d places are held, want 0: one was given back twice or never", pool.recovery.held)
 	}
 }

@@ -32,35 +32,6 @@ func splitSetting(key string) (scope, name string, ok bool) {
 	return rest[:i], rest[i+1:], true
 }
 
-// scopes of a partition path, widest first, as the settings catalogue names them.
-func scopesOf(path, host string) []string {
-	out := []string{"global"}
-	names := [...]string{"zone/", "pod/", "cluster/"}
-	for i, p := range prefixesOf(path) {
-		if i < len(names) {
-			out = append(out, names[i]+p)
-		}
-	}
-	if host != "" {
-		out = append(out, "host/"+host)
-	}
-	return out
-}
-
-// prefixesOf returns z, z/p, z/p/c for z/p/c.
-func prefixesOf(path string) []string {
-	if path == "" {
-		return nil
-	}
-	var out []string
-	for i := range path {
-		if path[i] == '/' {
-			out = append(out, path[:i])
-		}
-	}
-	return append(out, path)
-}
-
 // effective resolves the settings for a host (or, with host "", for a partition path)
 // as they are at now; where nobody set one explicitly, a device class of the power
 // profile may.
@@ -101,7 +72,7 @@ func (v *view) resolved(path, host string, now time.Time) (effective, power.Prof
 // profileLayers are what is said of power devices at the scopes of a host or partition,
 // the widest first. The caller holds the lock.
 func (v *view) profileLayers(path, host string) (layers []power.ProfileLayer) {
-	for _, scope := range scopesOf(path, host) {
+	for _, scope := range settings.ScopesOf(path, host) {
 		layers = append(layers, power.ProfileLayer{Scope: scope, Fields: v.profiles[scope].Val.Fields})
 	}
 	return layers
@@ -110,7 +81,7 @@ func (v *view) profileLayers(path, host string) (layers []power.ProfileLayer) {
 // layers are the values set for a host or partition, widest scope first, without those
 // that have expired, and when the next one does. The caller holds the lock.
 func (v *view) layers(path, host string, now time.Time) (layers []settings.Layer, until time.Time) {
-	for _, scope := range scopesOf(path, host) {
+	for _, scope := range settings.ScopesOf(path, host) {
 		values := map[string]string{}
 		for name, r := range v.settings[scope] {
 			if e := r.Val.Expires; !e.IsZero() {
@@ -151,7 +122,7 @@ func (v *view) disarmed(path, host string, now time.Time) []string {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	var out []string
-	for _, scope := range scopesOf(path, host) {
+	for _, scope := range settings.ScopesOf(path, host) {
 		r, ok := v.settings[scope][settingArmed]
 		if !ok || r.Val.Value != "false" || (!r.Val.Expires.IsZero() && !now.Before(r.Val.Expires)) {
 			continue
@@ -172,7 +143,7 @@ func (v *view) disarmed(path, host string, now time.Time) []string {
 func (v *view) rearmed(path, host string, now time.Time) (at time.Time) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	for _, scope := range scopesOf(path, host) {
+	for _, scope := range settings.ScopesOf(path, host) {
 		if r, ok := v.settings[scope][settingArmed]; ok && r.Val.Value == "false" && r.Val.Expires.After(now) {
 			at = later(at, r.Val.Expires)
 		}
@@ -185,7 +156,7 @@ func (v *view) rearmed(path, host string, now time.Time) (at time.Time) {
 func (v *view) disabled(path string) (out []string) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	for _, p := range prefixesOf(path) {
+	for _, p := range settings.Prefixes(path) {
 		s := v.parts[p].Val
 		switch {
 		case s.Disabled:
@@ -203,10 +174,10 @@ func (v *view) switches(path, host string) map[string]int64 {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	out := map[string]int64{}
-	for _, scope := range scopesOf(path, host) {
+	for _, scope := range settings.ScopesOf(path, host) {
 		out[leases.SettingKey(scope, settingArmed)] = v.settings[scope][settingArmed].Rev
 	}
-	for _, p := range prefixesOf(path) {
+	for _, p := range settings.Prefixes(path) {
 		out[leases.PartitionSpecKey(p)] = v.parts[p].Rev
 	}
 	return out

@@ -208,3 +208,33 @@ func (e Effective) Assurance(name string) uint8 {
 	}
 	return uint8(n)
 }
+
+// ScopesOf are the scopes whose settings count for a host, or with host "" for a partition path: widest
+// first, as the catalogue names them.
+func ScopesOf(path, host string) []string {
+	out := []string{"global"}
+	names := [...]string{"zone/", "pod/", "cluster/"}
+	for i, p := range Prefixes(path) {
+		if i < len(names) {
+			out = append(out, names[i]+p)
+		}
+	}
+	if host != "" {
+		out = append(out, "host/"+host)
+	}
+	return out
+}
+
+// Prefixes of a partition path, widest first: z, z/p, z/p/c of z/p/c; none of "".
+func Prefixes(path string) []string {
+	if path == "" {
+		return nil
+	}
+	var out []string
+	for i := range path {
+		if path[i] == '/' {
+			out = append(out, path[:i])
+		}
+	}
+	return append(out, path)
+}

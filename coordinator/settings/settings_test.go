@@ -314,3 +314,20 @@ func TestFiguresGiveWayToExplicitValues(t *testing.T) {
 		t.Errorf("a setting was invented: %s", text)
 	}
 }
+
+// Scopes of a host go from the widest to its own; a path deeper than a cluster adds none.
+func TestScopesOf(t *testing.T) {
+	for _, c := range []struct {
+		path, host string
+		want       []string
+	}{
+		{"", "", []string{"global"}},
+		{"", "h1", []string{"global", "host/h1"}},
+		{"z/p/c", "", []string{"global", "zone/z", "pod/z/p", "cluster/z/p/c"}},
+		{"z/p/c/d", "h1", []string{"global", "zone/z", "pod/z/p", "cluster/z/p/c", "host/h1"}},
+	} {
+		if got := ScopesOf(c.path, c.host); !slices.Equal(got, c.want) {
+			t.Errorf("%q, %q: %v, want %v", c.path, c.host, got, c.want)
+		}
+	}
+}

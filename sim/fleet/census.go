@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/holdfast-ha/holdfast/coordinator/guard"
+	"github.com/holdfast-ha/holdfast/coordinator/settings"
 )
 
 // What the guards of one host may know of all others (worker/census.go).
@@ -46,7 +47,7 @@ func (o *owner) survey(now, since time.Time, answered map[string]time.Time) guar
 // shares are the limits of guard share, by level.
 func (o *owner) shares() map[string]int {
 	out := map[string]int{}
-	levels, prefixes := guard.Levels(o.h.Partition), prefixesOf(o.h.Partition)
+	levels, prefixes := guard.Levels(o.h.Partition), settings.Prefixes(o.h.Partition)
 	for i := range levels {
 		out[levels[i]] = o.f.effectiveOf(prefixes[i], "").Int("guard.unhealthy.share")
 	}

@@ -30,7 +30,7 @@ func (f *Fleet) effectiveOf(path, host string) settings.Effective {
 func (f *Fleet) resolve(path, host string) (settings.Effective, time.Time) {
 	var layers []settings.Layer
 	var until time.Time
-	for _, scope := range scopesOf(path, host) {
+	for _, scope := range settings.ScopesOf(path, host) {
 		values := map[string]string{}
 		for name, s := range f.settings[scope] {
 			if !s.expires.IsZero() {
@@ -93,7 +93,7 @@ func ladderOf(h *host, least power.Assurance) (out []power.Level) {
 
 // disarmed lists the scopes of a host that are disarmed now.
 func (f *Fleet) disarmed(h *host) (out []string) {
-	for _, scope := range scopesOf(h.Partition, h.ID) {
+	for _, scope := range settings.ScopesOf(h.Partition, h.ID) {
 		s, ok := f.settings[scope][settingArmed]
 		if !ok || s.value != "false" || !s.expires.IsZero() && !f.now.Before(s.expires) {
 			continue
@@ -114,7 +114,7 @@ const settingArmed = "ha.armed"
 
 // rearmed is when the last disarming of a host expires; zero: none does.
 func (f *Fleet) rearmed(h *host) (at time.Time) {
-	for _, scope := range scopesOf(h.Partition, h.ID) {
+	for _, scope := range settings.ScopesOf(h.Partition, h.ID) {
 		if s, ok := f.settings[scope][settingArmed]; ok && s.value == "false" && s.expires.After(f.now) {
 			at = later(at, s.expires)
 		}
@@ -124,7 +124,7 @@ func (f *Fleet) rearmed(h *host) (at time.Time) {
 
 // disabled lists the levels of a path where the level itself or HA is disabled.
 func (f *Fleet) disabled(path string) (out []string) {
-	for _, p := range prefixesOf(path) {
+	for _, p := range settings.Prefixes(path) {
 		switch s := f.levels[p]; {
 		case s.Disabled:
 			out = append(out, p+" is disabled")

@@ -11,6 +11,7 @@ import (
 	"github.com/holdfast-ha/holdfast/coordinator/budget"
 	"github.com/holdfast-ha/holdfast/coordinator/guard"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
+	"github.com/holdfast-ha/holdfast/coordinator/settings"
 )
 
 // Fleet is one simulated fleet at one moment. It is not safe for concurrent use; two
@@ -104,7 +105,7 @@ func New(t Topology) *Fleet {
 				f.pools[p] = &pool{mode: poolOK}
 			}
 		}
-		for _, p := range prefixesOf(spec.Partition) {
+		for _, p := range settings.Prefixes(spec.Partition) {
 			f.levels[p] = t.Levels[p]
 		}
 	}
@@ -178,29 +179,4 @@ func (f *Fleet) Broken() []Broken { return f.rules.Broken }
 // jitter is a length up to d, by the seed.
 func (f *Fleet) jitter(d time.Duration) time.Duration {
 	return time.Duration(f.rng.Int64N(int64(d) + 1))
-}
-
-// prefixesOf returns z, z/p, z/p/c for z/p/c.
-func prefixesOf(path string) (out []string) {
-	for i := range path {
-		if path[i] == '/' {
-			out = append(out, path[:i])
-		}
-	}
-	return append(out, path)
-}
-
-// scopesOf a partition path and a host, widest first.
-func scopesOf(path, host string) []string {
-	out := []string{"global"}
-	names := [...]string{"zone/", "pod/", "cluster/"}
-	for i, p := range prefixesOf(path) {
-		if i < len(names) {
-			out = append(out, names[i]+p)
-		}
-	}
-	if host != "" {
-		out = append(out, "host/"+host)
-	}
-	return out
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/holdfast-ha/holdfast/coordinator/guard"
 	"github.com/holdfast-ha/holdfast/coordinator/ha"
 	"github.com/holdfast-ha/holdfast/coordinator/power"
+	"github.com/holdfast-ha/holdfast/coordinator/settings"
 )
 
 // Figures of worker/place.go.
@@ -35,7 +36,7 @@ func (o *owner) readBudgets() []budgetState {
 	}
 	out := []budgetState{limit("host/"+o.h.ID, "budget.host")}
 	names := [...]string{"zone", "pod", "cluster"}
-	for i, p := range prefixesOf(o.h.Partition) {
+	for i, p := range settings.Prefixes(o.h.Partition) {
 		if i < len(names) {
 			out = append(out, limit(names[i]+"/"+p, "budget."+names[i]))
 		}
