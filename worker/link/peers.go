@@ -55,6 +55,9 @@ type peers struct {
 // called before NewDoor.
 func (s *Server) Answer(h Peered) { s.peers.h = h }
 
+// deadlineSlack is by how much two processes may disagree about the end of a call.
+const deadlineSlack = time.Second
+
 // AskPeer has another worker ask the agent of a host that it owns, until ctx ends. Errors:
 // ErrUnreachable, ErrNotOwner, the context's cause, or what that worker or the agent said.
 func (s *Server) AskPeer(ctx context.Context, owner Peer, q *agentpb.PeerRequest) (*agentpb.CommandAnswer, error) {
@@ -78,6 +81,12 @@ func (s *Server) TellPeer(ctx context.Context, to Peer, host string) error {
 
 // peerError says what a failed call means.
 func peerError(ctx context.Context, p Peer, err error) error {
+	if status.Code(err) == codes.DeadlineExceeded { // the other side has the same deadline, and may be quicker to say so
+		select {
+		case <-ctx.Done():
+		case <-time.After(deadlineSlack):
+		}
+	}
 	switch {
 	case err == nil:
 		return nil
