@@ -57,7 +57,7 @@ until holdfast explain partition z1/p2/c3 | grep 'is INACTIVE'; do sleep 0.2; do
 // storm makes the rest of c2 silent, too: what they share is the suspect then.
 const storm = `
 for h in h006 h007 h008; do holdfast dev break $h --how agent-killed; done
-until holdfast describe area pool/pool-c2 | grep STORM; do sleep 0.2; done
+for h in h006 h007 h008; do until holdfast describe area pool/pool-c2 | grep -F -- "- $h:"; do sleep 0.2; done; done
 `
 
 // inStorm are the runbooks about many hosts at once; they run last.
@@ -78,8 +78,8 @@ var shows = map[string][]string{
 	"HoldfastCertificateExpiring.md":  {"worker/worker-1\n"},
 	"HoldfastCommandsNeedOperator.md": {"v7.raw is not there"},
 	"HoldfastSuspectStorm.md":         {"pool/pool-c2 is in a storm"},
-	"hold-common-cause.md":            {"4 hosts under it fell"},
-	"hold-storage.md":                 {"4 hosts under it fell"},
+	"hold-common-cause.md":            {"hosts under it fell within"},
+	"hold-storage.md":                 {"hosts under it fell within"},
 	"hold-share.md":                   {"pool/pool-c2 is in a storm"},
 	"hold-armed.md":                   {"held by armed", "new switches"},
 	"hold-power.md":                   {"h002", "never answered"},
