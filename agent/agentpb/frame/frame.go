@@ -54,7 +54,8 @@ var (
 // may leave half a frame behind: nothing follows it then, but for one of ErrTooLarge.
 type Conn struct {
 	net.Conn
-	head [header]byte
+	head  [header]byte
+	write sync.Mutex // one writes, and the deadline is its own
 }
 
 // New makes one of a connection on which this protocol was chosen.
@@ -149,11 +150,15 @@ func (c *Conn) Write(m proto.Message) error {
 		return fmt.Errorf("%w: %d bytes, allowed are %d", ErrTooLarge, size, Max)
 	}
 	binary.BigEndian.PutUint32(b, uint32(size))
+	c.write.Lock()
+	defer c.write.Unlock()
 	if err := c.SetWriteDeadline(time.Now().Add(WriteLimit)); err != nil {
 		return err
 	}
-	_, err = c.Conn.Write(b)
-	return err
+	if _, err := c.Conn.Write(b); err != nil {
+		return err
+	}
+	return c.SetWriteDeadline(time.Time{}) // left to pass, it would wake the process once for each frame
 }
 
 // CloseWrite says that no more frames follow; the other side's can still be read.

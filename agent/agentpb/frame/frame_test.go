@@ -10,6 +10,7 @@ import (
 	"net"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -122,5 +123,53 @@ func TestHalfFramesAreCheap(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	if each := (after.TotalAlloc - before.TotalAlloc) / times; each > 8*sent {
 		t.Errorf("%d bytes for each half frame, of which %d were sent", each, sent)
+	}
+}
+
+// timed is a connection whose writes take their time; with a deadline, or not.
+type timed struct {
+	net.Conn
+	mu    sync.Mutex
+	until time.Time
+	loose int // writes that were without a deadline at their beginning or end
+}
+
+func (c *timed) SetWriteDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.until = t
+	return nil
+}
+
+func (c *timed) Write(b []byte) (int, error) {
+	for range 2 {
+		c.mu.Lock()
+		if c.until.IsZero() {
+			c.loose++
+		}
+		c.mu.Unlock()
+		runtime.Gosched()
+	}
+	return len(b), nil
+}
+
+// Each write has its deadline for as long as it takes, whoever else writes; none is left behind,
+// which would wake the process when nothing happens.
+func TestDeadlinesOfWrites(t *testing.T) {
+	at := &timed{}
+	conn := New(at)
+	var work sync.WaitGroup
+	for range 8 {
+		work.Go(func() {
+			for range 200 {
+				if err := conn.Write(list(10)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	work.Wait()
+	if at.loose > 0 || !at.until.IsZero() {
+		t.Errorf("%d looks found a write without a deadline; left behind: %v", at.loose, at.until)
 	}
 }
