@@ -23,8 +23,11 @@ const (
 	homeless = 20 * time.Second
 	// againWithin spreads the hellos of the agents whose owner was lost.
 	againWithin = 500 * time.Millisecond
-	// sweepEvery is how often links are looked at that are silent.
+	// sweepEvery is how often links are looked at of which one may be silent for too long.
 	sweepEvery = 250 * time.Millisecond
+	// sweepAtLeast is how often they are looked at in any case: no silence that begins after a look
+	// may be shorter (halfOpen, homeless).
+	sweepAtLeast = time.Second
 )
 
 // wire is one agent's stream that is in use. Its frames go to a session of this worker, or
@@ -327,6 +330,7 @@ func (w *wire) soon() {
 func (s *Server) Run(ctx context.Context) error {
 	t := time.NewTicker(sweepEvery)
 	defer t.Stop()
+	var due time.Time
 	for last := s.now(); ; {
 		select {
 		case <-ctx.Done():
@@ -334,34 +338,49 @@ func (s *Server) Run(ctx context.Context) error {
 		case <-t.C:
 		}
 		now := s.now()
-		if late := now.Sub(last); late < 2*sweepEvery { // else it was not them who were silent
-			s.sweep(now)
-		} else {
+		switch late := now.Sub(last); {
+		case late >= 2*sweepEvery: // it was not them who were silent
 			s.excuse(late)
+		case !now.Before(due):
+			due = s.sweep(now)
 		}
 		last = now
 	}
 }
 
-func (s *Server) sweep(now time.Time) {
+// sweep returns when it is to be called again.
+func (s *Server) sweep(now time.Time) time.Time {
+	next := now.Add(sweepAtLeast)
+	over := func(since time.Time, limit time.Duration) bool {
+		at := since.Add(limit)
+		if at.Before(next) {
+			next = at
+		}
+		return now.After(at)
+	}
+	silent := func(heard, limit *atomic.Int64) bool {
+		l := limit.Load()
+		return l > 0 && over(time.Unix(0, heard.Load()), time.Duration(l))
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for w := range s.wires {
-		if limit := w.limit.Load(); limit > 0 && now.UnixNano()-w.heard.Load() > limit {
+		if silent(&w.heard, &w.limit) {
 			w.cancel(errors.New("link is half-open: no ping came in time"))
 		}
 		w.mu.Lock()
 		lost := w.lost
 		w.mu.Unlock()
-		if !lost.IsZero() && now.Sub(lost) > homeless+w.spread {
+		if !lost.IsZero() && over(lost, homeless+w.spread) {
 			w.cancel(errors.New("nobody owns the host, or its owner cannot be reached"))
 		}
 	}
 	for q := range s.silent {
-		if limit := q.limit.Load(); limit > 0 && now.UnixNano()-q.heard.Load() > limit {
+		if silent(&q.heard, &q.limit) {
 			q.out.refuse(mute)
 		}
 	}
+	return next
 }
 
 // excuse: this process stood still for a while, which is no silence of theirs.
