@@ -29,6 +29,7 @@ type carried struct {
 	kick chan struct{}
 
 	mu      sync.Mutex
+	owners  bool             // other workers may own what they did not own at the last look
 	written int64            // revision of the newest links/<host> from here; 0: the copy has it
 	looks   map[string]bool  // hosts owned here: whether the record is right
 	handed  map[string]int64 // host handed over, revision of its slot from then on
@@ -46,6 +47,23 @@ func (c *carried) linked(host string) {
 	c.looks[host] = true
 	c.mu.Unlock()
 	signal(c.kick)
+}
+
+// reowned lets all links be looked at whose hosts other workers own: whether they do.
+func (c *carried) reowned() {
+	c.mu.Lock()
+	c.owners = true
+	c.mu.Unlock()
+	signal(c.kick)
+}
+
+// follows says once whether they are to be looked at.
+func (c *carried) follows() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	is := c.owners
+	c.owners = false
+	return is
 }
 
 // moved notes that a host was handed over, in a slot of this revision.
@@ -71,7 +89,9 @@ func (w *Worker) watchLinks(ctx context.Context) error {
 		case <-w.carried.kick:
 		case <-retry.C:
 		}
-		w.door.Tell(w.follow)
+		if w.carried.follows() {
+			w.door.Tell(w.follow)
+		}
 		again := w.rehome()
 		if !w.recordLinks(ctx) || again {
 			retry.Reset(linksRetry)

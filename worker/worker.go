@@ -320,7 +320,10 @@ func (w *Worker) changed(kind, id string) {
 	switch kind {
 	case "workers", "drains", "slots", "host-spec", "indices", "settings":
 		signal(w.lists.kick)
-		signal(w.carried.kick)
+	}
+	switch kind {
+	case "workers", "slots", "host-spec":
+		w.carried.reowned()
 	}
 	if kind == "slots" {
 		signal(w.moved)
