@@ -167,6 +167,7 @@ func (c *commander) put(key string, msg any) {
 	defer c.mu.Unlock()
 	if c.opened && !c.closed && !c.running {
 		c.running = true
+		c.o.w.atWork.set(c, true)
 		c.o.jobs.wg.Go(func() { c.run(c.o.jobs.ctx) })
 	}
 }
@@ -179,6 +180,7 @@ func (c *commander) rest() bool {
 		return false
 	}
 	c.running = false
+	c.o.w.atWork.set(c, false)
 	return true
 }
 
@@ -193,7 +195,7 @@ func (c *commander) run(ctx context.Context) {
 		b := &commandBatch{c: c}
 		select {
 		case <-ctx.Done():
-			return
+			continue
 		case <-timer.C:
 		case <-c.in.ready:
 		}
@@ -203,6 +205,7 @@ func (c *commander) run(ctx context.Context) {
 		c.ticks(b)
 		_ = c.flush(ctx, b) // when it fails this owner has ended; it has logged why
 	}
+	c.o.w.atWork.set(c, false)
 }
 
 func (c *commander) now() time.Time { return time.Now().UTC() }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -152,31 +153,37 @@ func (w *Worker) rightful(ctx context.Context, q *agentpb.PeerRequest) error {
 // Came implements link.Peered.
 func (d *peerDoor) Came(host string) { (*Worker)(d).peerCame(host) }
 
-// running are the commanders of hosts owned here that have something to do.
-func (w *Worker) running(except string) (out []*commander) {
-	w.mu.Lock()
-	owners := make([]*owner, 0, len(w.owners))
-	for id, o := range w.owners {
-		if id != except {
-			owners = append(owners, o)
+// atWork are the commanders that have something to do: few, and asked for whenever a host comes.
+type atWork struct {
+	mu  sync.Mutex
+	all map[*commander]bool
+}
+
+func (a *atWork) set(c *commander, is bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if is {
+		a.all[c] = true
+	} else {
+		delete(a.all, c)
+	}
+}
+
+// tell leaves them a message; except is the host that it is about.
+func (a *atWork) tell(except, key string, msg any) {
+	a.mu.Lock()
+	all := slices.Collect(maps.Keys(a.all))
+	a.mu.Unlock()
+	for _, c := range all {
+		if c.o.host != except {
+			c.put(key, msg)
 		}
 	}
-	w.mu.Unlock()
-	for _, o := range owners {
-		o.commands.mu.Lock()
-		if o.commands.running {
-			out = append(out, o.commands)
-		}
-		o.commands.mu.Unlock()
-	}
-	return out
 }
 
 // peerCame tells the commands of other hosts that one can be asked, or is over.
 func (w *Worker) peerCame(host string) {
-	for _, c := range w.running(host) {
-		c.put("peer "+host, peerMsg{host})
-	}
+	w.atWork.tell(host, "peer "+host, peerMsg{host})
 }
 
 // watchMoves tells the commands here that hosts of others may have other owners. A takeover
@@ -189,9 +196,7 @@ func (w *Worker) watchMoves(ctx context.Context) error {
 			return nil
 		case <-w.moved:
 		}
-		for _, c := range w.running("") {
-			c.put("moved", movedMsg{})
-		}
+		w.atWork.tell("", "moved", movedMsg{})
 	}
 }
 

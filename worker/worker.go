@@ -82,6 +82,7 @@ type Worker struct {
 	stirred    bool          // in the batch of changes that is being applied; touched by the mirror's goroutine only
 	told       chan struct{} // workers or owners of slots changed, for the event log
 	moved      chan struct{} // slots changed hands, for commands that wait for another host's owner
+	atWork     atWork
 
 	secretsVersion atomic.Int64 // raised by each change of a sealed secret
 }
@@ -102,7 +103,7 @@ func New(o Options) (*Worker, error) {
 		owners: map[string]*owner{}, parts: map[string]*partition{}, claims: map[int]leases.Claim{},
 		partStates: map[string]ha.PartitionRecord{},
 		back:       wentBack{hosts: map[string]frozenHost{}}, renew: map[int]bool{}, adopting: newAdopting(), still: newStandstill(o.Logger),
-		kick: make(chan struct{}, 1), told: make(chan struct{}, 1), moved: make(chan struct{}, 1), providers: map[string]provider.Provider{},
+		kick: make(chan struct{}, 1), told: make(chan struct{}, 1), moved: make(chan struct{}, 1), atWork: atWork{all: map[*commander]bool{}}, providers: map[string]provider.Provider{},
 	}
 	w.health, w.hooks = newHealth(time.Now), newHooks()
 	w.metrics = newMetrics(w)
