@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -47,7 +46,6 @@ type Door struct {
 	conf  *tls.Config
 	crowd *crowd
 	pace  *bucket
-	room  places
 	grpc  *grpc.Server
 	rpcs  *handed
 	limit time.Duration  // of a handshake
@@ -63,7 +61,7 @@ type Door struct {
 // certificate that src admits get in, each for itself, and whoever has none to the enrolment alone;
 // with a nil src the door is plaintext, which only a loopback address may be.
 func NewDoor(s *Server, src *trust.Source, opts ...grpc.ServerOption) *Door {
-	d := &Door{s: s, src: src, crowd: newCrowd(s), pace: &bucket{now: time.Now}, room: make(places, handshakesAtOnce*runtime.GOMAXPROCS(0)), rpcs: newHanded(), limit: handshakeLimit, open: map[*held]bool{}}
+	d := &Door{s: s, src: src, crowd: newCrowd(s), pace: &bucket{now: time.Now}, rpcs: newHanded(), limit: handshakeLimit, open: map[*held]bool{}}
 	readBuffer := 4 << 10
 	if s.trust = src; src != nil {
 		readBuffer = 0 // crypto/tls keeps what it has read beyond
@@ -199,14 +197,8 @@ func (d *Door) know(h *held) (net.Conn, guest, string, error) {
 	if err := d.pace.enter(); err != nil {
 		return nil, guest{}, "", err
 	}
-	free, err := d.room.enter()
-	if err != nil {
-		return nil, guest{}, "", err
-	}
 	conn := tls.Server(h, d.conf)
-	err = conn.Handshake() // the deadline is set
-	free()
-	if err != nil {
+	if err := conn.Handshake(); err != nil { // the deadline is set
 		d.src.Refused("agents", h.RemoteAddr().String(), err)
 		leave(h.Conn)
 		return nil, guest{}, "", err

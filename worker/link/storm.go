@@ -16,12 +16,6 @@ const (
 	handshakeRate  = 500
 	handshakeBurst = 500
 	handshakeWait  = 2 * time.Second
-	// handshakesAtOnce is how many are under way for each core: begun faster than a slow machine
-	// can shake hands, all of them would be done after their agents have given up, and be in vain.
-	// A peer that takes its time keeps its place for placeHeld, and the next waits for placeWait.
-	handshakesAtOnce = 64
-	placeHeld        = time.Second
-	placeWait        = 3 * time.Second / 2
 )
 
 var errStorm = errors.New("too many connections at once")
@@ -65,21 +59,4 @@ func (b *bucket) enter() error {
 		return errStorm
 	}
 	return nil
-}
-
-// places are those of handshakes that are under way.
-type places chan struct{}
-
-// enter takes a place, which free gives back, unless it was held for too long.
-func (p places) enter() (free func(), err error) {
-	late := time.NewTimer(placeWait)
-	defer late.Stop()
-	select {
-	case p <- struct{}{}:
-	case <-late.C:
-		return nil, errStorm
-	}
-	leave := sync.OnceFunc(func() { <-p })
-	held := time.AfterFunc(placeHeld, leave)
-	return func() { held.Stop(); leave() }, nil
 }
