@@ -301,11 +301,12 @@ func (t *told) again(known []*agentpb.JournalEntry) {
 	}
 }
 
-// sendSteps sends the steps that this session has not heard of yet, some at a time.
-func (s *session) sendSteps() error {
+// sendSteps sends the steps that this session has not heard of yet, some at a time; held: there are
+// commands in the journal.
+func (s *session) sendSteps() (held bool, err error) {
 	j, _, err := s.agent.commands.get()
 	if err != nil {
-		return nil // nothing to tell, and the Hello has said why
+		return false, nil // nothing to tell, and the Hello has said why
 	}
 	out, size := &agentpb.Steps{}, 0
 	flush := func() error {
@@ -317,21 +318,22 @@ func (s *session) sendSteps() error {
 		return err
 	}
 	for _, e := range j.All() {
+		held = true
 		for _, step := range s.told.news(e) {
 			b, err := json.Marshal(step)
 			if err != nil {
-				return fmt.Errorf("encode step of command %s: %w", e.ID, err)
+				return held, fmt.Errorf("encode step of command %s: %w", e.ID, err)
 			}
 			if len(out.Steps) >= maxSteps || size+len(b) > maxStepBytes {
 				if err := flush(); err != nil {
-					return err
+					return held, err
 				}
 			}
 			out.Steps = append(out.Steps, &agentpb.JournalStep{Command: e.ID, Step: b})
 			size += len(b)
 		}
 	}
-	return flush()
+	return held, flush()
 }
 
 // sendProgress tells how far commands are.

@@ -325,14 +325,18 @@ func (s *session) beat(ctx context.Context) parting {
 		next := time.NewTimer(v.ping)
 		for due := false; !due; {
 			written := s.agent.commands.changed() // before they are read: none is overlooked
-			err := s.sendSteps()
+			held, err := s.sendSteps()
 			if err != nil {
 				next.Stop()
 				return broken // whoever receives knows why
 			}
+			var tell <-chan time.Time
+			if held { // else nothing makes progress, and an idle agent sleeps from ping to ping
+				tell = progress.C
+			}
 			select {
 			case <-written:
-			case <-progress.C:
+			case <-tell:
 				err = s.sendProgress()
 			case <-next.C:
 				due, err = true, s.ping()

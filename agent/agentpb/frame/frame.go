@@ -163,6 +163,8 @@ func (c *Conn) Write(m proto.Message) error {
 
 // CloseWrite says that no more frames follow; the other side's can still be read.
 func (c *Conn) CloseWrite() error {
+	c.write.Lock()
+	defer c.write.Unlock()
 	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return w.CloseWrite()
 	}
