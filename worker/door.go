@@ -44,16 +44,21 @@ func (d *door) Hello(h *agentpb.Hello) link.Admission {
 	return link.Admission{Welcome: &agentpb.Welcome{Worker: w.o.ID, Epoch: p.epoch, Settings: p.settings, Gate: p.gate, List: list}}
 }
 
-func (d *door) Standby(h *agentpb.Hello) (time.Duration, *agentpb.Refusal) {
+func (d *door) Standby(h *agentpb.Hello) *agentpb.Refusal {
 	w := (*Worker)(d)
 	if why := w.blind(); why != "" {
-		return 0, w.cannotTell(why)
+		return w.cannotTell(why)
 	}
-	spec, ok := w.view.spec(h.Host)
-	if !ok {
-		return 0, w.unknown(h.Host)
+	if _, ok := w.view.spec(h.Host); !ok {
+		return w.unknown(h.Host)
 	}
-	return w.view.effective(spec.Val.Partition, h.Host, time.Now()).Duration("agent.ping.interval"), nil
+	return nil
+}
+
+func (d *door) PingInterval(host string) time.Duration {
+	w := (*Worker)(d)
+	spec, _ := w.view.spec(host) // without one the fleet's
+	return w.view.effective(spec.Val.Partition, host, time.Now()).Duration("agent.ping.interval")
 }
 
 func (d *door) Unreachable(owner link.Peer, since time.Time) *agentpb.Refusal {

@@ -95,8 +95,7 @@ func TestBlindWorkerSaysSo(t *testing.T) {
 	hello := &agentpb.Hello{Host: "h1", BootId: "b1", ProcessId: "p1"}
 	d := (*door)(w)
 	answers := func() []agentpb.Refusal_Reason {
-		_, standby := d.Standby(hello)
-		out := []agentpb.Refusal_Reason{d.Hello(hello).Refusal.GetReason(), standby.GetReason()}
+		out := []agentpb.Refusal_Reason{d.Hello(hello).Refusal.GetReason(), d.Standby(hello).GetReason()}
 		for _, owner := range []string{"w2", "ended"} {
 			out = append(out, d.Unreachable(link.Peer{ID: owner}, time.Now().Add(-time.Hour)).GetReason())
 		}

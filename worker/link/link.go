@@ -26,9 +26,10 @@ type Handler interface {
 	// Hello says what becomes of a session. One that is welcome may come to nothing all the same,
 	// where a newer one was quicker.
 	Hello(h *agentpb.Hello) Admission
-	// Standby says why a host may not have a silent stream here; nil: it may, and ping is its
-	// ping interval.
-	Standby(h *agentpb.Hello) (ping time.Duration, refusal *agentpb.Refusal)
+	// Standby says why a host may not have a silent stream here; nil: it may.
+	Standby(h *agentpb.Hello) *agentpb.Refusal
+	// PingInterval is what the settings say of a host, whoever owns it.
+	PingInterval(host string) time.Duration
 	// Unreachable says what an agent is told whose frames cannot be carried to the owner,
 	// which has not been reached since then.
 	Unreachable(owner Peer, since time.Time) *agentpb.Refusal

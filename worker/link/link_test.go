@@ -51,6 +51,9 @@ func (h *told) sees(on bool) {
 	h.blind = !on
 }
 
+// minutely is a ping that is answered with a pace of one a minute.
+const minutely = 777
+
 func (h *told) Hello(m *agentpb.Hello) Admission {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -67,7 +70,20 @@ func (h *told) Hello(m *agentpb.Hello) Admission {
 	return Admission{Welcome: &agentpb.Welcome{Worker: h.name, Settings: h.settings}}
 }
 
-func (h *told) Standby(*agentpb.Hello) (time.Duration, *agentpb.Refusal) { return h.ping, nil }
+func (h *told) Standby(*agentpb.Hello) *agentpb.Refusal { return nil }
+
+func (h *told) PingInterval(string) time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.ping
+}
+
+// paced sets another ping interval for streams that stand by.
+func (h *told) paced(d time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ping = d
+}
 
 func (h *told) Unreachable(owner Peer, _ time.Time) *agentpb.Refusal {
 	return &agentpb.Refusal{Reason: agentpb.Refusal_NOT_OWNER, Owner: &agentpb.Worker{Id: owner.ID, Address: owner.Address}}
@@ -78,7 +94,11 @@ func (h *told) Ping(_ *Session, p *agentpb.Ping, _ time.Time) *agentpb.Pong {
 		return nil
 	}
 	h.pings <- p
-	return &agentpb.Pong{Seq: p.Seq, Epoch: &agentpb.Epoch{Revision: 1}}
+	pong := &agentpb.Pong{Seq: p.Seq, Epoch: &agentpb.Epoch{Revision: 1}}
+	if p.Seq == minutely {
+		pong.Settings = &agentpb.Settings{PingIntervalMs: time.Minute.Milliseconds()}
+	}
+	return pong
 }
 
 func (h *told) Linked(*Session, *agentpb.Hello)        {}

@@ -246,8 +246,6 @@ func (r *relay) down(f *agentpb.FromOwner) {
 		if d.GetWelcome() != nil {
 			ch.wire.homed()
 		}
-		ch.wire.settings(d.GetWelcome().GetSettings())
-		ch.wire.settings(d.GetPong().GetSettings())
 		ch.wire.send(d)
 	}
 }

@@ -311,6 +311,43 @@ func TestSilentStandbyIsCut(t *testing.T) {
 	}
 }
 
+// What a silence may last follows the pace that the agent was told: a slower one counts at once, a
+// faster one for streams that stand by once the agent can have heard of it.
+func TestSilenceFollowsThePace(t *testing.T) {
+	h := newTold("w1")
+	h.settings, h.ping = &agentpb.Settings{PingIntervalMs: 1000}, time.Second
+	w := openAs(t, h)
+	active, _ := w.hello(t, host("h1", 1))
+	stand := host("h2", 1)
+	stand.Role = agentpb.Hello_STANDBY
+	quiet, _ := w.hello(t, stand)
+	beat := func(s client, seq uint64) {
+		t.Helper()
+		ping(t, s, seq)
+		if d := recv(t, s); d.GetPong().GetSeq() != seq {
+			t.Fatalf("got %v, want pong %d", d, seq)
+		}
+	}
+	beat(active, minutely)
+	h.paced(time.Minute)
+	beat(quiet, 1)
+	w.door.sweep(time.Now().Add(time.Minute))
+	beat(active, 1)
+	h.paced(time.Second)
+	beat(quiet, 2)
+	w.door.sweep(time.Now().Add(time.Minute))
+	beat(quiet, 3)
+	w.door.sweep(time.Now().Add(4 * time.Second))
+	if d := recv(t, quiet); !strings.Contains(d.GetRefusal().GetDetail(), "half-open") {
+		t.Errorf("standing by, silent for 4 s: %v", d)
+	}
+	beat(active, 2)
+	w.door.sweep(time.Now().Add(3 * time.Minute))
+	if d, err := active.Recv(); err == nil {
+		t.Errorf("in use, silent for 3 minutes: %v", d)
+	}
+}
+
 // Agents are told of workers' revoked certificates wherever they are linked or stand by, and
 // those that come later as well.
 func TestRevokedIsTold(t *testing.T) {

@@ -20,7 +20,7 @@ type silent struct {
 	shown []*x509.Certificate // nil on plaintext
 	out   *outbox
 
-	within time.Duration // silence after which it is half-open
+	pace time.Duration // its agent's ping interval at its last word; touched by who reads
 
 	heard atomic.Int64 // when the last frame came, unix nanoseconds
 	limit atomic.Int64 // as of a wire; 0 until the first ping: an agent that sends none is not cut
@@ -38,11 +38,10 @@ func (t *talk) standBy(h *agentpb.Hello) error {
 	if err := s.guards.of(h.Host).hello(t.size); err != nil {
 		return err
 	}
-	within, refusal := s.h.Standby(h)
-	if refusal != nil {
+	if refusal := s.h.Standby(h); refusal != nil {
 		return &refusedError{refusal}
 	}
-	q := &silent{host: h.Host, shown: t.shown, out: t.out, within: halfOpen(within)}
+	q := &silent{host: h.Host, shown: t.shown, out: t.out, pace: s.h.PingInterval(h.Host)}
 	if r := s.keepSilent(q); r != nil {
 		return &refusedError{r}
 	}
@@ -54,12 +53,15 @@ func (t *talk) standBy(h *agentpb.Hello) error {
 	return nil
 }
 
-// ping answers one; after the first it is minded when none comes.
+// ping answers one; after the first it is minded when none comes. An agent hears of another pace
+// by its stream in use: until it has pinged here again it may go by the slower one.
 func (q *silent) ping(s *Server, p *agentpb.Ping, size int) error {
 	if err := s.guards.of(q.host).frame(size); err != nil {
 		return err
 	}
-	q.limit.Store(int64(q.within))
+	pace := s.h.PingInterval(q.host)
+	q.limit.Store(int64(halfOpen(max(q.pace, pace))))
+	q.pace = pace
 	q.out.put(&agentpb.Down{Frame: &agentpb.Down_Pong{Pong: &agentpb.Pong{Seq: p.Seq}}})
 	return nil
 }

@@ -236,7 +236,6 @@ func (w *wire) greet(h *agentpb.Hello, size int) error {
 	ses, a := w.s.begin(h, w, "")
 	switch {
 	case ses != nil:
-		w.settings(a.Welcome.Settings)
 		w.attach(ses, nil, nil)
 		if !w.s.current(ses) { // a newer one was quicker
 			w.attach(nil, nil, errMoved)
@@ -276,15 +275,16 @@ func (w *wire) homed() {
 	w.lost = time.Time{}
 }
 
-// settings notes after how long a silent link is half-open.
-func (w *wire) settings(p *agentpb.Settings) {
-	if ms := p.GetPingIntervalMs(); ms > 0 {
-		w.limit.Store(int64(halfOpen(time.Duration(ms) * time.Millisecond)))
+// send implements line. The agent goes by the settings that it is told last: after how long its
+// link is half-open does, too.
+func (w *wire) send(d *agentpb.Down) {
+	for _, told := range []*agentpb.Settings{d.GetWelcome().GetSettings(), d.GetPong().GetSettings()} {
+		if ms := told.GetPingIntervalMs(); ms > 0 {
+			w.limit.Store(int64(halfOpen(time.Duration(ms) * time.Millisecond)))
+		}
 	}
+	w.out.put(d)
 }
-
-// send implements line.
-func (w *wire) send(d *agentpb.Down) { w.out.put(d) }
 
 // refuse implements line. The stream goes on where the agent may say Hello again on it: that there
 // is no owner, or none is known, or that it has left this session for a newer one; which may be on
@@ -350,13 +350,11 @@ func (s *Server) Run(ctx context.Context) error {
 
 // sweep returns when it is to be called again.
 func (s *Server) sweep(now time.Time) time.Time {
-	next := now.Add(sweepAtLeast)
+	wait := sweepAtLeast
 	over := func(since time.Time, limit time.Duration) bool {
-		at := since.Add(limit)
-		if at.Before(next) {
-			next = at
-		}
-		return now.After(at)
+		left := limit - now.Sub(since)
+		wait = min(wait, left)
+		return left < 0
 	}
 	silent := func(heard, limit *atomic.Int64) bool {
 		l := limit.Load()
@@ -380,7 +378,7 @@ func (s *Server) sweep(now time.Time) time.Time {
 			q.out.refuse(mute)
 		}
 	}
-	return next
+	return now.Add(wait)
 }
 
 // excuse: this process stood still for a while, which is no silence of theirs.
