@@ -268,8 +268,12 @@ func start(t *testing.T) *fleet {
 }
 
 // checkInterval is how often agents look whether they are where they belong. Lists are sent at a
-// pace: the more agents, the less use there is in looking often.
+// pace: the more agents, the less use there is in looking often. Of more than 10,000 two cores
+// that also run the agents cannot move two in three within less than the default.
 func checkInterval() time.Duration {
+	if *agentsN > 10_000 {
+		return time.Minute
+	}
 	return max(2*time.Second, time.Duration(*agentsN)*time.Millisecond).Round(time.Second)
 }
 
@@ -383,7 +387,19 @@ func (f *fleet) block(t *testing.T, on bool) (dials int) {
 // time on a busy machine is asked again.
 func until(t *testing.T, missing func() string) time.Duration {
 	t.Helper()
-	return proc.Until(t, time.Minute+time.Duration(*agentsN)*40*time.Millisecond, max(100*time.Millisecond, time.Duration(*agentsN)*400*time.Microsecond), missing)
+	return untilEach(t, 20*time.Microsecond, missing)
+}
+
+// untilAll is until for a condition of all agents, whose list costs a worker some time of a core.
+func untilAll(t *testing.T, missing func() string) time.Duration {
+	t.Helper()
+	return untilEach(t, 200*time.Microsecond, missing)
+}
+
+func untilEach(t *testing.T, agent time.Duration, missing func() string) time.Duration {
+	t.Helper()
+	n := time.Duration(*agentsN)
+	return proc.Until(t, time.Minute+n*40*time.Millisecond, max(100*time.Millisecond, n*agent), missing)
 }
 
 // links says how many agents are linked; empty: all are.
@@ -427,7 +443,7 @@ func (f *fleet) inPlace(t *testing.T) string {
 
 // agentOf is one agent as the workers see it, once they answer.
 func (f *fleet) agentOf(t *testing.T, host string) (found v1.Agent) {
-	until(t, func() string {
+	untilAll(t, func() string {
 		all, err := f.client.Agents(t.Context(), "")
 		if err != nil {
 			return err.Error()

@@ -44,11 +44,11 @@ func TestManyAgents(t *testing.T) {
 	raw := f.floor(t)
 	before := costOf(t, f.pids(t)...)
 	f.link(t)
-	took := until(t, func() string { return f.inPlace(t) })
+	took := untilAll(t, func() string { return f.inPlace(t) })
 	t.Logf("%d agents with standby streams on %d workers, each linked to its owner, after %v", *agentsN, len(f.workers), took.Round(time.Millisecond))
 	took = until(t, func() string { return f.guarded(t) })
 	t.Logf("HA looks after the first %d of them, after %v more", min(protected, *agentsN), took.Round(time.Millisecond))
-	until(t, func() string { return f.standing(t) })
+	untilAll(t, func() string { return f.standing(t) })
 	f.hold(t, before, raw)
 	f.algorithms(t)
 	f.partition(t)
@@ -147,7 +147,7 @@ func (f *fleet) algorithms(t *testing.T) {
 		return ""
 	})
 	figure(t, took <= 2*checkInterval(), "ring again: 99 %% of the links are at their owners after %v (≤ 2 check intervals: %v)", took.Round(10*time.Millisecond), 2*checkInterval())
-	until(t, func() string { return f.inPlace(t) })
+	untilAll(t, func() string { return f.inPlace(t) })
 	f.noSuspects(t)
 }
 
@@ -161,7 +161,7 @@ func (f *fleet) algorithm(t *testing.T, name string, wrong func([]v1.Agent) stri
 		}
 		return ""
 	})
-	until(t, func() string {
+	untilAll(t, func() string {
 		all, err := f.client.Agents(t.Context(), "")
 		if err != nil {
 			return err.Error()
@@ -184,7 +184,7 @@ func (f *fleet) algorithm(t *testing.T, name string, wrong func([]v1.Agent) stri
 func (f *fleet) partition(t *testing.T) {
 	a := f.agentOf(t, hostID(0))
 	f.own.sever(a.Host, f.doorOf(a.Owner), true)
-	took := until(t, func() string {
+	took := untilAll(t, func() string {
 		h, err := f.client.Host(t.Context(), a.Host)
 		if err != nil {
 			return err.Error()
@@ -233,7 +233,7 @@ func (f *fleet) relayCut(t *testing.T) {
 		return ""
 	})
 	f.own.sever(a.Host, f.doorOf(a.Owner), false)
-	took = until(t, func() string { return f.inPlace(t) })
+	took = untilAll(t, func() string { return f.inPlace(t) })
 	t.Logf("all ways open again: linked to its owner after %v", took.Round(time.Millisecond))
 }
 
@@ -244,7 +244,7 @@ func (f *fleet) doorOf(id string) string {
 // kill ends a worker with SIGKILL while no new connection gets through: all its agents are
 // linked elsewhere by the streams that stood by.
 func (f *fleet) kill(t *testing.T) {
-	until(t, func() string { return f.standing(t) })
+	untilAll(t, func() string { return f.standing(t) })
 	lost := f.workers[len(f.workers)-1]
 	pid := lost.pid(t)
 	dials := f.block(t, true)
