@@ -62,7 +62,16 @@ func (r *rig) worker(t *testing.T, id string) (w *Worker, stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop = background(t, w.Run)
+	end := background(t, w.Run)
+	stop = func() {
+		end()
+		w.atWork.mu.Lock()
+		defer w.atWork.mu.Unlock()
+		if n := len(w.atWork.all); n > 0 {
+			t.Errorf("worker %s has ended, %d of its commanders are at work", id, n)
+		}
+	}
+	t.Cleanup(stop)
 	return w, stop
 }
 
