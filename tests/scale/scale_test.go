@@ -57,9 +57,10 @@ func TestManyAgents(t *testing.T) {
 	f.noSuspects(t)
 }
 
-// floor measures raw TLS frames.
+// floor measures raw TLS frames, on as many connections as a worker has links: what a frame costs
+// depends on how many wake the process in a second.
 func (f *fleet) floor(t *testing.T) (each cost) {
-	n := min(*agentsN, 1000)
+	n := *agentsN / len(f.workers)
 	p := child(t, "floor", "1", childConfig{Floor: "127.0.0.1:0", PKI: f.lab.Dir})
 	defer p.end()
 	address, err := p.out.ReadString('\n')
