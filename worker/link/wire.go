@@ -23,7 +23,7 @@ const (
 	homeless = 20 * time.Second
 	// againWithin spreads the hellos of the agents whose owner was lost.
 	againWithin = 500 * time.Millisecond
-	// sweepEvery is how often links are looked at of which one may be silent for too long.
+	// sweepEvery is how often links are looked at while one of them may have been silent for too long.
 	sweepEvery = 250 * time.Millisecond
 	// sweepAtLeast is how often they are looked at in any case: no silence that begins after a look
 	// may be shorter (halfOpen, homeless).
