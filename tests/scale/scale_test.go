@@ -60,7 +60,7 @@ func TestManyAgents(t *testing.T) {
 // floor measures raw TLS frames, on as many connections as a worker has links: what a frame costs
 // depends on how many wake the process in a second.
 func (f *fleet) floor(t *testing.T) (each cost) {
-	n := *agentsN / len(f.workers)
+	n := max(1, *agentsN/len(f.workers))
 	p := child(t, "floor", "1", childConfig{Floor: "127.0.0.1:0", PKI: f.lab.Dir})
 	defer p.end()
 	address, err := p.out.ReadString('\n')
